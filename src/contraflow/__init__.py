@@ -1,0 +1,71 @@
+"""contraflow: log p(x), samples and a classifier from one invertible network."""
+
+from contraflow.architectures import ARCHITECTURES, residual_flow, residual_flow_images
+from contraflow.bijections import (
+    ActNorm,
+    Affine,
+    Bijection,
+    Chain,
+    Flatten,
+    Inverse,
+    Logit,
+    MultiScale,
+    Permutation,
+    ResidualBlock,
+    Squeeze,
+)
+from contraflow.distributions import StandardNormal
+from contraflow.errors import ContraflowError, InversionError
+from contraflow.flow import Flow
+from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP, update_lipschitz
+from contraflow.logdet import (
+    EVALUATION,
+    TRAINING,
+    Exact,
+    Gaussian,
+    Geometric,
+    ModuleContraction,
+    Poisson,
+    PowerSeries,
+    Rademacher,
+    RussianRoulette,
+)
+from contraflow.numerics import Anderson, Picard
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ARCHITECTURES",
+    "EVALUATION",
+    "TRAINING",
+    "ActNorm",
+    "Affine",
+    "Anderson",
+    "Bijection",
+    "Chain",
+    "ContraflowError",
+    "Exact",
+    "Flatten",
+    "Flow",
+    "Gaussian",
+    "Geometric",
+    "Inverse",
+    "InversionError",
+    "LipschitzConvNet",
+    "LipschitzMLP",
+    "Logit",
+    "ModuleContraction",
+    "MultiScale",
+    "Permutation",
+    "Picard",
+    "Poisson",
+    "PowerSeries",
+    "Rademacher",
+    "ResidualBlock",
+    "RussianRoulette",
+    "Squeeze",
+    "StandardNormal",
+    "residual_flow",
+    "residual_flow_images",
+    "update_lipschitz",
+]

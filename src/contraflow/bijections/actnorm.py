@@ -1,0 +1,81 @@
+"""ActNorm: a scale and a shift per channel, set by the first batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from contraflow.bijections.bijection import Bijection
+from contraflow.errors import ShapeError
+
+
+class ActNorm(Bijection):
+    r"""z = (x + b)·exp(s) per channel; log|det| = (elements per channel)·Σ s.
+
+    The first batch sets b and s so that every channel leaves with mean 0 and variance 1; a channel that is constant
+    in that batch, or a batch of one vector, keeps scale 1. A loaded checkpoint counts as initialised, so it is never
+    set again.
+
+    Kingma and Dhariwal, Glow, 2018 (arXiv:1807.03039).
+
+    Args:
+        channels: size of dimension 1, for vectors ``(batch, channels)`` and images ``(batch, channels, H, W)`` alike.
+
+    >>> z, _ = ActNorm(1).forward_and_logdet(torch.tensor([[1.0], [3.0]]))
+    >>> z.flatten().tolist()
+    [-1.0, 1.0]
+    """
+
+    initialised: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("initialised", torch.tensor(False))
+        self._ready = False  # mirrors the buffer, to spare a device synchronisation a call
+        self.register_load_state_dict_post_hook(_on_load)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor) -> None:
+        """Set shift and scale from a batch."""
+        rows = x.detach().transpose(0, 1).flatten(1)
+        std, mean = torch.std_mean(rows, dim=1, correction=0)
+        # A spread at the level of rounding is no spread: the channel is constant.
+        constant = std <= 100 * torch.finfo(std.dtype).eps * (rows.abs().amax(dim=1) + torch.finfo(std.dtype).tiny)
+        self.shift.copy_(-mean)
+        self.log_scale.copy_(-torch.where(constant, torch.ones_like(std), std).log())
+        self.initialised.fill_(True)
+        self._ready = True
+
+    def _is_ready(self) -> bool:
+        self._ready = self._ready or bool(self.initialised)
+        return self._ready
+
+    def _per_channel(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if x.ndim < 2 or x.shape[1] != len(self.shift):
+            raise ShapeError(f"ActNorm({len(self.shift)}) got an input of shape {tuple(x.shape)}.")
+        view = (1, -1, *[1] * (x.ndim - 2))
+        count = x[0, 0].numel() if x.shape[0] else 1
+        logdet = (self.log_scale.sum() * count).expand(x.shape[0])
+        return self.shift.view(view), self.log_scale.view(view), logdet
+
+    def forward_and_logdet(
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        shift, log_scale, logdet = self._per_channel(x)
+        if not self._is_ready() and x.shape[0]:
+            self.initialise(x)
+        return (x + shift) * log_scale.exp(), logdet
+
+    def inverse_and_logdet(
+        self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        shift, log_scale, logdet = self._per_channel(z)
+        return z * (-log_scale).exp() - shift, -logdet
+
+
+def _on_load(module: nn.Module, incompatible: Any) -> None:
+    module._ready = False  # type: ignore[assignment]

@@ -1,0 +1,102 @@
+"""Maps that only move numbers; their log-determinant is 0."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from contraflow.bijections.bijection import Bijection
+from contraflow.errors import DomainError, ShapeError
+
+
+class _Rearrangement(Bijection):
+    @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor: ...
+
+    @abstractmethod
+    def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor: ...
+
+    def forward_and_logdet(
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.forward(x), x.new_zeros(x.shape[0])
+
+    def inverse_and_logdet(
+        self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.inverse(z), z.new_zeros(z.shape[0])
+
+
+class Squeeze(_Rearrangement):
+    """``(C, H, W)`` → ``(4C, H/2, W/2)``: every 2×2 patch becomes four channels. Real NVP, section 3.6.
+
+    >>> Squeeze()(torch.arange(4.0).reshape(1, 1, 2, 2)).shape
+    torch.Size([1, 4, 1, 1])
+    """
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        if x.ndim != 4 or x.shape[2] % 2 or x.shape[3] % 2:
+            raise ShapeError(f"squeeze takes images (batch, C, H, W) with even H and W and got {tuple(x.shape)}.")
+        return F.pixel_unshuffle(x, 2)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        if z.ndim != 4 or z.shape[1] % 4:
+            raise ShapeError(f"unsqueeze takes images whose channels divide by 4 and got {tuple(z.shape)}.")
+        return F.pixel_shuffle(z, 2)
+
+
+class Flatten(_Rearrangement):
+    """``event_shape`` → vector.
+
+    Args:
+        event_shape: shape of one event.
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ShapeError(f"Flatten({self.event_shape}) got events of shape {tuple(x.shape[1:])}.")
+        return x.flatten(1)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return z.reshape(z.shape[0], *self.event_shape)
+
+    def extra_repr(self) -> str:
+        return str(self.event_shape)
+
+
+class Permutation(_Rearrangement):
+    """z_i = x_{order[i]} along dimension 1 (features or channels).
+
+    Args:
+        order: a permutation of 0 … n-1.
+
+    Raises:
+        DomainError: `order` is no permutation.
+    """
+
+    order: Tensor
+    back: Tensor
+
+    def __init__(self, order: Sequence[int] | Tensor) -> None:
+        super().__init__()
+        order = torch.as_tensor(order, dtype=torch.long)
+        if order.ndim != 1 or not torch.equal(order.sort().values, torch.arange(len(order))):
+            raise DomainError(f"{order.tolist()} is not a permutation of 0 … {order.numel() - 1}.")
+        self.register_buffer("order", order)
+        self.register_buffer("back", order.argsort(), persistent=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        if x.ndim < 2 or x.shape[1] != len(self.order):
+            raise ShapeError(f"a permutation of {len(self.order)} channels got an input of shape {tuple(x.shape)}.")
+        return x[:, self.order]
+
+    def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return z[:, self.order.argsort()]

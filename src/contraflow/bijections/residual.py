@@ -1,0 +1,155 @@
+"""The residual block x + g(x)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from contraflow.bijections.bijection import Bijection
+from contraflow.errors import DomainError, InversionError, unknown_name
+from contraflow.logdet import GRADIENTS, TRAINING, Contraction, LogDetEstimator
+from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+class ResidualBlock(Bijection):
+    r"""z = x + g(x) with Lip(g) < 1; log|det| = log|det(I + J_g(x))|.
+
+    Invertible by Banach's fixed-point theorem: x = z - g(x). Behrmann et al. 2019 (arXiv:1811.00995); Chen et al.
+    2019 (arXiv:1906.02735).
+
+    Args:
+        g: a contraction: `LipschitzMLP`, `LipschitzConvNet`, or `ModuleContraction` around a module of yours.
+        logdet: the estimator; see `with_logdet` for the same flow under another one.
+        inverse: solver of x = z - g(x).
+        gradient: route of the log-determinant's gradient, a name in `contraflow.logdet.GRADIENTS`.
+
+    Raises:
+        InversionError: the inverse did not reach its tolerance.
+    """
+
+    def __init__(
+        self,
+        g: Contraction,
+        logdet: LogDetEstimator = TRAINING,
+        inverse: FixedPointSolver | None = None,
+        gradient: str = "dual",
+    ) -> None:
+        super().__init__()
+        if not isinstance(g, Contraction):
+            raise DomainError(
+                f"{type(g).__name__} is no contraction: it lacks linearize, dual or lipschitz_bound. "
+                "Wrap a plain module in ModuleContraction(module, lipschitz_bound=…)."
+            )
+        if gradient not in GRADIENTS:
+            raise unknown_name("gradient", gradient, GRADIENTS)
+        self.g = g
+        self.logdet = logdet
+        self.solver = inverse if inverse is not None else Anderson()
+        self.gradient = gradient
+
+    def forward_and_logdet(
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        gx, logdet = GRADIENTS[self.gradient](self.g, self.logdet, x, generator)
+        return x + gx, logdet
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return x + self.g.value(self.g.tensors(), x)
+
+    def inverse_and_logdet(
+        self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        x = self.inverse(z, context)
+        _, logdet = GRADIENTS[self.gradient](self.g, self.logdet, x, generator)
+        return x, -logdet
+
+    def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return _Solve.apply(self, z, *self.g.tensors())
+
+    def solve(self, z: Tensor) -> FixedPoint:
+        """x = z - g(x) with iterations, true residual and error bound; raises nothing."""
+        with torch.no_grad():
+            tensors = self.g.tensors()
+            return self.solver.solve(lambda x, rows: z[rows] - self.g.value(tensors, x), z)
+
+    def inverse_error_bound(self, found: FixedPoint) -> Tensor:
+        """‖x - x*‖₂ <= residual / (1 - L) of every sample, with L the bound of g; ``(batch,)``."""
+        return found.error_bound(self.g.lipschitz_bound())
+
+
+class _Solve(torch.autograd.Function):
+    """The inverse, differentiated by the implicit function theorem: x̄ ↦ z̄ = (I + Jᵀ)⁻¹x̄, θ̄ = -(∂g/∂θ)ᵀz̄.
+
+    z̄ itself is the fixed point of z̄ = x̄ - Jᵀz̄, a contraction with the same constant.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, block: ResidualBlock, z: Tensor, *tensors: Tensor) -> Tensor:
+        found = block.solver.solve(lambda x, rows: z[rows] - block.g.value(tensors, x), z)
+        _raise_unless_converged(block, found, "the inverse of a residual block")
+        ctx.block = block
+        ctx.save_for_backward(found.value, *tensors)
+        return found.value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        block: ResidualBlock = ctx.block
+        with torch.enable_grad():
+            start = x.detach().requires_grad_()
+            inputs = [
+                one.detach().requires_grad_(need) for one, need in zip(tensors, ctx.needs_input_grad[2:], strict=True)
+            ]
+            gx = block.g.value(inputs, start)
+
+        def pull(u: Tensor, rows: Tensor) -> Tensor:
+            full = torch.zeros_like(grad_x)
+            full[rows] = u
+            return grad_x[rows] - torch.autograd.grad(gx, start, full, retain_graph=True)[0][rows]
+
+        # The caller's gradients may be tiny (a mean over many samples), so the tolerance is on their scale.
+        scale = grad_x.flatten(1).norm(dim=1).max().clamp_min(torch.finfo(grad_x.dtype).tiny)
+        found = block.solver.solve(lambda u, rows: pull(u * scale, rows) / scale, grad_x / scale)
+        _raise_unless_converged(block, found, "the gradient through an inverse residual block")
+        grad_z = found.value * scale
+        asked = [one for one in inputs if one.requires_grad]
+        grads = iter(torch.autograd.grad(gx, asked, -grad_z, allow_unused=True) if asked else ())
+        return None, grad_z, *(next(grads) if one.requires_grad else None for one in inputs)
+
+
+def _raise_unless_converged(block: ResidualBlock, found: FixedPoint, what: str) -> None:
+    if bool(found.converged.all()):
+        return
+    worst = int(torch.nan_to_num(found.residual, nan=torch.inf).argmax())
+    solver = block.solver
+    tolerance = solver.tolerance_for(found.value.dtype)
+    error = InversionError(
+        f"{what} did not reach its tolerance: sample {worst} stands at a residual of "
+        f"{found.residual[worst].item():.3g} after {int(found.iterations[worst])} iterations "
+        f"({int((~found.converged).sum())} of {len(found.converged)} samples; root-mean-square tolerance "
+        f"{tolerance:.3g}; Lipschitz bound of g {block.g.lipschitz_bound():.4f}). "
+        "Raise max_iterations, compute in float64 (flow.double()), or loosen the tolerance; "
+        "a Lipschitz bound of 1 or more means that the inverse need not exist."
+    )
+    error.block = block
+    raise error
+
+
+def with_logdet(module: _M, logdet: LogDetEstimator) -> _M:
+    """The same module, sharing all parameters and buffers, whose residual blocks use another estimator.
+
+    `module` itself is not changed: training and evaluation estimators live side by side.
+    """
+    twin = copy.copy(module)
+    twin._modules = {name: child and with_logdet(child, logdet) for name, child in module._modules.items()}
+    if isinstance(twin, ResidualBlock):
+        twin.logdet = logdet
+        twin.g = module.g  # type: ignore[assignment]
+    return twin

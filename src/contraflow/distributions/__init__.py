@@ -1,0 +1,5 @@
+"""Base distributions."""
+
+from contraflow.distributions.normal import StandardNormal
+
+__all__ = ["StandardNormal"]

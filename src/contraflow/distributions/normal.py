@@ -1,0 +1,42 @@
+"""The standard normal base distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+
+class StandardNormal(nn.Module):
+    r"""p(z) = (2π)^{-D/2} exp(-‖z‖²/2) on events of a given shape.
+
+    Args:
+        event_shape: shape of one z.
+
+    >>> base = StandardNormal((2,))
+    >>> round(base.log_prob(torch.zeros(1, 2)).item(), 4)
+    -1.8379
+    """
+
+    anchor: Tensor
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        # Carries dtype and device, so that samples follow flow.double() and flow.to(device).
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """log p(z) in nats, ``(batch,)``."""
+        flat = z.flatten(1)
+        return -0.5 * (flat.square().sum(dim=1) + flat.shape[1] * math.log(2 * math.pi))
+
+    def sample(
+        self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
+    ) -> Tensor:
+        """n draws of z times the temperature, ``(n, *event_shape)``."""
+        shape = (n, *self.event_shape)
+        z = torch.randn(shape, generator=generator, dtype=self.anchor.dtype, device=self.anchor.device)
+        return z * temperature

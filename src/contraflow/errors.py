@@ -1,0 +1,56 @@
+"""The errors a user can meet. Each message repeats the input and says what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ContraflowError(Exception):
+    """Base of every error that contraflow raises on purpose; the command ends with exit code 2 on it."""
+
+
+class ShapeError(ContraflowError, ValueError):
+    """A tensor does not have the shape, the number of channels or the size that was asked for."""
+
+
+class DomainError(ContraflowError, ValueError):
+    """A value lies outside the set where the operation is defined: NaN, infinity, wrong dtype or range."""
+
+
+class DataError(ContraflowError):
+    """A data file is absent, empty, truncated, mislabelled or lacks a column."""
+
+
+class ConfigurationError(ContraflowError, ValueError):
+    """An unknown name or key, or a combination of settings that cannot work."""
+
+
+class CheckpointError(ContraflowError):
+    """A checkpoint is absent, corrupt, from a newer schema, or not one of ours."""
+
+
+class OutputError(ContraflowError):
+    """Something could not be written: the path exists, the disk is full, the folder is not writable."""
+
+
+class InversionError(ContraflowError, RuntimeError):
+    """A fixed-point inverse did not reach its tolerance.
+
+    Attributes:
+        block: the module whose inverse failed, or ``None``; `Flow` adds its name to the message.
+    """
+
+    block: object | None = None
+
+
+class TrainingError(ContraflowError, RuntimeError):
+    """Training cannot go on, for instance because the loss is NaN or infinite."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
+    """An error for a name that is not in a table, with the nearest one that is."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return ConfigurationError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")

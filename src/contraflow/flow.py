@@ -1,0 +1,152 @@
+"""log p(x) = log p_Z(f(x)) + log|det J_f(x)|;  x = f⁻¹(z)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from contraflow.bijections import Bijection, Chain, with_logdet
+from contraflow.distributions import StandardNormal
+from contraflow.errors import DomainError, InversionError, ShapeError
+from contraflow.logdet import LogDetEstimator
+
+
+class Flow(nn.Module):
+    r"""A density on data: a base distribution, a bijection, and the preprocessing that comes before it.
+
+    log p(x) = log p_Z(z) + log|det ∂f/∂x|,  z = f(x): docs/maths/change-of-variables.md. It is the density of the
+    data *as given*: preprocessing (dequantisation, scaling, logit) is part of f and brings its own log-determinant.
+
+    Args:
+        event_shape: shape of one x, for instance ``(2,)`` or ``(1, 28, 28)``.
+        bijection: f after the preprocessing.
+        base: p_Z; a standard normal of the latent's shape when not given.
+        preprocessing: a bijection from the data as given; identity when not given.
+
+    >>> import torch, contraflow
+    >>> flow = contraflow.Flow((2,), contraflow.Chain([contraflow.ActNorm(2)]))
+    >>> flow.log_prob(torch.randn(5, 2)).shape
+    torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        bijection: Bijection,
+        base: StandardNormal | None = None,
+        preprocessing: Bijection | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.bijection = bijection
+        self.base = base if base is not None else StandardNormal(self.event_shape)
+        self.preprocessing = preprocessing if preprocessing is not None else Chain([])
+
+    @property
+    def dimensions(self) -> int:
+        """D, the number of numbers in one x."""
+        return math.prod(self.event_shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating dtype that the flow computes in."""
+        return self.base.anchor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the flow lives."""
+        return self.base.anchor.device
+
+    def with_logdet(self, logdet: LogDetEstimator) -> Flow:
+        """This flow with another log-determinant estimator, sharing all parameters.
+
+        >>> from contraflow import EVALUATION, residual_flow
+        >>> flow = residual_flow((2,), blocks=2, hidden=(16,))
+        >>> evaluation_flow = flow.with_logdet(EVALUATION)
+        """
+        return with_logdet(self, logdet)
+
+    def _check(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ShapeError(f"this flow takes data of shape (batch, {_join(self.event_shape)}), not {tuple(x.shape)}.")
+        if x.dtype not in (torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64):
+            raise DomainError(f"data of dtype {x.dtype}: give uint8 or integer images, float32 or float64.")
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            bad = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+            raise DomainError(f"the data hold NaN or infinity, first in sample {bad}. Drop or fill such rows.")
+        return x.to(self.dtype)
+
+    def forward_and_logdet(
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """z = f(x) and log|det ∂f/∂x| in nats, preprocessing included."""
+        x, first = self.preprocessing.forward_and_logdet(self._check(x), context, generator=generator)
+        z, second = self.bijection.forward_and_logdet(x, context, generator=generator)
+        return z, first + second
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """z = f(x)."""
+        x = self.preprocessing.forward(self._check(x), context, generator=generator)
+        return self.bijection.forward(x, context, generator=generator)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """x = f⁻¹(z), differentiable.
+
+        Raises:
+            InversionError: a residual block did not reach its tolerance; the message names it.
+        """
+        try:
+            x = self.bijection.inverse(z, context, generator=generator)
+        except InversionError as error:
+            names = [name for name, module in self.named_modules() if module is error.block]
+            raise InversionError(f"{names[0] if names else 'a block'}: {error}") from error
+        return self.preprocessing.inverse(x, context, generator=generator)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        """log p(x) in nats, ``(batch,)``; an unbiased estimate under a roulette estimator.
+
+        Args:
+            x: ``(batch, *event_shape)``; for images the integer levels as given.
+            context: reserved for conditional flows.
+            generator: source of probes, truncations and dequantisation noise.
+
+        Raises:
+            ShapeError, DomainError: x has another shape, or is not finite or out of range.
+        """
+        z, logdet = self.forward_and_logdet(x, context, generator=generator)
+        return self.base.log_prob(z, context) + logdet
+
+    def bits_per_dim(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        r"""-log p(x) / (D ln 2), ``(batch,)``."""
+        return -self.log_prob(x, context, generator=generator) / (self.dimensions * math.log(2))
+
+    def rsample(
+        self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
+    ) -> Tensor:
+        """n samples ``(n, *event_shape)`` with gradients to the parameters, by implicit differentiation.
+
+        Images come as real numbers before quantisation.
+        """
+        z = self.base.sample(n, context, temperature=temperature, generator=generator)
+        return self.inverse(z, context, generator=generator)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
+    ) -> Tensor:
+        """n samples as data look: images as integer levels (uint8), others as real numbers.
+
+        Args:
+            n: number of samples.
+            temperature: factor on the standard deviation of the base; below 1 it favours likelier samples.
+        """
+        x = self.rsample(n, context, temperature=temperature, generator=generator)
+        quantise = getattr(self.preprocessing, "quantise", None)
+        return x if quantise is None else quantise(x)
+
+
+def _join(shape: Sequence[int]) -> str:
+    return ", ".join(str(size) for size in shape)

@@ -1,0 +1,26 @@
+"""Lip(g) <= c: layers, activations with their constants, norms and certificates."""
+
+from contraflow.lipschitz.activations import ACTIVATIONS, ELU, Activation, LipSwish, Softplus, Swish
+from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
+from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
+from contraflow.lipschitz.normalisation import largest_estimate, update_lipschitz
+
+__all__ = [
+    "ACTIVATIONS",
+    "ELU",
+    "Activation",
+    "LipSwish",
+    "LipschitzConv2d",
+    "LipschitzConvNet",
+    "LipschitzLayer",
+    "LipschitzLinear",
+    "LipschitzMLP",
+    "LipschitzNetwork",
+    "Softplus",
+    "Swish",
+    "certified_conv_norm",
+    "certified_dense_norm",
+    "largest_estimate",
+    "update_lipschitz",
+]

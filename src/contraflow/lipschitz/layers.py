@@ -1,0 +1,230 @@
+"""Linear layers with a bounded spectral norm: W / max(1, σ(W)/c)."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from contraflow.errors import DomainError, ShapeError
+from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
+from contraflow.numerics import power_iteration
+
+
+class NormalisedCache:
+    """A normalised weight and the versions it was computed from; copies of a layer start with an empty one."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.key: Any = None
+        self.weight: Tensor | None = None
+
+    def __deepcopy__(self, memo: Any) -> NormalisedCache:
+        return NormalisedCache()
+
+    def __reduce__(self) -> Any:
+        return NormalisedCache, ()
+
+
+def _clear_all(caches: list[NormalisedCache]) -> None:
+    for cache in caches:
+        cache.clear()
+
+
+class LipschitzLayer(nn.Module, ABC):
+    r"""A linear map with soft normalisation of its operator norm to `bound`: divided only where σ is above it.
+
+    σ = ‖W v‖₂ with v the right singular vector of the power iteration, kept as a buffer for a warm start; at fixed v
+    its gradient is u vᵀ. `contraflow.lipschitz.update_lipschitz` refreshes v, once a step for the whole flow; nothing
+    is written while the layer is used.
+
+    Args:
+        weight: the raw weight.
+        outputs: length of the bias.
+        start: shape of v.
+        bound: c in (0, 1].
+    """
+
+    v: Tensor
+
+    def __init__(self, weight: Tensor, outputs: int, start: tuple[int, ...], bound: float) -> None:
+        super().__init__()
+        if not 0 < bound <= 1:
+            raise DomainError(f"bound={bound}: the Lipschitz bound of a layer lies in (0, 1].")
+        self.bound = bound
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.empty(outputs, dtype=weight.dtype, device=weight.device))
+        self.register_buffer("v", torch.randn(1, *start, dtype=weight.dtype, device=weight.device))
+        self.warm = False
+        self.cache = NormalisedCache()
+        self._certified: tuple[Any, float] | None = None
+        self.register_load_state_dict_post_hook(_on_load)
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        fan_in = self.weight[0].numel()
+        nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    @abstractmethod
+    def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
+        """W x without bias, over any leading batch dimension."""
+
+    @abstractmethod
+    def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
+        """Wᵀ u."""
+
+    @abstractmethod
+    def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        """W x + b."""
+
+    @abstractmethod
+    def certified_norm(self, weight: Tensor) -> float:
+        """An upper bound on the operator norm of `weight`."""
+
+    def sigma(self) -> Tensor:
+        """The estimate ‖W v‖₂ of the raw weight's norm, from below; a scalar with gradient."""
+        return self.apply_weight(self.weight, self.v).norm()
+
+    def converge(self, tolerance: float = 1e-6, max_iterations: int = 500) -> None:
+        """Power iteration from the present v, in place; from a fresh start where v is not finite or zero."""
+        if not bool(self.v.isfinite().all()) or not bool(self.v.any()):
+            self.v.normal_()
+        found = power_iteration(
+            lambda v: self.apply_weight(self.weight, v),
+            lambda u: self.apply_adjoint(self.weight, u),
+            self.v,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+        self.accept(found.v)
+
+    def accept(self, v: Tensor) -> None:
+        """Take over a refreshed v."""
+        with torch.no_grad():
+            if bool(v.any()):
+                self.v.copy_(v)
+        self.warm = True
+
+    def normalised(self) -> Tensor:
+        """W / max(1, σ/c), computed once for a weight and kept until weight or v change or a backward pass used it."""
+        tracked = torch.is_grad_enabled() and self.weight.requires_grad
+        if not self.warm:
+            self.converge()
+        key = (self.weight._version, self.v._version, id(self.weight))
+        if self.cache.key != (key, tracked):
+            # Outside inference mode, so that a later backward pass may use the tensor.
+            with torch.inference_mode(False), torch.set_grad_enabled(tracked):
+                self.remember(self.normalise(self.sigma()), [self.cache])
+        assert self.cache.weight is not None
+        return self.cache.weight
+
+    def remember(self, weight: Tensor, sharing: list[NormalisedCache]) -> None:
+        """Keep a normalised weight as the current one; `sharing` are the caches that stand on the same graph."""
+        tracked = weight.requires_grad
+        self.cache.weight = weight
+        self.cache.key = ((self.weight._version, self.v._version, id(self.weight)), tracked)
+        if tracked:
+            # The graph behind it is gone after a backward pass.
+            weight.register_hook(lambda grad: _clear_all(sharing))
+
+    def normalise(self, sigma: Tensor) -> Tensor:
+        """W / max(1, σ/c) for a given σ."""
+        return self.weight / (sigma / self.bound).clamp_min(1)
+
+    def lipschitz_bound(self) -> float:
+        """The certified norm of the normalised weight, from above."""
+        key = (self.weight._version, self.v._version, id(self.weight))
+        if self._certified is None or self._certified[0] != key:
+            with torch.no_grad():
+                self._certified = (key, self.certified_norm(self.normalised()))
+        return self._certified[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.affine(self.normalised(), self.bias, x)
+
+
+def _on_load(layer: nn.Module, incompatible: Any) -> None:
+    assert isinstance(layer, LipschitzLayer)
+    layer.cache.clear()
+    # A checkpoint that brings its v needs no new start; one without (foreign weights) does.
+    layer.warm = not any(key.rsplit(".", 1)[-1] == "v" for key in incompatible.missing_keys)
+
+
+class LipschitzLinear(LipschitzLayer):
+    """W x + b with ‖W‖₂ <= bound, W ``(out, in)``.
+
+    >>> layer = LipschitzLinear(4, 8, bound=0.98)
+    >>> layer(torch.zeros(2, 4)).shape, layer.lipschitz_bound() < 0.99
+    (torch.Size([2, 8]), True)
+    """
+
+    def __init__(self, inputs: int, outputs: int, bound: float = 0.98) -> None:
+        super().__init__(torch.empty(outputs, inputs), outputs, (inputs,), bound)
+
+    def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
+        return F.linear(x, weight)
+
+    def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
+        return F.linear(u, weight.t())
+
+    def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        return F.linear(x, weight, bias)
+
+    def certified_norm(self, weight: Tensor) -> float:
+        return certified_dense_norm(weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bound={self.bound}"
+
+
+class LipschitzConv2d(LipschitzLayer):
+    """A zero-padded k×k convolution of stride 1 whose *operator* norm at its spatial size is at most `bound`.
+
+    The norm is that of the map ``(in, H, W)`` → ``(out, H, W)``, not of the reshaped kernel, which can miss it by a
+    factor up to k. The size is fixed at construction: a bound at one size does not hold at a larger one.
+
+    Args:
+        inputs, outputs: channels.
+        kernel_size: odd k.
+        size: (H, W).
+        bound: c in (0, 1].
+
+    Raises:
+        ShapeError: even kernel, or an input of another spatial size.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel_size: int, size: tuple[int, int], bound: float = 0.98
+    ) -> None:
+        if kernel_size % 2 == 0:
+            raise ShapeError(f"kernel_size={kernel_size}: an odd size keeps the image's size.")
+        self.size = tuple(size)
+        self.padding = kernel_size // 2
+        # A 1×1 convolution is the same matrix at every pixel: one pixel is enough for its norm.
+        pixels = (1, 1) if kernel_size == 1 else self.size
+        super().__init__(torch.empty(outputs, inputs, kernel_size, kernel_size), outputs, (inputs, *pixels), bound)
+
+    def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
+        return F.conv2d(x, weight, padding=self.padding)
+
+    def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
+        return F.conv_transpose2d(u, weight, padding=self.padding)
+
+    def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        if tuple(x.shape[-2:]) != self.size:
+            raise ShapeError(
+                f"this convolution is bounded at {self.size[0]}×{self.size[1]} pixels and got an input of shape "
+                f"{tuple(x.shape)}. Build the flow for that image size."
+            )
+        return F.conv2d(x, weight, bias, padding=self.padding)
+
+    def certified_norm(self, weight: Tensor) -> float:
+        return certified_conv_norm(weight)
+
+    def extra_repr(self) -> str:
+        outputs, inputs, k, _ = self.weight.shape
+        return f"{inputs}, {outputs}, kernel_size={k}, size={self.size}, bound={self.bound}"

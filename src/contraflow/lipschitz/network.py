@@ -1,0 +1,212 @@
+"""g = W_n φ(… φ(W_1 [φ](x)))): alternating bounded layers and activations, with their first derivatives in closed form."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from contraflow.errors import ConfigurationError, unknown_name
+from contraflow.lipschitz.activations import ACTIVATIONS, Activation
+from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+
+
+class LipschitzNetwork(nn.Module):
+    r"""g(x) = W_n φ_n(… φ_2(W_1 φ_1(x) + b_1) …) + b_n with Lip(g) <= Π ‖W_l‖ Lip(φ_l).
+
+    Satisfies `contraflow.logdet.Contraction`: value, transposed products and dual pass are products with weights and
+    multiplications with activation derivatives. Activation gains are folded into the weights before and after.
+
+    Args:
+        layers: W_1 … W_n.
+        activation: one activation, copied for every place.
+        preactivation: whether φ_1 stands before W_1; without it g starts with W_1.
+    """
+
+    def __init__(self, layers: Sequence[LipschitzLayer], activation: Activation, *, preactivation: bool = True) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.preactivation = preactivation
+        places = len(layers) - (0 if preactivation else 1)
+        self.activations = nn.ModuleList(copy.deepcopy(activation) for _ in range(places))
+
+    def _before(self, index: int) -> Activation | None:
+        """The activation before layer `index`."""
+        place = index if self.preactivation else index - 1
+        return self.activations[place] if place >= 0 else None  # type: ignore[return-value]
+
+    def _layer(self, index: int) -> LipschitzLayer:
+        return self.layers[index]  # type: ignore[return-value]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The input gain of a preactivation, then W_l and b_l of every layer, with gains folded in and c applied."""
+        first = self._before(0)
+        out: list[Tensor] = []
+        gain = first.input_gain() if first is not None else None
+        out.append(self._layer(0).weight.new_ones(()) if gain is None else gain)
+        for index in range(len(self.layers)):
+            layer = self._layer(index)
+            weight, bias = layer.normalised(), layer.bias
+            before = self._before(index)
+            after = self._before(index + 1) if index + 1 < len(self.layers) else None
+            incoming = before.output_gain() if before is not None else None
+            outgoing = after.input_gain() if after is not None else None
+            if incoming is not None:
+                weight = weight * (incoming if outgoing is None else incoming * outgoing)
+            elif outgoing is not None:
+                weight = weight * outgoing
+            out += [weight, bias if outgoing is None else bias * outgoing]
+        return tuple(out)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """x in the memory layout that the layers like best."""
+        return x
+
+    def value(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
+        h = self.prepare(x)
+        if self.preactivation:
+            h = h * tensors[0]
+        for index in range(len(self.layers)):
+            before = self._before(index)
+            h = h if before is None else before.core(h)
+            h = self._layer(index).affine(tensors[1 + 2 * index], tensors[2 + 2 * index], h)
+        return h
+
+    def linearize(self, tensors: Sequence[Tensor], x: Tensor):  # type: ignore[no-untyped-def]  # noqa: ANN201
+        """g(x) and u ↦ J_g(x)ᵀu; keeps the activation derivatives of this one block until the closure is dropped."""
+        h = self.prepare(x)
+        if self.preactivation:
+            h = h * tensors[0]
+        derivatives: list[Tensor | None] = []
+        for index in range(len(self.layers)):
+            before = self._before(index)
+            derivatives.append(None if before is None else before.core_derivative(h))
+            h = h if before is None else before.core(h)
+            h = self._layer(index).affine(tensors[1 + 2 * index], tensors[2 + 2 * index], h)
+        if self.preactivation:
+            assert derivatives[0] is not None
+            derivatives[0] = derivatives[0] * tensors[0]
+
+        def vjp(u: Tensor) -> Tensor:
+            probes, rows = u.shape[:2]
+            u = u.flatten(0, 1)
+            for index in reversed(range(len(self.layers))):
+                u = self._layer(index).apply_adjoint(tensors[1 + 2 * index], u)
+                derivative = derivatives[index]
+                if derivative is not None:
+                    if probes == 1:
+                        u = u.mul_(derivative[:rows])
+                    else:
+                        u = (u.unflatten(0, (probes, rows)).mul_(derivative[:rows])).flatten(0, 1)
+            return u.unflatten(0, (probes, rows))
+
+        return h, vjp
+
+    def dual(self, tensors: Sequence[Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        probes, rows = t.shape[:2]
+        h, t = self.prepare(x), self.prepare(t.flatten(0, 1))
+        if self.preactivation:
+            h, t = h * tensors[0], t * tensors[0]
+        for index in range(len(self.layers)):
+            before = self._before(index)
+            if before is not None:
+                h, dt = before.core_dual(h, t.unflatten(0, (probes, rows)))
+                t = dt.flatten(0, 1)
+            layer, weight = self._layer(index), tensors[1 + 2 * index]
+            h = layer.affine(weight, tensors[2 + 2 * index], h)
+            t = layer.apply_weight(weight, t)
+        return h, t.unflatten(0, (probes, rows))
+
+    def lipschitz_bound(self) -> float:
+        """Π certified ‖W_l‖ · Π Lip(φ_l)."""
+        layers = math.prod(self._layer(index).lipschitz_bound() for index in range(len(self.layers)))
+        return layers * math.prod(one.lipschitz_constant for one in self.activations)  # type: ignore[misc]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value(self.tensors(), x)
+
+
+def make_activation(activation: str | Activation) -> Activation:
+    """An activation by name, or the one given.
+
+    Raises:
+        ConfigurationError: unknown name.
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if activation not in ACTIVATIONS:
+        raise unknown_name("activation", activation, ACTIVATIONS)
+    return ACTIVATIONS[activation]()
+
+
+class LipschitzMLP(LipschitzNetwork):
+    """Dense g for vectors, or for images flattened to vectors.
+
+    Args:
+        features: D, the dimension of the data.
+        hidden: widths of the hidden layers.
+        bound: c of each layer.
+        activation: name in `ACTIVATIONS`, or an `Activation`.
+        preactivation: begin with the activation.
+        zero_start: scale of the last layer's initial weight; small values start near the identity.
+
+    >>> g = LipschitzMLP(2, (16, 16))
+    >>> g(torch.zeros(3, 2)).shape
+    torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: Sequence[int],
+        *,
+        bound: float = 0.98,
+        activation: str | Activation = "lipswish",
+        preactivation: bool = True,
+        zero_start: float = 1.0,
+    ) -> None:
+        if not hidden:
+            raise ConfigurationError("hidden=(): a dense g needs at least one hidden layer.")
+        widths = (features, *hidden, features)
+        layers = [LipschitzLinear(a, b, bound) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        super().__init__(layers, make_activation(activation), preactivation=preactivation)
+        with torch.no_grad():
+            layers[-1].weight.mul_(zero_start)
+        self.features = features
+
+
+class LipschitzConvNet(LipschitzNetwork):
+    """Convolutional g, by default 3×3 → 1×1 → 3×3 as in the paper.
+
+    Works in channels-last memory, where a 1×1 convolution is one plain matrix product.
+
+    Args:
+        channels: channels of the data.
+        hidden: channels between the layers.
+        size: (H, W).
+        kernels: kernel sizes.
+        bound, activation, preactivation: as for `LipschitzMLP`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        size: tuple[int, int],
+        *,
+        kernels: Sequence[int] = (3, 1, 3),
+        bound: float = 0.98,
+        activation: str | Activation = "lipswish",
+        preactivation: bool = True,
+    ) -> None:
+        widths = [channels, *[hidden] * (len(kernels) - 1), channels]
+        layers = [
+            LipschitzConv2d(a, b, k, size, bound) for a, b, k in zip(widths[:-1], widths[1:], kernels, strict=True)
+        ]
+        super().__init__(layers, make_activation(activation), preactivation=preactivation)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last)

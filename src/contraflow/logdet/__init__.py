@@ -1,0 +1,25 @@
+"""log|det(I + J_g)|: exact, by the power series, and unbiased by Russian roulette."""
+
+from contraflow.logdet.contraction import Contraction, ModuleContraction
+from contraflow.logdet.estimators import EVALUATION, TRAINING, Exact, LogDetEstimator, PowerSeries, RussianRoulette
+from contraflow.logdet.gradients import GRADIENTS
+from contraflow.logdet.laws import Geometric, Poisson, TruncationLaw
+from contraflow.logdet.probes import Gaussian, Probe, Rademacher
+
+__all__ = [
+    "EVALUATION",
+    "GRADIENTS",
+    "TRAINING",
+    "Contraction",
+    "Exact",
+    "Gaussian",
+    "Geometric",
+    "LogDetEstimator",
+    "ModuleContraction",
+    "Poisson",
+    "PowerSeries",
+    "Probe",
+    "Rademacher",
+    "RussianRoulette",
+    "TruncationLaw",
+]

@@ -1,0 +1,194 @@
+"""Estimators of log|det(I + J)| as value objects."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from contraflow.errors import DomainError
+from contraflow.logdet.contraction import Vjp
+from contraflow.logdet.laws import Geometric, TruncationLaw, draw_terms
+from contraflow.logdet.probes import Probe, Rademacher
+
+# x -> g(x) and u ↦ J_g(x)ᵀu
+Linearize = Callable[[Tensor], tuple[Tensor, Vjp]]
+
+
+class Estimate(NamedTuple):
+    """Value of the log-determinant and what its gradient needs.
+
+    The gradient of the log-determinant of sample i is that of Σ_p ⟨adjoints[p, i], J(x_i) probes[p, i]⟩ with probes
+    and adjoints held fixed (docs/maths/neumann-gradient.md).
+
+    Attributes:
+        gx: g(x), ``(batch, *event)``.
+        value: estimate of log|det(I + J)| in nats, ``(batch,)``.
+        probes, adjoints: ``(probes, batch, *event)``.
+    """
+
+    gx: Tensor
+    value: Tensor
+    probes: Tensor
+    adjoints: Tensor
+
+
+@dataclass(frozen=True)
+class LogDetEstimator(ABC):
+    """A way to get log|det(I + J)| from products with Jᵀ."""
+
+    @abstractmethod
+    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+        """Value, probes and adjoints at x ``(batch, *event)``; differentiable where the products are."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """One phrase for reports."""
+
+
+@dataclass(frozen=True)
+class Exact(LogDetEstimator):
+    r"""The dense Jacobian from D products, log|det| by LU.
+
+    Probes are the unit vectors e_j and adjoints the columns (I + J)⁻ᵀ e_j, since ∂ log|det(I+J)| = tr((I+J)⁻¹ ∂J).
+    Cost: D products and O(D³); the choice for small D, and the oracle for the others.
+    """
+
+    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+        gx, vjp = linearize(x)
+        batch, event = x.shape[0], x.shape[1:]
+        size = event.numel()
+        basis = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *event).expand(size, batch, *event)
+        jacobian = vjp(basis).reshape(size, batch, size).transpose(0, 1)
+        matrix = jacobian + torch.eye(size, dtype=x.dtype, device=x.device)
+        _, value = torch.linalg.slogdet(matrix)
+        with torch.no_grad():
+            inverse = torch.linalg.inv(matrix)
+        adjoints = inverse.transpose(0, 1).reshape(size, batch, *event)
+        return Estimate(gx, value, basis, adjoints)
+
+    def __str__(self) -> str:
+        return "exact log-determinant"
+
+
+@dataclass(frozen=True)
+class PowerSeries(LogDetEstimator):
+    r"""The series cut after n terms, as in i-ResNets: biased by at most D·L^(n+1) / ((n+1)(1-L)).
+
+        log|det(I + J)| ≈ Σ_{k=1}^n (-1)^(k+1)/k · vᵀJᵏv
+
+    Behrmann et al., Invertible residual networks, 2019 (arXiv:1811.00995).
+
+    Args:
+        terms: n >= 1.
+        probe: distribution of v.
+        probes: number of probes averaged.
+    """
+
+    terms: int = 5
+    probe: Probe = field(default_factory=Rademacher)
+    probes: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least("terms", self.terms, 1)
+        _at_least("probes", self.probes, 1)
+
+    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+        v = self.probe.sample((self.probes, *x.shape), x, generator)
+        gx, vjp = linearize(x)
+        rows = [x.shape[0]] * self.terms
+        # The adjoint stops one power earlier: Σ_{k<n} (-1)^k (Jᵀ)^k v is the gradient of exactly these n terms.
+        value, adjoints = _series(vjp, v, rows, [1.0] * self.terms, adjoint_terms=self.terms - 1)
+        return Estimate(gx, value, v, adjoints)
+
+    def __str__(self) -> str:
+        return f"{self.terms} terms (biased), {_count(self.probes, 'probe')}"
+
+
+@dataclass(frozen=True)
+class RussianRoulette(LogDetEstimator):
+    r"""The whole series, unbiased, in a random finite number of terms.
+
+        log|det(I + J)| = E[ Σ_{k=1}^{e+N} (-1)^(k+1)/k · c_k · vᵀJᵏv ],   c_k = 1/P(N >= k - e), 1 for k <= e.
+
+    Chen et al., Residual flows for invertible generative modeling, 2019 (arXiv:1906.02735), Theorems 1 and 2. Every
+    sample has its own N, and samples that are done leave the batch.
+
+    Args:
+        law: law of N, the number of terms after the exact ones.
+        exact_terms: e >= 0, terms that every sample computes.
+        probe: distribution of v.
+        probes: number of probes averaged.
+        stratified: draw N over the batch by systematic sampling (same marginal law, constant cost a step) or
+            independently, as the paper does.
+    """
+
+    law: TruncationLaw = field(default_factory=Geometric)
+    exact_terms: int = 2
+    probe: Probe = field(default_factory=Rademacher)
+    probes: int = 1
+    stratified: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least("exact_terms", self.exact_terms, 0)
+        _at_least("probes", self.probes, 1)
+
+    def coefficient(self, k: int) -> float:
+        """c_k = 1 / P(term k is computed)."""
+        return 1.0 if k <= self.exact_terms else 1 / self.law.survival(k - self.exact_terms)
+
+    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+        batch = x.shape[0]
+        terms = self.exact_terms + draw_terms(
+            self.law, batch, stratified=self.stratified, generator=generator, device=x.device
+        )
+        v = self.probe.sample((self.probes, *x.shape), x, generator)
+        # Longest first, so that the samples still at work are the first rows: a view, not a copy.
+        terms, order = terms.sort(descending=True, stable=True)
+        longest = int(terms[0]) if batch else 0
+        at_work = (terms[None, :] >= torch.arange(1, longest + 1, device=x.device)[:, None]).sum(dim=1).tolist()
+        back = order.argsort()
+        gx, vjp = linearize(x[order])
+        coefficients = [self.coefficient(k) for k in range(1, longest + 1)]
+        value, adjoints = _series(vjp, v[:, order], at_work, coefficients, adjoint_terms=longest)
+        return Estimate(gx[back], value[back], v, adjoints[:, back])
+
+    def __str__(self) -> str:
+        return f"{self.exact_terms} exact terms + {self.law}, {_count(self.probes, 'probe')}"
+
+
+def _series(
+    vjp: Vjp, v: Tensor, at_work: list[int], coefficients: list[float], *, adjoint_terms: int
+) -> tuple[Tensor, Tensor]:
+    r"""Σ_{k>=1} (-1)^(k+1)/k c_k v·u_k and Σ_{k=0} (-1)^k c_k u_k, from the same u_k = Jᵀu_{k-1}, u_0 = v."""
+    value = v.new_zeros(v.shape[1])
+    adjoints = v.clone()
+    u = v
+    for k, (rows, c) in enumerate(zip(at_work, coefficients, strict=True), start=1):
+        u = vjp(u[:, :rows])
+        sign = -1.0 if k % 2 else 1.0
+        inner = (u * v[:, :rows]).flatten(2).sum(dim=2).mean(dim=0)
+        value[:rows] += (-sign * c / k) * inner
+        if k <= adjoint_terms:
+            adjoints[:, :rows] += (sign * c) * u
+    return value, adjoints / v.shape[0]
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise DomainError(f"{name}={value}: at least {least} is needed.")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" + ("s" if n != 1 else "")
+
+
+#: The paper's training estimator: 2 exact terms and Geometric(0.5), four terms expected.
+TRAINING = RussianRoulette(law=Geometric(0.5), exact_terms=2)
+
+#: The paper's evaluation estimator: 20 exact terms and the rest by roulette.
+EVALUATION = RussianRoulette(law=Geometric(0.5), exact_terms=20)

@@ -1,0 +1,197 @@
+"""Four routes to the gradient of log|det(I + J_g)|, one table.
+
+`dual` is the one to use; the others are the paper's and serve its memory and ablation tables, and the tests as oracles.
+All return g(x) and the same true estimate of the log-determinant; they differ in what they store and in the estimator
+of the gradient. Derivations: docs/maths/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.autograd.function import once_differentiable
+
+from contraflow.logdet.contraction import Contraction, Vjp
+from contraflow.logdet.estimators import Estimate, LogDetEstimator
+
+Route = Callable[[Contraction, LogDetEstimator, Tensor, Generator | None], tuple[Tensor, Tensor]]
+
+
+def dual(
+    g: Contraction, estimator: LogDetEstimator, x: Tensor, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """No double backward, and nothing of hidden width is stored: x, probes and adjoints only."""
+    return _Dual.apply(g, estimator, generator, x, *g.tensors())
+
+
+class _Dual(torch.autograd.Function):
+    """docs/maths/dual-pass-gradient.md."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, g: Contraction, estimator: LogDetEstimator, generator: Generator | None, x: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        estimate = estimator.estimate(lambda x: g.linearize(tensors, x), x, generator)
+        ctx.g = g
+        ctx.save_for_backward(x, estimate.probes, estimate.adjoints, *tensors)
+        return estimate.gx, estimate.value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_gx: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
+        x, probes, adjoints, *tensors = ctx.saved_tensors
+        weights = grad_logdet.reshape(1, -1, *[1] * (x.ndim - 1))
+        grads = _dual_gradient(ctx.g, ctx.needs_input_grad[3:], x, tensors, probes, grad_gx, weights * adjoints)
+        return None, None, None, *grads
+
+
+def _dual_gradient(
+    g: Contraction,
+    wanted: Sequence[bool],
+    x: Tensor,
+    tensors: Sequence[Tensor],
+    probes: Tensor,
+    grad_gx: Tensor,
+    grad_products: Tensor,
+) -> list[Tensor | None]:
+    """First-order gradients of ⟨ḡ, g(x)⟩ + Σ_i s_i ⟨w_i, (J v)_i⟩ for x and the tensors, None where not wanted."""
+    with torch.enable_grad():
+        inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]
+        gx, products = g.dual(inputs[1:], inputs[0], probes)
+        asked = [one for one in inputs if one.requires_grad]
+        outputs, cotangents = [gx, products], [grad_gx, grad_products]
+        found = iter(torch.autograd.grad(outputs, asked, cotangents, allow_unused=True))
+    return [next(found) if one.requires_grad else None for one in inputs]
+
+
+def series(
+    g: Contraction, estimator: LogDetEstimator, x: Tensor, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Plain double backward through every term: memory grows with hidden width times terms."""
+    tensors = g.tensors()
+    x = _attached(x)
+    estimate = estimator.estimate(lambda x: _linearize(g, tensors, x, create_graph=torch.is_grad_enabled()), x, generator)
+    return estimate.gx, estimate.value
+
+
+def neumann(
+    g: Contraction, estimator: LogDetEstimator, x: Tensor, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Theorem 2 with the graph of g kept: memory grows with hidden width, not with the number of terms."""
+    tensors = g.tensors()
+    estimate = _detached_estimate(g, tensors, estimator, x, generator)
+    if not torch.is_grad_enabled():
+        return estimate.gx, estimate.value
+    x = _attached(x)
+    gx = g.value(tensors, x)
+    surrogate = _surrogate(gx, x, estimate)
+    return gx, estimate.value + surrogate - surrogate.detach()
+
+
+def backward_in_forward(
+    g: Contraction, estimator: LogDetEstimator, x: Tensor, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """The paper's memory-efficient scheme: the log-determinant's gradients are taken in the forward pass.
+
+    They are stored as one sum over the batch, which is right when all samples weigh the same; where they do not, the
+    backward pass computes them again with their weights. (Five public codes use the first sample's weight instead.)
+    """
+    tensors = g.tensors()
+    if not torch.is_grad_enabled():
+        estimate = _detached_estimate(g, tensors, estimator, x, generator)
+        return estimate.gx, estimate.value
+    return g.value(tensors, x), _BackwardInForward.apply(g, estimator, generator, x, *tensors)
+
+
+class _BackwardInForward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, g: Contraction, estimator: LogDetEstimator, generator: Generator | None, x: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        estimate = _detached_estimate(g, tensors, estimator, x, generator)
+        wanted = ctx.needs_input_grad[3:]
+        grads = _surrogate_gradient(g, wanted, x, tensors, estimate, torch.ones_like(estimate.value))
+        ctx.g, ctx.gx, ctx.value = g, estimate.gx, estimate.value
+        ctx.present = [grad is not None for grad in grads]
+        ctx.count = len(tensors)
+        kept = [grad for grad in grads if grad is not None]
+        ctx.save_for_backward(x, estimate.probes, estimate.adjoints, *tensors, *kept)
+        return estimate.value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
+        x, probes, adjoints, *rest = ctx.saved_tensors
+        tensors, kept = rest[: ctx.count], iter(rest[ctx.count :])
+        if bool((grad_logdet == grad_logdet[:1]).all()):
+            grads = [next(kept) * grad_logdet[0] if present else None for present in ctx.present]
+        else:
+            estimate = Estimate(ctx.gx, ctx.value, probes, adjoints)
+            grads = _surrogate_gradient(ctx.g, ctx.needs_input_grad[3:], x, tensors, estimate, grad_logdet)
+        return None, None, None, *grads
+
+
+def _surrogate_gradient(
+    g: Contraction,
+    wanted: Sequence[bool],
+    x: Tensor,
+    tensors: Sequence[Tensor],
+    estimate: Estimate,
+    weights: Tensor,
+) -> list[Tensor | None]:
+    with torch.enable_grad():
+        inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]
+        start = _attached(inputs[0])
+        surrogate = _surrogate(g.value(inputs[1:], start), start, estimate)
+        asked = [one for one in inputs if one.requires_grad]
+        found = iter(torch.autograd.grad(surrogate, asked, weights, allow_unused=True))
+    return [next(found) if one.requires_grad else None for one in inputs]
+
+
+def _surrogate(gx: Tensor, x: Tensor, estimate: Estimate) -> Tensor:
+    """Σ_p ⟨w_p, J v_p⟩ of every sample, by autograd: its gradient is that of the log-determinant."""
+    total = torch.zeros_like(estimate.value)
+    for v, w in zip(estimate.probes, estimate.adjoints, strict=True):
+        (product,) = torch.autograd.grad(gx, x, w, create_graph=True)
+        total = total + (product * v).flatten(1).sum(dim=1)
+    return total
+
+
+def _detached_estimate(
+    g: Contraction, tensors: Sequence[Tensor], estimator: LogDetEstimator, x: Tensor, generator: Generator | None
+) -> Estimate:
+    with torch.no_grad():
+        fixed = [one.detach() for one in tensors]
+        return estimator.estimate(lambda x: _linearize(g, fixed, x, create_graph=False), x, generator)
+
+
+def _linearize(g: Contraction, tensors: Sequence[Tensor], x: Tensor, *, create_graph: bool) -> tuple[Tensor, Vjp]:
+    with torch.enable_grad():
+        x = _attached(x)
+        gx = g.value(tensors, x)
+
+    def vjp(u: Tensor) -> Tensor:
+        rows = u.shape[1]
+        with torch.enable_grad():
+            first = gx[:rows]
+        options = {"create_graph": create_graph, "retain_graph": True}
+        return torch.stack([torch.autograd.grad(first, x, one, **options)[0][:rows] for one in u])
+
+    return (gx if create_graph else gx.detach()), vjp
+
+
+def _attached(x: Tensor) -> Tensor:
+    """x in a graph, without asking the caller's own tensor for gradients."""
+    return x if x.requires_grad else x.detach().requires_grad_()
+
+
+#: Name of a route → the function.
+GRADIENTS: dict[str, Route] = {
+    "dual": dual,
+    "series": series,
+    "neumann": neumann,
+    "backward_in_forward": backward_in_forward,
+}
