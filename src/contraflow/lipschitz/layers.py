@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from contraflow.errors import DomainError, ShapeError
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
+from contraflow.lipschitz.convolution import convolve, convolve_adjoint
 from contraflow.numerics import power_iteration
 
 
@@ -203,16 +204,15 @@ class LipschitzConv2d(LipschitzLayer):
         if kernel_size % 2 == 0:
             raise ShapeError(f"kernel_size={kernel_size}: an odd size keeps the image's size.")
         self.size = tuple(size)
-        self.padding = kernel_size // 2
         # A 1×1 convolution is the same matrix at every pixel: one pixel is enough for its norm.
         pixels = (1, 1) if kernel_size == 1 else self.size
         super().__init__(torch.empty(outputs, inputs, kernel_size, kernel_size), outputs, (inputs, *pixels), bound)
 
     def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
-        return F.conv2d(x, weight, padding=self.padding)
+        return convolve(x, weight)
 
     def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
-        return F.conv_transpose2d(u, weight, padding=self.padding)
+        return convolve_adjoint(u, weight)
 
     def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) != self.size:
@@ -220,7 +220,7 @@ class LipschitzConv2d(LipschitzLayer):
                 f"this convolution is bounded at {self.size[0]}×{self.size[1]} pixels and got an input of shape "
                 f"{tuple(x.shape)}. Build the flow for that image size."
             )
-        return F.conv2d(x, weight, bias, padding=self.padding)
+        return convolve(x, weight, bias)
 
     def certified_norm(self, weight: Tensor) -> float:
         return certified_conv_norm(weight)
