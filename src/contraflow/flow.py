@@ -89,8 +89,8 @@ class Flow(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """z = f(x)."""
-        x = self.preprocessing.forward(self._check(x), context, generator=generator)
-        return self.bijection.forward(x, context, generator=generator)
+        x = self.preprocessing(self._check(x), context, generator=generator)
+        return self.bijection(x, context, generator=generator)
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """x = f⁻¹(z), differentiable.

@@ -54,9 +54,11 @@ class ActNorm(Bijection):
         self._ready = self._ready or bool(self.initialised)
         return self._ready
 
-    def _per_channel(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _check(self, x: Tensor) -> None:
         if x.ndim < 2 or x.shape[1] != len(self.shift):
             raise ShapeError(f"ActNorm({len(self.shift)}) got an input of shape {tuple(x.shape)}.")
+
+    def _per_channel(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         view = (1, -1, *[1] * (x.ndim - 2))
         count = x[0, 0].numel() if x.shape[0] else 1
         logdet = (self.log_scale.sum() * count).expand(x.shape[0])
@@ -65,14 +67,16 @@ class ActNorm(Bijection):
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        shift, log_scale, logdet = self._per_channel(x)
+        self._check(x)
         if not self._is_ready() and x.shape[0]:
             self.initialise(x)
+        shift, log_scale, logdet = self._per_channel(x)
         return (x + shift) * log_scale.exp(), logdet
 
     def inverse_and_logdet(
         self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
+        self._check(z)
         shift, log_scale, logdet = self._per_channel(z)
         return z * (-log_scale).exp() - shift, -logdet
 

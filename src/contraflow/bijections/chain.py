@@ -46,7 +46,7 @@ class Chain(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         for bijection in self:
-            x = bijection.forward(x, context, generator=generator)
+            x = bijection(x, context, generator=generator)
         return x
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
@@ -80,4 +80,4 @@ class Inverse(Bijection):
         return self.bijection.inverse(x, context, generator=generator)
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        return self.bijection.forward(z, context, generator=generator)
+        return self.bijection(z, context, generator=generator)

@@ -51,9 +51,9 @@ class MultiScale(Bijection):
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         out = []
         for level in self.levels[:-1]:
-            x, left = level.forward(x, context, generator=generator).chunk(2, dim=1)
+            x, left = level(x, context, generator=generator).chunk(2, dim=1)
             out.append(left.flatten(1))
-        x = self.levels[-1].forward(x, context, generator=generator)
+        x = self.levels[-1](x, context, generator=generator)
         return torch.cat([*out, x.flatten(1)], dim=1)
 
     def _split(self, z: Tensor) -> list[Tensor]:

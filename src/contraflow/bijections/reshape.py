@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from contraflow.bijections.bijection import Bijection
@@ -41,12 +40,17 @@ class Squeeze(_Rearrangement):
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         if x.ndim != 4 or x.shape[2] % 2 or x.shape[3] % 2:
             raise ShapeError(f"squeeze takes images (batch, C, H, W) with even H and W and got {tuple(x.shape)}.")
-        return F.pixel_unshuffle(x, 2)
+        # Not pixel_unshuffle, which returns an empty batch as it came.
+        batch, channels, height, width = x.shape
+        patches = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
+        return patches.reshape(batch, 4 * channels, height // 2, width // 2)
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         if z.ndim != 4 or z.shape[1] % 4:
             raise ShapeError(f"unsqueeze takes images whose channels divide by 4 and got {tuple(z.shape)}.")
-        return F.pixel_shuffle(z, 2)
+        batch, channels, height, width = z.shape
+        patches = z.reshape(batch, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+        return patches.reshape(batch, channels // 4, 2 * height, 2 * width)
 
 
 class Flatten(_Rearrangement):

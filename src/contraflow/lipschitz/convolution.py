@@ -37,7 +37,7 @@ def _gather(x: Tensor, weight: Tensor) -> Tensor:
     batch, _, height, width = x.shape
     k = weight.shape[-1]
     patches = F.unfold(x, k, padding=k // 2).transpose(1, 2)
-    return (patches @ weight.flatten(1).t()).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+    return (patches @ weight.flatten(1).t()).reshape(batch, height, width, len(weight)).permute(0, 3, 1, 2)
 
 
 def _scatter(u: Tensor, weight: Tensor) -> Tensor:

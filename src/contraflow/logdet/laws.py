@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -85,13 +86,18 @@ class Poisson(TruncationLaw):
         return sum(self._mass(j) for j in range(last, k - 1, -1))
 
     def quantile(self, u: Tensor) -> Tensor:
-        last = 60 + int(4 * self.rate)
-        upper = torch.tensor([1 - self.survival(k + 1) for k in range(last)], dtype=torch.float64, device=u.device)
+        upper = torch.tensor(_cumulative(self), dtype=torch.float64, device=u.device)
         return torch.searchsorted(upper, u.double().clamp_max(upper[-1].item()), right=False)
 
     @property
     def mean(self) -> float:
         return self.rate
+
+
+@functools.lru_cache
+def _cumulative(law: Poisson) -> tuple[float, ...]:
+    """P(N <= k) for k = 0, 1, … until it is 1."""
+    return tuple(1 - law.survival(k + 1) for k in range(60 + int(4 * law.rate)))
 
 
 def systematic_uniforms(n: int, generator: Generator | None, device: torch.device) -> Tensor:

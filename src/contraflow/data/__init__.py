@@ -1,0 +1,32 @@
+"""Data: named sets, the user's own files, two-dimensional densities, and preprocessing with its log-determinant."""
+
+from contraflow.data.augmentation import flip_and_crop
+from contraflow.data.dataset import Dataset
+from contraflow.data.dequantisation import dequantise, quantise
+from contraflow.data.image_folder import read_image_folder
+from contraflow.data.image_preprocessing import ImagePreprocessing
+from contraflow.data.preprocessing import preprocessing_from_config
+from contraflow.data.registry import DATASETS, Entry, check, fetch, load_dataset
+from contraflow.data.root import data_root
+from contraflow.data.table_preprocessing import TablePreprocessing
+from contraflow.data.toy_densities import TOY_DENSITIES
+from contraflow.data.toy_density import ToyDensity
+
+__all__ = [
+    "DATASETS",
+    "TOY_DENSITIES",
+    "Dataset",
+    "Entry",
+    "ImagePreprocessing",
+    "TablePreprocessing",
+    "ToyDensity",
+    "check",
+    "data_root",
+    "dequantise",
+    "fetch",
+    "flip_and_crop",
+    "load_dataset",
+    "preprocessing_from_config",
+    "quantise",
+    "read_image_folder",
+]

@@ -1,0 +1,49 @@
+"""Random flips and crops of training images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from contraflow.errors import ShapeError
+
+
+def flip_and_crop(images: Tensor, *, flip: bool, crop_padding: int, generator: Generator | None = None) -> Tensor:
+    """Mirror half of the images left to right; cut each, at a random place, from itself padded by reflection.
+
+    Both keep the multiset of integer levels in reach, so likelihoods stay comparable.
+
+    Args:
+        images: ``(n, C, H, W)`` of any dtype; not changed.
+        flip: whether to mirror.
+        crop_padding: pixels of padding on every side, below H and W; 0 for no crop.
+
+    Raises:
+        ShapeError: not four-dimensional, or padding too large to reflect.
+    """
+    if images.dim() != 4:
+        raise ShapeError(f"expected images (n, C, H, W), got shape {tuple(images.shape)}.")
+    count, channels, height, width = images.shape
+    if crop_padding >= min(height, width):
+        raise ShapeError(f"crop_padding={crop_padding} must be below the height and width, {height} × {width}.")
+    rows = _window(count, height, crop_padding, generator)
+    columns = _window(count, width, crop_padding, generator)
+    if flip:
+        mirrored = _integers(2, count, generator).bool()
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    image = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[:, None, None]
+    return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _integers(below: int, count: int, generator: Generator | None) -> Tensor:
+    device = "cpu" if generator is None else generator.device
+    return torch.randint(0, below, (count,), generator=generator, device=device)
+
+
+def _window(count: int, length: int, padding: int, generator: Generator | None) -> Tensor:
+    """Source index of every output pixel along one side, ``(count, length)``."""
+    offset = _integers(2 * padding + 1, count, generator) - padding
+    place = torch.arange(length, device=offset.device) + offset[:, None]
+    return (length - 1) - ((length - 1) - place.abs()).abs()

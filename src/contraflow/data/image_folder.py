@@ -1,0 +1,68 @@
+"""A folder of image files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contraflow.errors import ConfigurationError, DataError
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+def read_image_folder(folder: str | os.PathLike[str], *, size: int | None = None, grey: bool = False) -> Tensor:
+    """Every image below a folder, in the order of their paths.
+
+    Args:
+        folder: searched with its subfolders; files with other suffixes are passed over.
+        size: crop each image to its central square and scale it to size × size; None keeps all as they are.
+        grey: one channel instead of red, green, blue. Transparency is dropped.
+
+    Returns:
+        uint8 ``(n, C, H, W)``.
+
+    Raises:
+        DataError: no image, a file that cannot be read, more than 8 bits a channel, or differing sizes.
+        ConfigurationError: size is not positive.
+    """
+    folder = Path(folder)
+    if size is not None and size < 1:
+        raise ConfigurationError(f"size must be at least 1 pixel, got {size}.")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not files:
+        raise DataError(f"{folder}: no image file found; looked for {', '.join(sorted(_SUFFIXES))}.")
+    images: list[np.ndarray] = []
+    for path in files:
+        pixels = _read_image(path, size, grey)
+        if images and pixels.shape != images[0].shape:
+            raise DataError(
+                f"{path}: {pixels.shape[2]} × {pixels.shape[1]} pixels, but {files[0]} has {images[0].shape[2]} × "
+                f"{images[0].shape[1]}. Give size= to crop and scale all to one size."
+            )
+        images.append(pixels)
+    return torch.from_numpy(np.stack(images))
+
+
+def _read_image(path: Path, size: int | None, grey: bool) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            # pillow only warns of an image whose header claims an absurd number of pixels
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                if opened.mode.startswith(("I", "F")):
+                    raise DataError(f"{path}: more than 8 bits a channel (mode {opened.mode}). Convert it to 8 bits.")
+                image = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
+        if size is not None:
+            image = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
+    except DataError:
+        raise
+    except Exception as error:  # each of pillow's formats has errors of its own
+        raise DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error}).") from error
+    return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)

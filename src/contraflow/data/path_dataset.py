@@ -1,0 +1,117 @@
+"""A user's own file or folder as a `Dataset`, told apart by its suffix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contraflow.data.arrays import read_npy, read_npz
+from contraflow.data.csv_table import read_csv
+from contraflow.data.dataset import Dataset
+from contraflow.data.image_folder import read_image_folder
+from contraflow.data.splits import split_rows
+from contraflow.data.tables import Table, read_parquet
+from contraflow.errors import ConfigurationError, DataError
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+ARRAY_SUFFIXES = (".npy", ".npz")
+_SPLITS = ("train", "validation", "test")
+
+
+def load_path(
+    path: Path, *, seed: int, columns: Sequence[str] | None = None, size: int | None = None, grey: bool = False
+) -> Dataset:
+    """Read a table (CSV, Parquet), an array (.npy, .npz) or a folder of images, split 80 / 10 / 10 by `seed`.
+
+    An .npz file with arrays ``train``, ``validation`` and ``test`` keeps its own split (and ``train_labels`` …).
+
+    Raises:
+        DataError: absent, another kind of file, or not what its suffix says.
+        ConfigurationError: columns for something that is not a table, size or grey for what is not a folder.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder.")
+    suffix = path.suffix.lower()
+    if columns is not None and suffix not in TABLE_SUFFIXES:
+        raise ConfigurationError(f"columns= is for tables ({', '.join(TABLE_SUFFIXES)}), not for {path}.")
+    if (size is not None or grey) and not path.is_dir():
+        raise ConfigurationError(f"size= and grey= are for folders of images, not for {path}.")
+    if path.is_dir():
+        return _split(path, read_image_folder(path, size=size, grey=grey), seed)
+    if suffix in TABLE_SUFFIXES:
+        table = (read_parquet if suffix == ".parquet" else read_csv)(path, columns)
+        return _split(path, _rows_of(table, path), seed, table.columns)
+    if suffix == ".npy":
+        return _split(path, rows_from_array(read_npy(path), str(path)), seed)
+    if suffix == ".npz":
+        return _from_npz(path, seed)
+    known = ", ".join((*TABLE_SUFFIXES, *ARRAY_SUFFIXES))
+    raise DataError(f"{path}: cannot tell what it holds from {suffix!r}. Known: {known}, or a folder of images.")
+
+
+def rows_from_array(values: np.ndarray, source: str) -> Tensor:
+    """Real ``(n, D)`` as float32; uint8 ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` as images, C in 1, 3.
+
+    Raises:
+        DataError: another shape or dtype, or values that are not finite in float32.
+    """
+    if values.dtype == np.uint8 and values.ndim in (3, 4):
+        images = values[:, None] if values.ndim == 3 else values
+        if images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+            images = images.transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(images))
+    if values.ndim != 2 or values.dtype.kind not in "fiub" or 0 in values.shape:
+        raise DataError(
+            f"{source}: expected real numbers (n, D) or uint8 images (n, C, H, W), got {values.dtype} {values.shape}."
+        )
+    with np.errstate(over="ignore"):
+        rows = values.astype(np.float32)
+    if not bool(np.isfinite(rows).all()):
+        row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
+        raise DataError(
+            f"{source}: row {row}, column {column} is {values[row, column]}, not a finite number in float32. "
+            "Drop or rescale it."
+        )
+    return torch.from_numpy(rows)
+
+
+def _rows_of(table: Table, path: Path) -> Tensor:
+    return rows_from_array(table.values, str(path))
+
+
+def _split(path: Path, rows: Tensor, seed: int, columns: tuple[str, ...] | None = None) -> Dataset:
+    train, validation, test = (rows[part] for part in split_rows(len(rows), seed, str(path)))
+    return Dataset(str(path), train, validation, test, levels=_levels(rows), columns=columns)
+
+
+def _levels(rows: Tensor) -> int | None:
+    return 256 if rows.dtype == torch.uint8 else None
+
+
+def _from_npz(path: Path, seed: int) -> Dataset:
+    arrays = read_npz(path)
+    if len(arrays) == 1:
+        (only,) = arrays.values()
+        return _split(path, rows_from_array(only, str(path)), seed)
+    known = {*_SPLITS, *(f"{split}_labels" for split in _SPLITS)}
+    if not set(_SPLITS) <= arrays.keys() <= known:
+        raise DataError(
+            f"{path}: expected one array, or {', '.join(_SPLITS)} (and train_labels …), got "
+            f"{', '.join(arrays) or 'none'}."
+        )
+    train, validation, test = (rows_from_array(arrays[split], f"{path}:{split}") for split in _SPLITS)
+    labels = {f"{split}_labels": _labels(arrays.get(f"{split}_labels"), str(path)) for split in _SPLITS}
+    return Dataset(str(path), train, validation, test, levels=_levels(test), **labels)
+
+
+def _labels(values: np.ndarray | None, source: str) -> Any:
+    if values is None:
+        return None
+    if values.dtype.kind not in "iu" or values.ndim != 1:
+        raise DataError(f"{source}: expected labels, whole numbers (n,), got {values.dtype} {values.shape}.")
+    return torch.from_numpy(values.astype(np.int64))

@@ -1,0 +1,185 @@
+"""The table of named data sets, and the three things to do with it: load, check, fetch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from contraflow.data import known_files as known
+from contraflow.data import named_datasets as named
+from contraflow.data.dataset import Dataset
+from contraflow.data.download import download
+from contraflow.data.known_files import Form, file_md5
+from contraflow.data.path_dataset import ARRAY_SUFFIXES, TABLE_SUFFIXES, load_path
+from contraflow.data.root import ROOT_VARIABLE, data_root
+from contraflow.data.toy_densities import TOY_DENSITIES
+from contraflow.errors import ConfigurationError, DataError, unknown_name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table of data sets.
+
+    Attributes:
+        load: from the files of one form, and a seed, to the data.
+        description: one line for people.
+        kind: ``image``, ``table`` or ``2-D``.
+        forms: complete sets of files, any one of which is enough, best first; none where no file is needed.
+    """
+
+    load: named.Loader
+    description: str
+    kind: str
+    forms: tuple[Form, ...] = ()
+
+    @property
+    def fetchable(self) -> Form | None:
+        """The first form whose files all have official addresses, or ``None``."""
+        return next((form for form in self.forms if all(file.addresses for file in form)), None)
+
+
+DATASETS: dict[str, Entry] = {
+    "digits": Entry(named.load_digits, "scanned digits, 8 × 8, 17 levels, with scikit-learn", "image"),
+    "mnist": Entry(named.load_mnist, "handwritten digits, 28 × 28", "image", (known.MNIST,)),
+    "fashion_mnist": Entry(
+        named.load_fashion_mnist, "clothes, 28 × 28", "image", (known.FASHION_MNIST, known.FASHION_MNIST[2:])
+    ),
+    "cifar10": Entry(
+        named.load_cifar10,
+        "photographs of ten classes, 3 × 32 × 32",
+        "image",
+        (
+            known.CIFAR10_BINARY,
+            known.CIFAR10_PYTHON,
+            known.CIFAR10_BINARY_ARCHIVE,
+            known.CIFAR10_PYTHON_ARCHIVE,
+        ),
+    ),
+    "svhn": Entry(named.load_svhn, "house numbers, 3 × 32 × 32", "image", (known.SVHN,)),
+    "power": Entry(
+        named.load_power_set,
+        "household electric power (UCI set 235), 6 columns",
+        "table",
+        (known.POWER, known.POWER_TEXT),
+    ),
+    **{name: Entry(named.toy_loader(name), f"{name.replace('_', ' ')}, drawn", "2-D") for name in TOY_DENSITIES},
+}
+"""Name to entry."""
+
+
+def load_dataset(
+    name_or_path: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    columns: Sequence[str] | None = None,
+    size: int | None = None,
+    grey: bool = False,
+) -> Dataset:
+    """A named data set, or the user's own file or folder; a name wins over a folder of that name (write ``./name``).
+
+    Args:
+        name_or_path: a name in `DATASETS`, or a path: .csv, .parquet, .npy, .npz, or a folder of images.
+        root: where named data sets lie; else ``$CONTRAFLOW_DATA``, else ``~/.cache/contraflow``.
+        seed: of the draws of 2-D sets and of the split of a path; published sets have one fixed split.
+        columns: which columns of a table, in which order.
+        size, grey: for a folder of images, see `read_image_folder`.
+
+    Raises:
+        ConfigurationError: an unknown name, or columns, size or grey where they have no meaning.
+        DataError: files are absent or broken; the message lists every place that was looked at.
+
+    >>> load_dataset("checkerboard").train.shape
+    torch.Size([50000, 2])
+    """
+    name = os.fspath(name_or_path)
+    if name not in DATASETS:
+        if not _looks_like_path(name_or_path):
+            raise unknown_name("data set", name, DATASETS)
+        return load_path(Path(name).expanduser(), seed=seed, columns=columns, size=size, grey=grey)
+    if columns is not None or size is not None or grey:
+        raise ConfigurationError(f"columns=, size= and grey= are for your own files, not for the data set {name!r}.")
+    return DATASETS[name].load(_find(name, data_root(root)), seed)
+
+
+def check(name: str, root: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
+    """File and status of a named data set: ``ok``, ``absent``, or what is wrong with its md5 sum.
+
+    Of several forms, those with a file present are listed; where there is none, the one that `fetch` gets.
+
+    Raises:
+        ConfigurationError: an unknown name.
+    """
+    entry, folder = _entry(name), data_root(root)
+    present = [form for form in entry.forms if any(file.find(folder) for file in form)]
+    forms = present or [entry.fetchable or form for form in entry.forms[:1]]
+    files = dict.fromkeys(file for form in forms for file in form)
+    return [_status(file, folder) for file in files]
+
+
+def fetch(name: str, root: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Download the official files of a named data set; files that are there and whole are kept.
+
+    Raises:
+        ConfigurationError: an unknown name.
+        DataError: no official address, no network, or a wrong md5 sum.
+        OutputError: the folder cannot be written.
+    """
+    entry, folder = _entry(name), data_root(root)
+    if not entry.forms:
+        return []
+    if entry.fetchable is None:
+        places = " or ".join(str(file.places(folder)[0]) for form in entry.forms for file in form)
+        raise DataError(f"{name}, {entry.description}: has no address to fetch it from. Put by hand {places}.")
+    return [download(file, folder) for file in entry.fetchable]
+
+
+def _entry(name: str) -> Entry:
+    if name not in DATASETS:
+        raise unknown_name("data set", name, DATASETS)
+    return DATASETS[name]
+
+
+def _looks_like_path(name_or_path: str | os.PathLike[str]) -> bool:
+    if not isinstance(name_or_path, str):
+        return True
+    path = Path(name_or_path).expanduser()
+    return len(path.parts) != 1 or path.suffix.lower() in (*TABLE_SUFFIXES, *ARRAY_SUFFIXES) or path.exists()
+
+
+def _find(name: str, folder: Path) -> list[Path]:
+    """The files of the first form that is complete."""
+    forms = DATASETS[name].forms
+    if not forms:
+        return []
+    for form in forms:
+        paths = [file.find(folder) for file in form]
+        found = [path for path in paths if path is not None]
+        if len(found) == len(form):
+            return found
+    raise _absent(name, folder)
+
+
+def _absent(name: str, folder: Path) -> DataError:
+    choices = []
+    for form in DATASETS[name].forms:
+        files = [f"    {' or '.join(map(str, file.places(folder)))}" for file in form]
+        choices.append("\n".join(files))
+    remedy = f"Run `contraflow data fetch {name}`, or" if DATASETS[name].fetchable else "No address to fetch it from:"
+    return DataError(
+        f"data set {name!r}: files not found below {folder}. Looked for\n"
+        + "\n  or, instead of all of those,\n".join(choices)
+        + f"\n{remedy} put the files there by hand, or say where they lie with root= or {ROOT_VARIABLE}."
+    )
+
+
+def _status(file: known.KnownFile, folder: Path) -> tuple[str, str]:
+    path = file.find(folder)
+    if path is None:
+        return str(file.places(folder)[0]), "absent"
+    if file.md5 is None or path.name != file.name:
+        return str(path), "present; no published md5 sum to compare with"
+    found = file_md5(path)
+    return str(path), "ok" if found == file.md5 else f"md5 is {found}, expected {file.md5}; fetch it again"

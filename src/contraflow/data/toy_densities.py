@@ -1,0 +1,39 @@
+"""The table of two-dimensional distributions."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from contraflow.data import toy_curves as curves
+from contraflow.data import toy_mixtures as mixtures
+from contraflow.data.toy_density import ToyDensity, log_density, sampler
+
+
+def _rings(name: str, radii: tuple[float, ...], std: float) -> ToyDensity:
+    return ToyDensity(
+        name,
+        sampler(partial(mixtures.draw_rings, radii=radii, std=std)),
+        log_density(partial(mixtures.rings_log_density, radii=radii, std=std)),
+    )
+
+
+_ALL = (
+    ToyDensity(
+        "checkerboard",
+        sampler(mixtures.draw_checkerboard),
+        log_density(mixtures.checkerboard_log_density),
+        mixtures.CHECKERBOARD_ENTROPY,
+    ),
+    ToyDensity(
+        "eight_gaussians", sampler(mixtures.draw_eight_gaussians), log_density(mixtures.eight_gaussians_log_density)
+    ),
+    ToyDensity("two_spirals", sampler(curves.draw_two_spirals), log_density(curves.two_spirals_log_density)),
+    _rings("rings", *mixtures.RINGS),
+    _rings("circles", *mixtures.CIRCLES),
+    ToyDensity("moons", sampler(curves.draw_moons), log_density(curves.moons_log_density)),
+    ToyDensity("pinwheel", sampler(curves.draw_pinwheel)),
+    ToyDensity("swiss_roll", sampler(curves.draw_swiss_roll), log_density(curves.swiss_roll_log_density)),
+)
+
+TOY_DENSITIES: dict[str, ToyDensity] = {density.name: density for density in _ALL}
+"""Name to distribution; all lie within about ±5."""

@@ -1,0 +1,23 @@
+"""How good a flow is, in numbers with error bars and in pictures."""
+
+from contraflow.evaluation.likelihood import (
+    GaussianFit,
+    LikelihoodReport,
+    Scores,
+    evaluate_likelihood,
+    gaussian_baseline,
+    score,
+)
+from contraflow.evaluation.pictures import density_picture, image_grid, scatter_picture
+
+__all__ = [
+    "GaussianFit",
+    "LikelihoodReport",
+    "Scores",
+    "density_picture",
+    "evaluate_likelihood",
+    "gaussian_baseline",
+    "image_grid",
+    "scatter_picture",
+    "score",
+]

@@ -1,0 +1,107 @@
+"""Pictures of samples and densities, as PNG-ready arrays and figures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from contraflow.errors import ShapeError
+from contraflow.flow import Flow
+
+
+def image_grid(images: Tensor, levels: int, *, columns: int | None = None, gap: int = 1) -> np.ndarray:
+    """Images as one uint8 array ``(H, W)`` or ``(H, W, 3)``, on a grey ground.
+
+    Args:
+        images: integer levels ``(n, C, h, w)`` with C = 1 or 3.
+        levels: number of levels; 0 … levels-1 is stretched to 0 … 255.
+        columns: images a row; a square by default.
+        gap: pixels between images.
+
+    >>> image_grid(torch.zeros(4, 1, 8, 8), 17).shape
+    (19, 19)
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ShapeError(f"a picture needs images (n, 1 or 3, H, W), at least one, not {tuple(images.shape)}.")
+    n, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 128, np.uint8)
+    bright = (images.double() * 255 / (levels - 1)).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    for index, image in enumerate(bright.numpy()):
+        top = gap + (index // columns) * (height + gap)
+        left = gap + (index % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas[:, :, 0] if channels == 1 else canvas
+
+
+def save_png(array: np.ndarray, path: Path, *, scale: int = 1) -> None:
+    """Write a uint8 picture, every pixel enlarged `scale` times."""
+    from PIL import Image
+
+    enlarged = array.repeat(scale, axis=0).repeat(scale, axis=1)
+    Image.fromarray(enlarged).save(path, format="PNG")
+
+
+@torch.no_grad()
+def density_picture(flow: Flow, data: Tensor, samples: Tensor, path: Path, *, points: int = 200) -> None:
+    """Three panels for a 2-D flow: data, samples, and the density on a grid.
+
+    Args:
+        flow: event shape ``(2,)``; use the `Exact` estimator for a smooth picture.
+        data, samples: ``(n, 2)``.
+        path: PNG file.
+        points: grid points a side.
+    """
+    from matplotlib.figure import Figure
+
+    low, high = data.amin(dim=0), data.amax(dim=0)
+    margin = 0.08 * (high - low)
+    low, high = (low - margin).tolist(), (high + margin).tolist()
+    xs, ys = torch.linspace(low[0], high[0], points), torch.linspace(low[1], high[1], points)
+    grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(-1, 2).to(flow.dtype)
+    density = torch.cat([flow.log_prob(part) for part in grid.split(10_000)]).exp().reshape(points, points)
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for axes, cloud, title in ((left, data, "data"), (middle, samples, "samples")):
+        axes.scatter(*cloud[:5000].T.tolist(), s=0.5, color="black", linewidths=0)
+        axes.set_title(title)
+    right.imshow(density.numpy(), origin="lower", extent=(low[0], high[0], low[1], high[1]), cmap="viridis")
+    right.set_title("density")
+    for axes in (left, middle, right):
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    figure.savefig(path, format="png", dpi=150)
+
+
+def scatter_picture(data: Tensor, samples: Tensor, path: Path, columns: tuple[str, ...] | None = None) -> None:
+    """Histograms of every column, data against samples, for tables.
+
+    Args:
+        data, samples: ``(n, D)``.
+        path: PNG file.
+        columns: names of the columns.
+    """
+    from matplotlib.figure import Figure
+
+    count = data.shape[1]
+    wide = min(count, 4)
+    figure = Figure(figsize=(2.6 * wide, 2.2 * math.ceil(count / wide)), layout="constrained")
+    for index, axes in enumerate(np.ravel(figure.subplots(math.ceil(count / wide), wide, squeeze=False))):
+        if index >= count:
+            axes.set_axis_off()
+            continue
+        low, high = torch.quantile(data[:100_000, index].double(), torch.tensor([0.001, 0.999]).double()).tolist()
+        bins = np.linspace(low, high + 1e-9, 80)
+        axes.hist(data[:, index].numpy(), bins=bins, density=True, alpha=0.5, label="data")
+        axes.hist(samples[:, index].numpy(), bins=bins, density=True, histtype="step", color="black", label="samples")
+        axes.set_title(columns[index] if columns else f"column {index}")
+        axes.set_yticks([])
+    figure.axes[0].legend()
+    figure.savefig(path, format="png", dpi=150)

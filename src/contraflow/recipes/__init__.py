@@ -1,0 +1,27 @@
+"""Experiments: a recipe is a function that returns a complete, typed configuration."""
+
+from contraflow.recipes.build import TrainedFlow, build_flow, load_run
+from contraflow.recipes.catalogue import RECIPES
+from contraflow.recipes.recipe import (
+    ArchitectureSettings,
+    DataSettings,
+    EstimatorSettings,
+    EvaluationSettings,
+    PreprocessingSettings,
+    Recipe,
+)
+from contraflow.recipes.run import run_recipe
+
+__all__ = [
+    "RECIPES",
+    "ArchitectureSettings",
+    "DataSettings",
+    "EstimatorSettings",
+    "EvaluationSettings",
+    "PreprocessingSettings",
+    "Recipe",
+    "TrainedFlow",
+    "build_flow",
+    "load_run",
+    "run_recipe",
+]

@@ -1,0 +1,141 @@
+"""From a recipe, or a run on disk, to a flow."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from contraflow.architectures import ARCHITECTURES
+from contraflow.bijections import Bijection
+from contraflow.data import Dataset, ImagePreprocessing, TablePreprocessing, load_dataset, preprocessing_from_config
+from contraflow.errors import CheckpointError, ConfigurationError, unknown_name
+from contraflow.flow import Flow
+from contraflow.recipes.recipe import DataSettings, Recipe
+from contraflow.training import load_checkpoint
+from contraflow.training.average import with_weights
+
+
+def load_data(settings: DataSettings, seed: int) -> Dataset:
+    """The data of a recipe."""
+    return load_dataset(
+        settings.name, root=settings.root, seed=seed, columns=settings.columns, size=settings.size, grey=settings.grey
+    )
+
+
+def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
+    """The preprocessing of a recipe, fitted where it has to be.
+
+    Raises:
+        ConfigurationError: the kind does not fit the data.
+    """
+    settings = recipe.preprocessing
+    if (settings.kind == "image") != data.is_image:
+        fitting = "image" if data.is_image else "standardise or none"
+        raise ConfigurationError(f"preprocessing.kind={settings.kind}: for the data {data.name!r} it must be {fitting}.")
+    if settings.kind == "image":
+        assert data.levels is not None
+        return ImagePreprocessing(
+            data.levels, settings.bits, settings.alpha, flip=settings.flip, crop_padding=settings.crop_padding
+        )
+    return TablePreprocessing.fit(data.train) if settings.kind == "standardise" else None
+
+
+def build_flow(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bijection | None) -> Flow:
+    """An untrained flow, its initial weights drawn from the recipe's seed.
+
+    Raises:
+        ConfigurationError: unknown architecture or option, or one that does not fit the data.
+    """
+    name, options = recipe.architecture.name, recipe.architecture.options
+    if name not in ARCHITECTURES:
+        raise unknown_name("architecture", name, ARCHITECTURES)
+    for option in options:
+        if option not in architecture_options(name):
+            raise unknown_name("architecture option", option, architecture_options(name))
+    device = make_device(recipe.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(recipe.seed)
+        flow = ARCHITECTURES[name](event_shape, logdet=recipe.estimator.build(), preprocessing=preprocessing, **options)
+        return flow.to(device, getattr(torch, recipe.dtype))
+
+
+def architecture_options(name: str) -> dict[str, Any]:
+    """Option → default of an architecture, those that a recipe can set."""
+    build = ARCHITECTURES[name].build
+    preset = build.keywords if isinstance(build, partial) else {}
+    parameters = inspect.signature(build.func if isinstance(build, partial) else build).parameters
+    ours = ("event_shape", "logdet", "inverse", "preprocessing")
+    return {key: preset.get(key, one.default) for key, one in parameters.items() if key not in ours}
+
+
+def make_device(name: str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        ConfigurationError: unknown or absent device.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigurationError(f"device={name}: not available here ({str(error).splitlines()[0]}). Try cpu.") from None
+    return device
+
+
+@dataclass(frozen=True)
+class TrainedFlow:
+    """A run read back: its flow with the weights for evaluation, and how it came to be."""
+
+    flow: Flow
+    recipe: Recipe
+    columns: tuple[str, ...] | None
+    levels: int | None
+    step: int
+    path: Path
+
+
+def describe(recipe: Recipe, data: Dataset, preprocessing: Bijection | None) -> dict[str, Any]:
+    """What a checkpoint says besides its tensors."""
+    made_by_us = isinstance(preprocessing, (ImagePreprocessing, TablePreprocessing))
+    return {
+        "recipe": recipe.as_dict(),
+        "event_shape": list(data.event_shape),
+        "levels": data.levels,
+        "columns": list(data.columns) if data.columns else None,
+        "preprocessing": preprocessing.config() if made_by_us else None,  # type: ignore[union-attr]
+    }
+
+
+def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = None) -> TrainedFlow:
+    """The flow of a run or checkpoint folder, with its averaged weights.
+
+    Raises:
+        CheckpointError: no checkpoint, or a damaged one.
+
+    Args:
+        run: the folder that training wrote.
+        device, dtype: where and how precisely to compute; as trained when not given.
+    """
+    checkpoint = load_checkpoint(Path(run))
+    config = checkpoint.config
+    try:
+        recipe = Recipe.from_dict(config["recipe"])
+        recipe.device = device or "cpu"
+        preprocessing = preprocessing_from_config(config["preprocessing"]) if config["preprocessing"] else None
+        flow = build_flow(recipe, tuple(config["event_shape"]), preprocessing)
+        columns = tuple(config["columns"]) if config["columns"] else None
+        levels = config["levels"]
+    except (KeyError, TypeError, ConfigurationError) as error:
+        raise CheckpointError(f"{checkpoint.path / 'config.json'}: does not describe a flow: {error}.") from error
+    checkpoint.load_weights(flow)
+    if dtype is not None:
+        flow = flow.to(getattr(torch, dtype))
+    flow = with_weights(flow, checkpoint.evaluation_weights())
+    return TrainedFlow(flow, recipe, columns, levels, checkpoint.progress["step"], checkpoint.path)
+
+

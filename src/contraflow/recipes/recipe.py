@@ -1,0 +1,186 @@
+"""The configuration of an experiment, as dataclasses that print, parse and compare."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal
+
+from contraflow.errors import CheckpointError
+from contraflow.logdet import (
+    Exact,
+    Gaussian,
+    Geometric,
+    LogDetEstimator,
+    Poisson,
+    PowerSeries,
+    Probe,
+    Rademacher,
+    RussianRoulette,
+    TruncationLaw,
+)
+from contraflow.training import TrainingSettings
+
+
+@dataclass
+class DataSettings:
+    """Which data.
+
+    Args:
+        name: a named data set (`contraflow data`), or the path of a CSV, Parquet, .npy or .npz file or a folder of
+            images.
+        root: folder of the named data sets; $CONTRAFLOW_DATA or ~/.cache/contraflow when not given.
+        columns: columns of a table to use; all when not given.
+        size: side in pixels to which the images of a folder are brought.
+        grey: read the images of a folder in grey.
+        limit: use only so many training rows, for quick trials.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    columns: list[str] | None = None
+    size: int | None = None
+    grey: bool = False
+    limit: int | None = None
+
+
+@dataclass
+class PreprocessingSettings:
+    """What happens to data before the flow; its log-determinant is part of log p(x).
+
+    Args:
+        kind: image (dequantise, scale, logit), standardise (columns of a table), or none.
+        bits: reduce images to so many bits a channel.
+        alpha: of the logit transform; the paper uses 1e-6 for MNIST and 0.05 elsewhere.
+        flip: mirror training images at random.
+        crop_padding: reflect-pad training images by so many pixels and crop at random.
+    """
+
+    kind: Literal["image", "standardise", "none"] = "image"
+    bits: int | None = None
+    alpha: float = 0.05
+    flip: bool = False
+    crop_padding: int = 0
+
+
+@dataclass
+class ArchitectureSettings:
+    """Which flow.
+
+    Args:
+        name: a name of `contraflow architectures`.
+        options: keywords of its function, for instance architecture.options.hidden=128.
+    """
+
+    name: str = "residual_flow_digits"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EstimatorSettings:
+    """How log|det(I + J)| is estimated.
+
+    Args:
+        kind: roulette (unbiased), series (biased, as in i-ResNets), exact (dense Jacobian, small dimensions).
+        law: of the roulette's number of further terms.
+        p: of the geometric law.
+        rate: of the Poisson law.
+        exact_terms: terms of the roulette that every sample computes.
+        terms: terms of the biased series.
+        probe: distribution of the probes.
+        probes: probes a sample.
+        stratified: systematic draws over the batch (constant cost a step) instead of independent ones.
+    """
+
+    kind: Literal["roulette", "series", "exact"] = "roulette"
+    law: Literal["geometric", "poisson"] = "geometric"
+    p: float = 0.5
+    rate: float = 2.0
+    exact_terms: int = 2
+    terms: int = 5
+    probe: Literal["rademacher", "gaussian"] = "rademacher"
+    probes: int = 1
+    stratified: bool = True
+
+    def build(self) -> LogDetEstimator:
+        """The estimator."""
+        if self.kind == "exact":
+            return Exact()
+        probe: Probe = Rademacher() if self.probe == "rademacher" else Gaussian()
+        if self.kind == "series":
+            return PowerSeries(self.terms, probe, self.probes)
+        law: TruncationLaw = Geometric(self.p) if self.law == "geometric" else Poisson(self.rate)
+        return RussianRoulette(law, self.exact_terms, probe, self.probes, self.stratified)
+
+
+@dataclass
+class EvaluationSettings:
+    """How the finished flow is scored.
+
+    Args:
+        estimator: of the log-determinant; 20 exact terms and roulette as in the paper.
+        draws: independent estimates averaged for every row.
+        batch_size: rows at once.
+        limit: score only so many test rows; all when not given.
+        samples: samples drawn for the picture.
+    """
+
+    estimator: EstimatorSettings = field(default_factory=lambda: EstimatorSettings(exact_terms=20))
+    draws: int = 1
+    batch_size: int = 200
+    limit: int | None = None
+    samples: int = 100
+
+
+@dataclass
+class Recipe:
+    """A complete experiment.
+
+    Args:
+        recipe: name of the recipe that this one started from.
+        data: which data.
+        preprocessing: what happens to them first.
+        architecture: which flow.
+        estimator: log-determinant in training; 2 exact terms + Geometric(0.5) as in the paper.
+        training: how it is trained.
+        evaluation: how it is scored.
+        seed: of everything random.
+        device: cpu, cuda or cuda:N.
+        dtype: precision of weights and computation.
+    """
+
+    recipe: str = "digits"
+    data: DataSettings = field(default_factory=DataSettings)
+    preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
+    architecture: ArchitectureSettings = field(default_factory=ArchitectureSettings)
+    estimator: EstimatorSettings = field(default_factory=EstimatorSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    seed: int = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Recipe:
+        """The recipe that `as_dict` wrote.
+
+        Raises:
+            CheckpointError: keys that do not belong, or values that do not fit.
+        """
+        return _from_dict(cls, values, "recipe")
+
+
+def _from_dict(cls: type, values: Any, where: str) -> Any:
+    nested = {f.name: f.default_factory for f in fields(cls) if callable(f.default_factory)}
+    known = {f.name for f in fields(cls)}
+    if not isinstance(values, dict) or set(values) - known:
+        raise CheckpointError(f"config.json: {where} is not what this version of contraflow writes.")
+    made = {}
+    for name, value in values.items():
+        default = nested[name]() if name in nested else None
+        inside = is_dataclass(default) and not isinstance(default, type)
+        made[name] = _from_dict(type(default), value, f"{where}.{name}") if inside else value
+    return cls(**made)

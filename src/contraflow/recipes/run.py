@@ -1,0 +1,302 @@
+"""A whole experiment: data, training with checkpoints and a log, the test score, a picture of samples.
+
+RUN/ holds checkpoints/, log.jsonl (a line every few steps), evaluation.json and samples.png.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from contraflow.data import Dataset, ImagePreprocessing
+from contraflow.errors import ConfigurationError, OutputError
+from contraflow.evaluation import LikelihoodReport, evaluate_likelihood, score
+from contraflow.evaluation.pictures import density_picture, image_grid, save_png, scatter_picture
+from contraflow.flow import Flow
+from contraflow.lipschitz import largest_estimate
+from contraflow.logdet import Exact
+from contraflow.recipes.build import build_flow, describe, load_data, make_preprocessing
+from contraflow.recipes.recipe import Recipe
+from contraflow.training import TrainingState, load_checkpoint, save_checkpoint, train
+from contraflow.training.average import with_weights
+from contraflow.training.loop import StepRecord
+
+
+class Watcher(Protocol):
+    """Who looks on: the command's progress bar, or nobody."""
+
+    def step(self, record: dict[str, Any], steps: int) -> None:
+        """After every step."""
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """While scoring or sampling."""
+
+    def note(self, text: str) -> None:
+        """One line worth reading."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def step(self, record: dict[str, Any], steps: int) -> None:
+        """Ignored."""
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Ignored."""
+
+    def note(self, text: str) -> None:
+        """Ignored."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run gives."""
+
+    report: LikelihoodReport
+    picture: Path
+    flow: Flow
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    watcher: Watcher | None = None,
+    tensorboard: bool = False,
+) -> Outcome:
+    """Train, evaluate and sample.
+
+    Args:
+        recipe: the experiment.
+        out: folder to write; must not exist, unless `resume` or `force`.
+        resume: go on from the newest checkpoint in `out`.
+        force: delete `out` first.
+        watcher: told about progress.
+        tensorboard: also write TensorBoard events to out/tensorboard.
+
+    Raises:
+        KeyboardInterrupt: after a checkpoint was written.
+        TrainingError: the loss is not finite; the last good checkpoint is kept.
+    """
+    watcher = watcher or Silent()
+    data = load_data(recipe.data, recipe.seed).require_train()
+    run = _Run(recipe, out, data, watcher)
+    if resume:
+        run.resume()
+    else:
+        run.begin(force)
+    run.train(tensorboard)
+    return run.finish()
+
+
+class _Run:
+    def __init__(self, recipe: Recipe, out: Path, data: Dataset, watcher: Watcher) -> None:
+        self.recipe, self.out, self.data, self.watcher = recipe, out, data, watcher
+        preprocessing = make_preprocessing(recipe, data)
+        self.flow = build_flow(recipe, data.event_shape, preprocessing)
+        self.config = describe(recipe, data, preprocessing)
+        self.state = TrainingState.begin(self.flow, recipe.training, recipe.seed)
+        self.log = out / "log.jsonl"
+
+    def begin(self, force: bool) -> None:
+        """A fresh folder with a checkpoint of step 0."""
+        if self.out.exists():
+            if not force:
+                raise OutputError(
+                    f"{self.out} exists. Choose another --out, go on with --resume {self.out}, or delete it with --force."
+                )
+            if not (self.out / "checkpoints").is_dir():
+                raise OutputError(f"{self.out} is not a run of ours; --force deletes nothing else. Remove it by hand.")
+            shutil.rmtree(self.out)
+        try:
+            self.out.mkdir(parents=True)
+            self.log.touch()
+        except OSError as error:
+            raise OutputError(f"{self.out}: cannot be written: {error.strerror}.") from error
+        self.save()
+
+    def resume(self) -> None:
+        """Take over the newest checkpoint and drop the log's lines after it."""
+        checkpoint = load_checkpoint(self.out)
+        checkpoint.restore(self.state)
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        kept = [line for line in lines if _logged_step(line) <= self.state.step]
+        self.log.write_text("".join(f"{line}\n" for line in kept))
+        self.watcher.note(f"resumed {self.out} at step {self.state.step}")
+
+    def save(self) -> None:
+        """A checkpoint of now."""
+        save_checkpoint(self.out, self.state, self.config)
+
+    def train(self, tensorboard: bool) -> None:
+        """All remaining steps, with log, validation and checkpoints."""
+        settings = self.recipe.training
+        rows = self.data.train[: self.recipe.data.limit]
+        preprocessing = self.flow.preprocessing
+        augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
+        board = _board(self.out / "tensorboard") if tensorboard else None
+        records = train(self.state, rows, settings, augment)
+        try:
+            for record in records:
+                validated = self._validate(record.step)
+                last = record.step == settings.steps
+                if record.step % settings.log_every == 0 or last or validated is not None:
+                    line = self._describe(record, validated)
+                    _append(self.log, line)
+                    self.watcher.step(line, settings.steps)
+                    if board is not None:
+                        _write_board(board, line)
+                if record.step % settings.checkpoint_every == 0 or last:
+                    self.save()
+        except KeyboardInterrupt:
+            self.save()
+            self.watcher.note(f"stopped at step {self.state.step}; go on with: contraflow train --resume {self.out}")
+            raise
+        finally:
+            if board is not None:
+                board.close()
+
+    def _validate(self, step: int) -> float | None:
+        """log p of validation rows in nats under the averaged weights; the best weights are kept."""
+        settings = self.recipe.training
+        due = settings.validate_every and (step % settings.validate_every == 0 or step == settings.steps)
+        if not due or not len(self.data.validation):
+            return None
+        weights = self.state.average.weights
+        # Its own generator: validation changes nothing about training.
+        generator = Generator(self.flow.device).manual_seed(self.recipe.seed + 1)
+        scores = score(
+            with_weights(self.flow, weights),
+            self.data.validation[: settings.validation_size],
+            estimator=self.recipe.evaluation.estimator.build(),
+            batch_size=self.recipe.evaluation.batch_size,
+            generator=generator,
+        )
+        value = scores.log_prob.mean().item()
+        if value > self.state.best_score:
+            self.state.best_score = value
+            self.state.best = {name: one.clone() for name, one in weights.items()}
+        return value
+
+    def _describe(self, record: StepRecord, validated: float | None) -> dict[str, Any]:
+        line: dict[str, Any] = {"step": record.step, "epoch": self.state.epoch, "loss": record.loss}
+        key, value = _in_unit(self.flow, -record.loss)
+        line[key] = value
+        if validated is not None:
+            line[f"validation {key}"] = _in_unit(self.flow, validated)[1]
+        line |= {
+            "gradient_norm": record.gradient_norm,
+            "lipschitz": largest_estimate(self.flow),
+            "learning_rate": record.learning_rate,
+            "seconds": record.seconds,
+            "time": time.time(),
+        }
+        return line
+
+    def finish(self) -> Outcome:
+        """Test score and picture under the weights for evaluation."""
+        settings = self.recipe.evaluation
+        flow = with_weights(self.flow, self.state.evaluation_weights())
+        generator = Generator(flow.device).manual_seed(self.recipe.seed)
+        test = self.data.test[: settings.limit]
+        report = evaluate_likelihood(
+            flow,
+            test,
+            estimator=settings.estimator.build(),
+            draws=settings.draws,
+            batch_size=settings.batch_size,
+            generator=generator,
+            progress=lambda done, total: self.watcher.phase("test score", done, total),
+        )
+        write_json(self.out / "evaluation.json", report.as_dict())
+        samples = draw_samples(flow, settings.samples, settings.batch_size, generator, self.watcher)
+        picture = self.out / "samples.png"
+        draw_picture(flow, samples, self.data, picture)
+        return Outcome(report, picture, flow)
+
+
+def draw_samples(
+    flow: Flow,
+    n: int,
+    batch_size: int,
+    generator: Generator,
+    watcher: Watcher | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """n samples, a batch at a time."""
+    if n < 1 or temperature < 0:
+        raise ConfigurationError(f"n={n}, temperature={temperature}: at least one sample and no negative temperature.")
+    parts = []
+    for done in range(0, n, batch_size):
+        parts.append(flow.sample(min(batch_size, n - done), temperature=temperature, generator=generator).cpu())
+        if watcher is not None:
+            watcher.phase("samples", min(done + batch_size, n), n)
+    return torch.cat(parts)
+
+
+def draw_picture(flow: Flow, samples: Tensor, data: Dataset, path: Path) -> None:
+    """A grid of images, a 2-D density, or histograms of columns, as fits the data."""
+    if isinstance(flow.preprocessing, ImagePreprocessing):
+        scale = max(1, 32 // flow.event_shape[1])
+        save_png(image_grid(samples, flow.preprocessing.reduced_levels), path, scale=scale)
+    elif flow.event_shape == (2,):
+        density_picture(flow.with_logdet(Exact()), data.test, samples, path)
+    else:
+        scatter_picture(data.test, samples, path, data.columns)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON under a temporary name, then rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.rename(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written: {error.strerror}.") from error
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    try:
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}; resume when there is room.") from error
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a line cut short by a kill
+
+
+def _in_unit(flow: Flow, log_prob: float) -> tuple[str, float]:
+    if len(flow.event_shape) == 3:
+        return "bits_per_dim", -log_prob / (flow.dimensions * math.log(2))
+    return "nats", log_prob
+
+
+def _board(path: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigurationError("--tensorboard needs the extra: pip install 'contraflow[tensorboard]'.") from None
+    return SummaryWriter(str(path))
+
+
+def _write_board(board: Any, line: dict[str, Any]) -> None:
+    for key, value in line.items():
+        if key not in ("step", "time", "epoch"):
+            board.add_scalar(key, value, line["step"])
+

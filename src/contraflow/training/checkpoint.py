@@ -1,0 +1,246 @@
+"""Checkpoints: folders of tensors and plain text that a kill at any moment cannot harm.
+
+RUN/checkpoints/00000500/ holds
+
+    config.json           format, schema version, and all that is needed to build the flow again
+    model.safetensors     weights.*, average.* and, with validation, best.*
+    training.safetensors  Adam's moments, the order of the data, the random-number state
+    training.json         step, epoch, position, best score
+    manifest.json         SHA-256 of the others
+
+and is written under a temporary name, flushed to disk, then renamed. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contraflow.errors import CheckpointError, OutputError
+from contraflow.flow import Flow
+from contraflow.training.loop import TrainingState
+
+FORMAT = "contraflow"
+SCHEMA = 1
+_FOLDER = "checkpoints"
+_FILES = ("config.json", "model.safetensors", "training.safetensors", "training.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read from disk and verified, not yet put into a flow.
+
+    Attributes:
+        path: its folder.
+        config: what `save_checkpoint` was given.
+        model: name → tensor, with the prefixes weights., average. and best.
+        training: name → tensor.
+        progress: step, epoch, position, best_score.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    model: dict[str, Tensor]
+    training: dict[str, Tensor]
+    progress: dict[str, Any]
+
+    def group(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors of one prefix, without it; empty where there are none."""
+        return _strip(self.model, prefix)
+
+    def load_weights(self, flow: Flow) -> None:
+        """Put the trained weights and buffers into a flow of the same architecture.
+
+        Raises:
+            CheckpointError: names or shapes differ.
+        """
+        try:
+            flow.load_state_dict(self.group("weights"), strict=True)
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.path}: its weights do not fit its own configuration. {error}") from error
+
+    def evaluation_weights(self) -> dict[str, Tensor]:
+        """The best averaged weights on validation, else the average."""
+        return self.group("best") or self.group("average")
+
+    def restore(self, state: TrainingState) -> None:
+        """Put everything into a training state, so that it goes on exactly as it would have."""
+        self.load_weights(state.flow)
+        state.average.weights = self.group("average")
+        best = self.group("best")
+        state.best = best or None
+        state.best_score = self.progress["best_score"] if best else -float("inf")
+        state.step, state.epoch, state.position = (self.progress[key] for key in ("step", "epoch", "position"))
+        state.order = self.training["order"]
+        state.generator.set_state(self.training["random"])
+        names = [name for name, _ in state.flow.named_parameters()]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _strip(self.training, "optimiser").items():
+            name, what = key.rsplit(".", 1)
+            moments.setdefault(names.index(name), {})[what] = value
+        groups = state.optimiser.state_dict()["param_groups"]
+        state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def save_checkpoint(run: Path, state: TrainingState, config: Mapping[str, Any]) -> Path:
+    """Write RUN/checkpoints/STEP; older checkpoints go once the new one is safely in place.
+
+    Raises:
+        OutputError: it could not be written (disk full, not writable); older checkpoints are intact.
+    """
+    final = run / _FOLDER / f"{state.step:08d}"
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _write_files(temporary, state, config)
+        if final.exists():
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _flush_folder(final.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OutputError(
+            f"could not write the checkpoint {final}: {error.strerror or error}. Earlier checkpoints are intact; "
+            "make room or choose another place, then resume."
+        ) from error
+    for old in final.parent.iterdir():
+        if old != final:
+            shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _write_files(folder: Path, state: TrainingState, config: Mapping[str, Any]) -> None:
+    from safetensors.torch import save
+
+    model = _prefix("weights", state.flow.state_dict()) | _prefix("average", state.average.weights)
+    if state.best is not None:
+        model |= _prefix("best", state.best)
+    training = {"order": state.order, "random": state.generator.get_state()}
+    names = [name for name, _ in state.flow.named_parameters()]
+    for index, moments in state.optimiser.state_dict()["state"].items():
+        training |= {f"optimiser.{names[index]}.{what}": value for what, value in moments.items()}
+    progress = {"step": state.step, "epoch": state.epoch, "position": state.position}
+    progress |= {"best_score": state.best_score if state.best is not None else None}
+    header = {"format": FORMAT, "schema": SCHEMA}
+    contents = {
+        "config.json": _json({**header, **config}),
+        "model.safetensors": save(_plain(model)),
+        "training.safetensors": save(_plain(training)),
+        "training.json": _json(progress),
+    }
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    contents["manifest.json"] = _json({**header, "sha256": sums})
+    for name, content in contents.items():
+        with open(folder / name, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def latest_checkpoint(run: Path) -> Path:
+    """The newest checkpoint of a run folder, or the folder itself where it is a checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (run / "manifest.json").is_file():
+        return run
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such folder. Give the folder that `contraflow train … --out` wrote.")
+    found = sorted(path for path in (run / _FOLDER).glob("[0-9]*") if path.is_dir())
+    if not found:
+        raise CheckpointError(f"{run}: no checkpoint inside; looked for {run / _FOLDER}/STEP/manifest.json.")
+    return found[-1]
+
+
+def load_checkpoint(run: Path) -> Checkpoint:
+    """Read and verify the newest checkpoint of a run.
+
+    Raises:
+        CheckpointError: absent, damaged, from a newer schema, or not one of ours.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    path = latest_checkpoint(Path(run))
+    manifest = _read_json(path / "manifest.json", _read(path / "manifest.json"))
+    _check_header(path / "manifest.json", manifest)
+    sums = manifest.get("sha256")
+    if not isinstance(sums, dict):
+        raise CheckpointError(f"{path / 'manifest.json'}: damaged, it lists no checksums.")
+    contents = {}
+    for name in _FILES:
+        contents[name] = _read(path / name)
+        if hashlib.sha256(contents[name]).hexdigest() != sums.get(name):
+            raise CheckpointError(f"{path / name}: damaged, its SHA-256 is not the one in manifest.json.")
+    config = _read_json(path / "config.json", contents["config.json"])
+    _check_header(path / "config.json", config)
+    progress = _read_json(path / "training.json", contents["training.json"])
+    try:
+        model, training = load(contents["model.safetensors"]), load(contents["training.safetensors"])
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged tensors: {error}.") from error
+    return Checkpoint(path, config, model, training, progress)
+
+
+def _check_header(path: Path, header: Mapping[str, Any]) -> None:
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a contraflow checkpoint (format {header.get('format')!r}).")
+    if header.get("schema") != SCHEMA:
+        raise CheckpointError(
+            f"{path}: written with schema {header.get('schema')!r}; this version reads schema {SCHEMA}. "
+            "Install a newer contraflow."
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
+
+
+def _read_json(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged, not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: damaged, not a JSON object.")
+    return value
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors refuses shared and non-contiguous memory.
+    return {name: torch.empty_like(value, memory_format=torch.contiguous_format).copy_(value).cpu() for name, value in tensors.items()}
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,178 @@
+"""Estimators of log|det(I + J)|: unbiased in value and gradient, biased at a known rate, cheaper by stratification."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from contraflow import (
+    EVALUATION,
+    TRAINING,
+    Exact,
+    Gaussian,
+    Geometric,
+    LipschitzConvNet,
+    LipschitzMLP,
+    ModuleContraction,
+    Poisson,
+    PowerSeries,
+    Rademacher,
+    RussianRoulette,
+)
+from contraflow.errors import DomainError
+from contraflow.logdet import GRADIENTS
+from contraflow.testing import check_estimator, check_probe_variance, check_unbiased
+
+UNBIASED = {
+    "exact": Exact(),
+    "training": TRAINING,
+    "evaluation": EVALUATION,
+    "geometric, no exact terms": RussianRoulette(Geometric(0.4), 0),
+    "geometric, independent draws": RussianRoulette(Geometric(0.5), 2, stratified=False),
+    "geometric, Gaussian probes": RussianRoulette(Geometric(0.5), 2, Gaussian()),
+    "geometric, three probes": RussianRoulette(Geometric(0.5), 2, Rademacher(), 3),
+    "poisson": RussianRoulette(Poisson(2.0), 2),
+    "poisson, no exact terms": RussianRoulette(Poisson(3.0), 0),
+    "poisson, independent draws, Gaussian probes": RussianRoulette(Poisson(2.0), 2, Gaussian(), stratified=False),
+}
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_value_and_gradient_are_unbiased(name):
+    """z-tests at a false-alarm rate of 1e-5 each case."""
+    check_estimator(UNBIASED[name], false_alarm=1e-5)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_every_route_is_unbiased_on_our_networks(gradient):
+    """z-tests at a false-alarm rate of 1e-5 each case, over all weights, biases, gains and x."""
+    torch.manual_seed(2)
+    g = LipschitzMLP(3, (5,), bound=0.8)
+    with torch.no_grad():
+        for layer in g.layers:
+            layer.weight.mul_(4)
+    check_unbiased(TRAINING, g, torch.randn(1, 3), gradient=gradient, calls=200)
+
+
+def test_convolutional_networks_are_unbiased_too():
+    torch.manual_seed(3)
+    g = LipschitzConvNet(2, 4, (3, 3), bound=0.8)
+    with torch.no_grad():
+        for layer in g.layers:
+            layer.weight.mul_(4)
+    check_unbiased(RussianRoulette(Geometric(0.5), 2, probes=2), g, torch.randn(1, 2, 3, 3), calls=150)
+
+
+@pytest.mark.parametrize("estimator", [PowerSeries(3), PowerSeries(2, Gaussian()), TRAINING], ids=str)
+def test_variance_of_the_probes_falls_as_one_over_their_number(estimator):
+    check_probe_variance(estimator, probes=8)
+
+
+def linear(matrix: torch.Tensor) -> ModuleContraction:
+    module = nn.Linear(*matrix.shape, bias=False)
+    with torch.no_grad():
+        module.weight.copy_(matrix)
+    return ModuleContraction(module, min(0.999, torch.linalg.matrix_norm(matrix, 2).item()))
+
+
+@pytest.mark.parametrize("L", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_truncation_bias_of_the_power_series_falls_like_its_bound(L, sign):
+    """J = ±L·I, where Rademacher probes have no variance: bias ≈ D L^(n+1) / ((n+1)(1 ± L)). The rate by regression."""
+    g, x = linear(sign * L * torch.eye(4)), torch.zeros(1, 4)
+    truth = 4 * math.log1p(sign * L)
+    orders = np.arange(10, 60, 5) if L > 0.5 else np.arange(4, 16)
+    bias = [abs(GRADIENTS["dual"](g, PowerSeries(int(n)), x, None)[1].item() - truth) for n in orders]
+    rate, _ = np.polyfit(orders, np.log(np.array(bias) * (orders + 1)), 1)
+    assert rate == pytest.approx(math.log(L), abs=0.02)
+    assert all(error <= 4 * L ** (n + 1) / ((n + 1) * (1 - L)) for error, n in zip(bias, orders, strict=True))
+
+
+def test_the_series_value_in_closed_form():
+    """J = a·I: Σ_{k<=n} (-1)^(k+1)/k a^k D without any noise, and its gradient in x is zero."""
+    g, x = linear(torch.eye(3) * 0.5), torch.randn(2, 3)
+    value = GRADIENTS["dual"](g, PowerSeries(4), x, None)[1]
+    expected = 3 * (0.5 - 0.5**2 / 2 + 0.5**3 / 3 - 0.5**4 / 4)
+    torch.testing.assert_close(value, torch.full((2,), expected))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_gradient_of_the_power_series_is_that_of_its_own_terms(n):
+    """∂/∂a Σ_{k<=n} (-1)^(k+1)/k a^k D = D Σ_{k<n} (-a)^k, by every route."""
+    a = 0.7
+    for route in GRADIENTS.values():
+        g = linear(torch.eye(3) * a)
+        route(g, PowerSeries(n), torch.zeros(1, 3), None)[1].sum().backward()
+        slope = g.module.weight.grad.diagonal().sum()
+        assert slope.item() == pytest.approx(3 * sum((-a) ** k for k in range(n)), rel=1e-12)
+
+
+def test_the_roulette_weights_are_one_over_the_survival():
+    estimator = RussianRoulette(Geometric(0.5), 2)
+    assert [estimator.coefficient(k) for k in range(1, 7)] == [1, 1, 1, 2, 4, 8]
+    assert RussianRoulette(Poisson(2.0), 0).coefficient(1) == pytest.approx(1 / (1 - math.exp(-2)))
+
+
+def test_no_term_at_all_is_a_legal_draw():
+    """Poisson without exact terms gives N = 0: value 0, gradient that of the first adjoint v."""
+    g = linear(torch.eye(2) * 0.5)
+    generator = torch.Generator().manual_seed(0)
+    value = GRADIENTS["dual"](g, RussianRoulette(Poisson(0.01), 0), torch.zeros(5, 2), generator)[1]
+    value.sum().backward()
+    assert (value == 0).any()
+    assert g.module.weight.grad.isfinite().all()
+
+
+def test_stratified_draws_reduce_the_variance_of_a_batch_mean():
+    """J = 0.6·I has no probe variance, so all that is left is the truncation's; F-test far from its limit."""
+    g, x = linear(torch.eye(2) * 0.6), torch.zeros(32, 2)
+    spread = {}
+    for stratified in (True, False):
+        estimator = RussianRoulette(Geometric(0.5), 0, stratified=stratified)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            means = torch.stack([GRADIENTS["dual"](g, estimator, x, generator)[1].mean() for _ in range(300)])
+        spread[stratified] = means.var()
+    assert spread[True] < spread[False] / 3
+
+
+def test_adjoints_of_exact_are_the_columns_of_the_inverse():
+    matrix = 0.4 * torch.randn(3, 3)
+    found = Exact().estimate(lambda x: (x @ matrix.T, lambda u: u @ matrix), torch.zeros(1, 3))
+    torch.testing.assert_close(found.adjoints[:, 0].T, torch.linalg.inv(torch.eye(3) + matrix).T)
+    torch.testing.assert_close(found.value[0], torch.linalg.slogdet(torch.eye(3) + matrix)[1])
+
+
+@pytest.mark.parametrize("estimator", UNBIASED.values(), ids=str)
+def test_one_seed_one_value_whatever_the_global_streams_do(estimator):
+    g, x = LipschitzMLP(3, (4,)), torch.randn(6, 3)
+    values = []
+    for noise in (1, 2):
+        np.random.seed(noise)  # noqa: NPY002 - the stream that must not matter
+        torch.manual_seed(noise)
+        with torch.no_grad():
+            values.append(GRADIENTS["dual"](g, estimator, x, torch.Generator().manual_seed(9))[1])
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PowerSeries(0),
+        lambda: PowerSeries(3, probes=0),
+        lambda: RussianRoulette(exact_terms=-1),
+        lambda: RussianRoulette(probes=0),
+    ],
+)
+def test_impossible_settings_are_refused(make):
+    with pytest.raises(DomainError, match="at least"):
+        make()
+
+
+def test_a_module_that_is_no_contraction_is_refused():
+    with pytest.raises(DomainError, match=r"lipschitz_bound=1\.2"):
+        ModuleContraction(nn.Linear(2, 2), 1.2)

@@ -1,0 +1,143 @@
+"""Picard and Anderson: rate, tolerance on the step, error bound, per-sample work, honest failure."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from contraflow import Anderson, Picard
+
+SOLVERS = [Picard(), Anderson(), Anderson(memory=2)]
+
+
+def linear_map(L: float, dimensions: int = 5, *, symmetric: bool = True) -> tuple[Tensor, Tensor]:
+    """A with ‖A‖₂ = L, and b."""
+    rotation = torch.linalg.qr(torch.randn(dimensions, dimensions))[0]
+    other = rotation if symmetric else torch.linalg.qr(torch.randn(dimensions, dimensions))[0]
+    return rotation @ torch.diag(torch.linspace(-L, L, dimensions)) @ other.T, torch.randn(dimensions)
+
+
+@pytest.mark.parametrize("L", [0.3, 0.6, 0.9])
+def test_picard_converges_at_the_rate_of_the_contraction(L):
+    matrix, b = linear_map(L)
+    tolerances = np.logspace(-4, -10, 13)
+    iterations = [
+        Picard(float(tolerance)).solve(lambda x, rows: x @ matrix.T + b, torch.zeros(1, 5)).iterations.item()
+        for tolerance in tolerances
+    ]
+    rate, _ = np.polyfit(iterations, np.log(tolerances), 1)
+    assert rate == pytest.approx(math.log(L), rel=0.05)
+
+
+@pytest.mark.parametrize("solver", [Picard, Anderson])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-9])
+def test_the_tolerance_is_on_the_root_mean_square_step_itself(solver, tolerance):
+    matrix, b = linear_map(0.9, symmetric=False)
+    found = solver(tolerance).solve(lambda x, rows: x @ matrix.T + b, torch.randn(8, 5))
+    step = (found.value @ matrix.T + b - found.value).square().mean(dim=1).sqrt()
+    assert found.converged.all()
+    assert (step <= tolerance).all()
+    torch.testing.assert_close(found.residual, step * math.sqrt(5), rtol=1e-6, atol=1e-15)
+    # One evaluation fewer does not arrive, so the rule is not stricter than it says.
+    before = solver(tolerance, int(found.iterations.max()) - 1).solve(lambda x, rows: x @ matrix.T + b, torch.randn(8, 5))
+    assert not before.converged.all() or solver is Anderson
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("L", [0.5, 0.95])
+def test_the_error_bound_holds_against_the_truth(solver, L):
+    matrix, b = linear_map(L, symmetric=False)
+    truth = torch.linalg.solve(torch.eye(5) - matrix, b)
+    for tolerance in (1e-2, 1e-6):
+        found = type(solver)(tolerance).solve(lambda x, rows: x @ matrix.T + b, torch.randn(10, 5))
+        assert ((found.value - truth).norm(dim=1) <= found.error_bound(L) * (1 + 1e-9) + 1e-14).all()
+
+
+def test_no_error_bound_without_a_contraction():
+    found = Picard().solve(lambda x, rows: x / 2, torch.ones(2, 1))
+    assert found.error_bound(1.0).isinf().all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_samples_leave_the_batch_when_they_arrive(solver):
+    widths: list[int] = []
+    start = torch.tensor([[0.0], [1e-8], [1e-3], [1.0], [1e3]])
+
+    def function(x: Tensor, rows: Tensor) -> Tensor:
+        widths.append(len(x))
+        assert len(rows) == len(x)
+        return 0.7 * x.sin() if isinstance(solver, Anderson) else 0.7 * x
+
+    found = solver.solve(function, start)
+    assert found.converged.all()
+    assert sum(widths) == int(found.iterations.sum())
+    assert len(found.iterations.unique()) >= 3
+    assert found.iterations[0] == 1
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_each_sample_uses_its_own_rows(solver):
+    z = torch.randn(6, 3) * torch.tensor([1e-6, 1.0, 10.0, 0.1, 5.0, 1e-3])[:, None]
+    found = solver.solve(lambda x, rows: z[rows] - 0.6 * x.tanh(), z)
+    torch.testing.assert_close(found.value + 0.6 * found.value.tanh(), z, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_a_nan_sample_is_reported_and_does_not_stop_the_others(solver):
+    start = torch.tensor([[1.0], [float("nan")], [2.0]])
+    found = solver.solve(lambda x, rows: x / 2, start)
+    assert found.converged.tolist() == [True, False, True]
+    assert found.iterations[1] == 1
+
+
+@pytest.mark.parametrize("solver", [Picard(max_iterations=40), Anderson(max_iterations=40)], ids=str)
+def test_running_out_of_iterations_is_not_convergence(solver):
+    found = solver.solve(lambda x, rows: x + 1, torch.zeros(2, 1))
+    assert not found.converged.any()
+    assert (found.iterations <= 40).all()
+
+
+def test_the_default_tolerance_follows_the_dtype():
+    assert Picard().tolerance_for(torch.float32) == 1e-5
+    assert Picard().tolerance_for(torch.float64) == 1e-11
+    assert Picard(1e-3).tolerance_for(torch.float64) == 1e-3
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_an_empty_batch_and_the_callers_start(solver):
+    assert solver.solve(lambda x, rows: x / 2, torch.zeros(0, 3)).value.shape == (0, 3)
+    start = torch.ones(2, 3)
+    solver.solve(lambda x, rows: x / 2, start)
+    assert torch.equal(start, torch.ones(2, 3))
+
+
+def test_anderson_solves_a_stiff_linear_problem_that_picard_crawls_through():
+    matrix, b = linear_map(0.995, 6)
+    options = {"tolerance": 1e-9, "max_iterations": 20_000}
+    picard = Picard(**options).solve(lambda x, rows: x @ matrix.T + b, torch.zeros(1, 6))
+    anderson = Anderson(**options, memory=6).solve(lambda x, rows: x @ matrix.T + b, torch.zeros(1, 6))
+    truth = torch.linalg.solve(torch.eye(6) - matrix, b)
+    torch.testing.assert_close(anderson.value[0], truth, rtol=0, atol=1e-6)
+    assert picard.iterations.item() > 1000
+    assert anderson.iterations.item() <= 50
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("L", [0.5, 0.9, 0.98])
+def test_anderson_never_takes_many_more_evaluations_than_picard(seed, L):
+    """Nonlinear maps: its safeguard costs at most a rejected step for each accepted one, and mostly it is far ahead."""
+    torch.manual_seed(seed)
+    matrix, b = linear_map(L, 8, symmetric=False)
+
+    def function(x: Tensor, rows: Tensor) -> Tensor:
+        return torch.tanh(x @ matrix.T + b)
+
+    start = 3 * torch.randn(20, 8)
+    picard, anderson = Picard(1e-8).solve(function, start), Anderson(1e-8).solve(function, start)
+    assert anderson.converged.all()
+    torch.testing.assert_close(anderson.value, picard.value, rtol=0, atol=1e-6)
+    assert (anderson.iterations <= 1.2 * picard.iterations + 3).all()

@@ -1,0 +1,187 @@
+"""CSV, Parquet and numpy files."""
+
+import csv
+import io
+import pickle
+import struct
+import zipfile
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contraflow.data import load_dataset
+from contraflow.data.arrays import read_npy, read_npz
+from contraflow.data.csv_table import read_csv
+from contraflow.data.tables import read_parquet
+from contraflow.errors import ConfigurationError, DataError
+
+FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+NAMES = st.text("abcdefg XYZ,;\"'é", min_size=1, max_size=6).map(str.strip).filter(lambda name: name != "")
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@FUZZ
+@given(data=st.data())
+def test_csv_round_trip(tmp_path, data):
+    width = data.draw(st.integers(1, 4))
+    names = data.draw(st.lists(NAMES, min_size=width, max_size=width, unique=True))
+    rows = data.draw(st.lists(st.lists(NUMBERS, min_size=width, max_size=width), min_size=1, max_size=5))
+    text = io.StringIO()
+    delimiter = data.draw(st.sampled_from(",;\t|"))
+    names = [f"{name}{place}" if name[0] in "abcdefgXYZ" else f"n{name}{place}" for place, name in enumerate(names)]
+    if width == 1:  # one column whose name holds a delimiter, unquoted, cannot be told from two columns
+        names = [names[0].replace(",", "").replace(";", "")]
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows([names, *rows])
+    path = tmp_path / "t.csv"
+    path.write_bytes(data.draw(st.sampled_from([b"", b"\xef\xbb\xbf"])) + text.getvalue().encode())
+    table = read_csv(path)
+    assert table.columns == tuple(names)
+    assert np.array_equal(table.values, np.array(rows))
+
+
+@FUZZ
+@given(content=st.one_of(st.binary(max_size=60), st.text('a,;1.5e\n\r" nan-\0', max_size=60).map(str.encode)))
+def test_csv_of_anything(tmp_path, content):
+    path = tmp_path / "any.csv"
+    path.write_bytes(content)
+    with suppress(DataError):
+        table = read_csv(path)
+        assert table.values.shape == (len(table.values), len(table.columns))
+        assert np.isfinite(table.values).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "header row"),
+        ("a,b\n", "no rows"),
+        ("1,2\n3,4\n", "first line holds numbers"),
+        ("a,b\n1,2\n3,\n", r"line 3, column 'b': expected a finite number, got ''"),
+        ("a,b\n1,2\n\n3,NaN\n", r"line 4, column 'b'.*'NaN'"),
+        ("a,b\n1,red\n", r"line 2, column 'b'.*'red'"),
+        ("a,b\n1,inf\n", r"line 2, column 'b'"),
+        ("a,b\n1,2,3\n", r"line 2: expected 2 cells"),
+        ("a,a\n1,2\n", "repeated"),
+    ],
+)
+def test_csv_errors_say_where(tmp_path, text, message):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_csv(path)
+
+
+def test_csv_columns(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("height;name;weight\n1;anna;2\n3;ben;4\n")
+    assert read_csv(path, columns=["weight", "height"]).values.tolist() == [[2, 1], [4, 3]]
+    with pytest.raises(DataError, match=r"no column 'wieght'\. Did you mean 'weight'"):
+        read_csv(path, columns=["wieght"])
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra")
+    from pyarrow import parquet
+
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pyarrow.table({"a": [1, 2], "b": [0.5, 1.5], "c": ["x", "y"], "d": [1, None]}), path)
+    assert read_parquet(path, columns=["b", "a"]).values.tolist() == [[0.5, 1], [1.5, 2]]
+    for columns, message in [(None, "'c' holds string"), (["d"], "lacks 1 values"), (["e"], "no column 'e'")]:
+        with pytest.raises(DataError, match=message):
+            read_parquet(path, columns=columns)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match="expected a Parquet file"):
+        read_parquet(path)
+
+
+def npy_bytes(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+@FUZZ
+@given(data=st.data())
+def test_npy_fuzzed(tmp_path, data):
+    content = bytearray(npy_bytes(np.arange(12.0).reshape(3, 4)))
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = bytes(content[: data.draw(st.integers(0, len(content)))])
+    path = tmp_path / "f.npy"
+    path.write_bytes(content)
+    with suppress(DataError):
+        assert read_npy(path).nbytes <= len(content)
+
+
+def test_npy_claiming_too_much(tmp_path):
+    header = repr({"descr": "<f8", "fortran_order": False, "shape": (2**40, 2**40)}).encode().ljust(117) + b"\n"
+    path = tmp_path / "big.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(64))
+    with pytest.raises(DataError, match="the header claims"):
+        read_npy(path)
+
+
+def test_objects_are_not_unpickled(tmp_path):
+    class Boom:
+        def __reduce__(self):
+            return exec, ("raise SystemExit",)
+
+    path = tmp_path / "o.npy"
+    path.write_bytes(npy_bytes(np.array([1]))[:0] + _object_npy(Boom()))
+    with pytest.raises(DataError, match="Python objects"):
+        read_npy(path)
+
+
+def _object_npy(thing):
+    header = repr({"descr": "|O", "fortran_order": False, "shape": (1,)}).encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + pickle.dumps([thing])
+
+
+def test_npz(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, first=np.arange(6), second=np.ones((2, 2)))
+    arrays = read_npz(path)
+    assert arrays["first"].tolist() == list(range(6))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"a\.npz"):
+        read_npz(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "no array")
+    with pytest.raises(DataError, match=r"a\.npz"):
+        read_npz(path)
+
+
+def test_a_table_becomes_a_data_set_split_by_seed(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "".join(f"{k},{k * k}\n" for k in range(40)))
+    first, again, other = (load_dataset(path, seed=seed) for seed in (0, 0, 1))
+    assert [len(part) for part in (first.train, first.validation, first.test)] == [32, 4, 4]
+    assert torch.equal(first.train, again.train)
+    assert not torch.equal(first.train, other.train)
+    every = torch.cat([first.train, first.validation, first.test])[:, 0]
+    assert sorted(every.tolist()) == list(range(40))
+    assert first.columns == ("a", "b")
+    assert load_dataset(path, columns=["b"]).event_shape == (1,)
+
+
+def test_arrays_become_data_sets(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 5, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    loaded = load_dataset(tmp_path / "images.npy")
+    assert loaded.event_shape == (3, 4, 5)
+    assert loaded.levels == 256
+    np.savez(tmp_path / "own.npz", train=np.ones((3, 2)), validation=np.zeros((1, 2)), test=np.ones((2, 2)))
+    assert len(load_dataset(tmp_path / "own.npz").train) == 3
+    np.save(tmp_path / "large.npy", np.full((20, 2), 1e300))
+    with pytest.raises(DataError, match="not a finite number in float32"):
+        load_dataset(tmp_path / "large.npy")
+    np.save(tmp_path / "few.npy", np.ones((9, 2)))
+    with pytest.raises(DataError, match="9 rows"):
+        load_dataset(tmp_path / "few.npy")
+    with pytest.raises(ConfigurationError, match="columns= is for tables"):
+        load_dataset(tmp_path / "few.npy", columns=["a"])

@@ -1,0 +1,148 @@
+"""From the state dicts of the reference implementation to our flows. Names: shared/reference/README.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from contraflow import ActNorm, Exact, Flow, Logit, ResidualBlock, residual_flow, residual_flow_images
+from contraflow.lipschitz import LipschitzLayer
+
+FOLDER = Path(__file__).resolve().parents[3] / "shared" / "reference"
+StateDict = Mapping[str, Tensor]
+
+
+def load_fixture(name: str) -> dict[str, Any]:
+    """The tensors of one fixture; skips the test where they are not beside the repository."""
+    path = FOLDER / f"{name}.pt"
+    if not path.exists():
+        pytest.skip(f"the reference's fixtures are not in <repository>/../shared/reference: no {path.name}")
+    fixture = torch.load(path, weights_only=True)
+    if "args" in fixture:
+        fixture |= {"kind": "img", "config": _checkpoint_config(fixture["args"])}
+    return fixture
+
+
+def _checkpoint_config(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments of a flow of the reference's image script, in the words of the other fixtures."""
+    return {
+        "n_blocks": [int(count) for count in args["nblocks"].split("-")],
+        "idim": args["idim"],
+        "fc_end": args["fc_end"],
+        "fc_idim": args["fc_idim"],
+        "coeff": args["coeff"],
+        "init_alpha": 1e-6,
+    }
+
+
+def build(fixture: dict[str, Any]) -> Flow:
+    """Our architecture for a fixture's configuration, in float64, with the exact log-determinant."""
+    config = fixture["config"]
+    if fixture["kind"] == "toy":
+        return residual_flow(
+            fixture["x"].shape[1:],
+            blocks=config["nblocks"],
+            hidden=config["hid"],
+            bound=config["coeff"],
+            actnorm=config["actnorm"],
+            logdet=Exact(),
+        ).double()
+    return residual_flow_images(
+        fixture["x"].shape[1:],
+        blocks=config["n_blocks"],
+        hidden=config["idim"],
+        factor_out=config.get("factor_out", False),
+        dense_blocks=4 if config["fc_end"] else 0,
+        dense_hidden=config.get("fc_idim", 128),
+        bound=config.get("coeff", 0.98),
+        activation={"swish": "lipswish"}.get(config.get("act", "swish"), config.get("act", "swish")),
+        logdet=Exact(),
+        preprocessing=Logit(config["init_alpha"]),
+    ).double()
+
+
+def _position(name: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", name))
+
+
+def module_names(state: StateDict) -> list[str]:
+    """The prefixes of the reference's ActNorms and residual blocks, from data to latent."""
+    names = {match[1] for name in state if (match := re.match(r"((?:transforms\.\d+\.)?chain\.\d+)\.", name))}
+    return sorted(names, key=_position)
+
+
+def our_modules(flow: Flow) -> list[ActNorm | ResidualBlock]:
+    """The modules that `module_names` names, in the same order."""
+    return [module for module in flow.modules() if isinstance(module, ActNorm | ResidualBlock)]
+
+
+def _places(state: StateDict, prefix: str, entry: str) -> list[str]:
+    """The prefixes inside a block that have an entry, in order: layers by ``weight``, activations by ``beta``."""
+    names = [name.removesuffix(f".{entry}") for name in state if name.startswith(prefix) and name.endswith(f".{entry}")]
+    return sorted(names, key=_position)
+
+
+def layer_names(state: StateDict) -> list[str]:
+    """The prefixes of all bounded layers."""
+    blocks = [name for name in module_names(state) if f"{name}.geom_p" in state]
+    return [place for block in blocks for place in _places(state, f"{block}.nnet.", "weight")]
+
+
+def our_layers(flow: Flow) -> list[LipschitzLayer]:
+    """The layers that `layer_names` names, in the same order."""
+    return [module for module in flow.modules() if isinstance(module, LipschitzLayer)]
+
+
+def parameters(flow: Flow, state: StateDict) -> dict[str, torch.nn.Parameter]:
+    """The reference's name → our parameter."""
+    pairs: dict[str, torch.nn.Parameter] = {}
+    for name, module in zip(module_names(state), our_modules(flow), strict=True):
+        if isinstance(module, ActNorm):
+            inner = f"{name}.fc_module" if f"{name}.fc_module.weight" in state else name
+            pairs[f"{inner}.weight"], pairs[f"{inner}.bias"] = module.log_scale, module.shift
+            continue
+        for place, activation in zip(_places(state, name, "beta"), _betas(module), strict=True):
+            pairs[f"{place}.beta"] = activation.raw_beta
+        for place, layer in zip(_places(state, f"{name}.nnet.", "weight"), module.g.layers, strict=True):
+            pairs[f"{place}.weight"], pairs[f"{place}.bias"] = layer.weight, layer.bias
+    return pairs
+
+
+def _betas(block: ResidualBlock) -> list[torch.nn.Module]:
+    return [activation for activation in block.g.activations if hasattr(activation, "raw_beta")]
+
+
+def load_weights(flow: Flow, state: StateDict) -> Flow:
+    """Copy parameters, and v of every layer; ActNorms count as initialised."""
+    with torch.no_grad():
+        for name, parameter in parameters(flow, state).items():
+            parameter.copy_(state[name].reshape(parameter.shape))
+        for module in flow.modules():
+            if isinstance(module, ActNorm):
+                module.initialised.fill_(True)
+        for name, layer in zip(layer_names(state), our_layers(flow), strict=True):
+            layer.accept(state[f"{name}.v"].reshape(layer.v.shape))
+    return flow
+
+
+def freeze_sigma(flow: Flow, state: StateDict) -> Flow:
+    """σ = uᵀWv with the reference's own u and v, rounded to float32 as it stores them.
+
+    Ours is ‖Wv‖, which differs by the angle between u and Wv. With the reference's σ in place everything else can be
+    compared to float64 accuracy.
+    """
+    for name, layer in zip(layer_names(state), our_layers(flow), strict=True):
+        u = state[f"{name}.u"].double()
+        layer.sigma = lambda layer=layer, u=u: (layer.apply_weight(layer.weight, layer.v).flatten() * u).sum()
+    return flow
+
+
+def reference_flow(fixture: dict[str, Any]) -> Flow:
+    """A fixture as our flow, with the reference's σ."""
+    return freeze_sigma(load_weights(build(fixture), fixture["state_dict"]), fixture["state_dict"])
