@@ -74,7 +74,7 @@ class Flow(nn.Module):
             raise ShapeError(f"this flow takes data of shape (batch, {_join(self.event_shape)}), not {tuple(x.shape)}.")
         if x.dtype not in (torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64):
             raise DomainError(f"data of dtype {x.dtype}: give uint8 or integer images, float32 or float64.")
-        if x.is_floating_point() and not bool(x.isfinite().all()):
+        if x.is_floating_point() and not _all_finite(x):
             bad = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])
             raise DomainError(f"the data hold NaN or infinity, first in sample {bad}. Drop or fill such rows.")
         return x.to(self.dtype)
@@ -146,6 +146,13 @@ class Flow(nn.Module):
         x = self.rsample(n, context, temperature=temperature, generator=generator)
         quantise = getattr(self.preprocessing, "quantise", None)
         return x if quantise is None else quantise(x)
+
+
+def _all_finite(x: Tensor) -> bool:
+    try:
+        return bool(x.isfinite().all())
+    except RuntimeError:  # under torch.func.vmap values cannot be looked at
+        return True
 
 
 def _join(shape: Sequence[int]) -> str:

@@ -97,6 +97,7 @@ def test_conv_estimate_below_true_norm_below_certificate(name):
     true = true_norm(layer.weight, size)
     assert layer.sigma().item() <= true * (1 + 1e-12)
     assert layer.sigma().item() == pytest.approx(true, rel=1e-5)
+    assert true <= layer.certified_norm(layer.weight) <= true * (1 + 1e-9)
     assert true <= certified_conv_norm(layer.weight)
 
 

@@ -207,7 +207,8 @@ def test_power_as_every_paper_splits_it():
     ]
     train, test = loaded.train.double(), loaded.test.double()
     gaussian = torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T))
-    assert float(gaussian.log_prob(test).mean()) == pytest.approx(-7.74, abs=0.005)
+    # published: -7.74; the further digits, from a literal rerun of the recipe, tell this split from another seed's
+    assert float(gaussian.log_prob(test).mean()) == pytest.approx(-7.74174, abs=2e-5)
 
 
 def test_power_from_the_published_text(tmp_path):

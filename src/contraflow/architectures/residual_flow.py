@@ -230,7 +230,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "residual_flow_table": Architecture(residual_flow, (43,), "dense Residual Flow for tables and small 2-D runs"),
     "residual_flow_images": Architecture(
-        partial(_images, blocks=(2, 2, 2), hidden=64, dense_hidden=64), (1, 28, 28), "sized down: MNIST on a CPU"
+        partial(_images, blocks=(2, 4, 4), hidden=64, dense_hidden=64), (1, 28, 28), "sized down: MNIST on a CPU"
     ),
     "residual_flow_digits": Architecture(
         partial(_images, blocks=(4, 4), hidden=64, dense_hidden=64), (1, 8, 8), "sized down: 8×8 digits on a CPU"

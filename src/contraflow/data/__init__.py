@@ -5,6 +5,7 @@ from contraflow.data.dataset import Dataset
 from contraflow.data.dequantisation import dequantise, quantise
 from contraflow.data.image_folder import read_image_folder
 from contraflow.data.image_preprocessing import ImagePreprocessing
+from contraflow.data.path_dataset import read_rows
 from contraflow.data.preprocessing import preprocessing_from_config
 from contraflow.data.registry import DATASETS, Entry, check, fetch, load_dataset
 from contraflow.data.root import data_root
@@ -29,4 +30,5 @@ __all__ = [
     "preprocessing_from_config",
     "quantise",
     "read_image_folder",
+    "read_rows",
 ]

@@ -15,7 +15,7 @@ from contraflow.data.csv_table import read_csv
 from contraflow.data.dataset import Dataset
 from contraflow.data.image_folder import read_image_folder
 from contraflow.data.splits import split_rows
-from contraflow.data.tables import Table, read_parquet
+from contraflow.data.tables import read_parquet
 from contraflow.errors import ConfigurationError, DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -34,22 +34,47 @@ def load_path(
         DataError: absent, another kind of file, or not what its suffix says.
         ConfigurationError: columns for something that is not a table, size or grey for what is not a folder.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder.")
-    suffix = path.suffix.lower()
-    if columns is not None and suffix not in TABLE_SUFFIXES:
+    if columns is not None and path.suffix.lower() not in TABLE_SUFFIXES:
         raise ConfigurationError(f"columns= is for tables ({', '.join(TABLE_SUFFIXES)}), not for {path}.")
     if (size is not None or grey) and not path.is_dir():
         raise ConfigurationError(f"size= and grey= are for folders of images, not for {path}.")
+    if path.suffix.lower() == ".npz" and path.is_file():
+        arrays = read_npz(path)
+        if len(arrays) != 1:
+            return _from_splits(path, arrays)
+    rows, names = _rows_and_names(path, columns, size, grey)
+    return _split(path, rows, seed, names)
+
+
+def read_rows(
+    path: Path, *, columns: Sequence[str] | None = None, size: int | None = None, grey: bool = False
+) -> Tensor:
+    """All rows of a file or folder, in their order, unsplit: what `contraflow score` reads.
+
+    Raises:
+        DataError: absent, another kind of file, not what its suffix says, or an .npz with several arrays.
+    """
+    return _rows_and_names(path, columns if path.suffix.lower() in TABLE_SUFFIXES else None, size, grey)[0]
+
+
+def _rows_and_names(
+    path: Path, columns: Sequence[str] | None, size: int | None, grey: bool
+) -> tuple[Tensor, tuple[str, ...] | None]:
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder.")
+    suffix = path.suffix.lower()
     if path.is_dir():
-        return _split(path, read_image_folder(path, size=size, grey=grey), seed)
+        return read_image_folder(path, size=size, grey=grey), None
     if suffix in TABLE_SUFFIXES:
         table = (read_parquet if suffix == ".parquet" else read_csv)(path, columns)
-        return _split(path, _rows_of(table, path), seed, table.columns)
+        return rows_from_array(table.values, str(path)), table.columns
     if suffix == ".npy":
-        return _split(path, rows_from_array(read_npy(path), str(path)), seed)
+        return rows_from_array(read_npy(path), str(path)), None
     if suffix == ".npz":
-        return _from_npz(path, seed)
+        arrays = read_npz(path)
+        if len(arrays) != 1:
+            raise DataError(f"{path}: expected one array, got {', '.join(arrays) or 'none'}.")
+        return rows_from_array(next(iter(arrays.values())), str(path)), None
     known = ", ".join((*TABLE_SUFFIXES, *ARRAY_SUFFIXES))
     raise DataError(f"{path}: cannot tell what it holds from {suffix!r}. Known: {known}, or a folder of images.")
 
@@ -80,10 +105,6 @@ def rows_from_array(values: np.ndarray, source: str) -> Tensor:
     return torch.from_numpy(rows)
 
 
-def _rows_of(table: Table, path: Path) -> Tensor:
-    return rows_from_array(table.values, str(path))
-
-
 def _split(path: Path, rows: Tensor, seed: int, columns: tuple[str, ...] | None = None) -> Dataset:
     train, validation, test = (rows[part] for part in split_rows(len(rows), seed, str(path)))
     return Dataset(str(path), train, validation, test, levels=_levels(rows), columns=columns)
@@ -93,11 +114,7 @@ def _levels(rows: Tensor) -> int | None:
     return 256 if rows.dtype == torch.uint8 else None
 
 
-def _from_npz(path: Path, seed: int) -> Dataset:
-    arrays = read_npz(path)
-    if len(arrays) == 1:
-        (only,) = arrays.values()
-        return _split(path, rows_from_array(only, str(path)), seed)
+def _from_splits(path: Path, arrays: dict[str, np.ndarray]) -> Dataset:
     known = {*_SPLITS, *(f"{split}_labels" for split in _SPLITS)}
     if not set(_SPLITS) <= arrays.keys() <= known:
         raise DataError(

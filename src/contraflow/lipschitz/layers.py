@@ -223,7 +223,7 @@ class LipschitzConv2d(LipschitzLayer):
         return convolve(x, weight, bias)
 
     def certified_norm(self, weight: Tensor) -> float:
-        return certified_conv_norm(weight)
+        return certified_conv_norm(weight, size=self.size)
 
     def extra_repr(self) -> str:
         outputs, inputs, k, _ = self.weight.shape

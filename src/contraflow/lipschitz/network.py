@@ -209,4 +209,5 @@ class LipschitzConvNet(LipschitzNetwork):
         super().__init__(layers, make_activation(activation), preactivation=preactivation)
 
     def prepare(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last)
+        # By permutations, since torch.func.vmap knows no memory formats.
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)

@@ -1,0 +1,7 @@
+"""`python -m contraflow`."""
+
+import sys
+
+from contraflow.cli import main
+
+sys.exit(main())

@@ -1,0 +1,76 @@
+"""What a person sees: results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+
+def show(text: str, values: Any, as_json: bool) -> None:
+    """A result: readable text, or JSON for another program."""
+    print(json.dumps(values) if as_json else text)
+
+
+class ProgressBar:
+    """A progress bar on standard error, with what a person watches while a flow trains.
+
+    Use as a context manager. Where standard error is no terminal, it prints a line now and then instead.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.tasks: dict[str, Any] = {}
+        self.smooth: float | None = None
+        self.printed = -1
+
+    def __enter__(self) -> ProgressBar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def step(self, record: dict[str, Any], steps: int) -> None:
+        """A line of the training log."""
+        unit = "bits_per_dim" if "bits_per_dim" in record else "nats"
+        value = record[unit]
+        self.smooth = value if self.smooth is None else 0.9 * self.smooth + 0.1 * value
+        facts = (
+            f"{'bits/dim' if unit == 'bits_per_dim' else 'nats'} {self.smooth:.3f}  {record['seconds']:.2f} s/step  "
+            f"|grad| {record['gradient_norm']:.2f}  Lip {record['lipschitz']:.3f}"
+        )
+        if f"validation {unit}" in record:
+            self.note(f"step {record['step']}: validation {unit} {record[f'validation {unit}']:.3f}")
+        self._advance("training", record["step"], steps, facts)
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Progress of scoring or sampling."""
+        self._advance(name, done, total, "")
+
+    def note(self, text: str) -> None:
+        """One line worth reading."""
+        self.console.print(text, highlight=False)
+
+    def _advance(self, name: str, done: int, total: int, facts: str) -> None:
+        if not self.console.is_terminal:
+            twentieth = 20 * done // max(total, 1)
+            if facts and twentieth != self.printed:
+                self.printed = twentieth
+                print(f"{name} {done}/{total}  {facts}", file=sys.stderr, flush=True)
+            return
+        if name not in self.tasks:
+            self.tasks[name] = self.bar.add_task(name, total=total, facts=facts)
+        self.bar.update(self.tasks[name], completed=done, total=total, facts=facts)

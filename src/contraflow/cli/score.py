@@ -1,0 +1,93 @@
+"""`contraflow score`."""
+
+from __future__ import annotations
+
+import csv
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Literal, TextIO
+
+from torch import Generator
+
+from contraflow.cli.console import ProgressBar
+from contraflow.cli.sample import check_output
+from contraflow.data import read_rows
+from contraflow.errors import OutputError, ShapeError
+from contraflow.evaluation import Scores
+from contraflow.evaluation import score as score_rows
+from contraflow.logdet import Exact, Geometric, LogDetEstimator, RussianRoulette
+from contraflow.recipes import load_run
+
+
+def score(
+    run: Path,
+    file: Path,
+    out: Path | None = None,
+    draws: int = 4,
+    exact_terms: int = 20,
+    exact: bool = False,
+    batch_size: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: Literal["float32", "float64"] | None = None,
+    force: bool = False,
+    json: bool = False,
+) -> None:
+    """Print log p(x) in nats, with its standard error, for every row of a table or image of a folder.
+
+    Args:
+        run: folder that `contraflow train` wrote, or one checkpoint in it.
+        file: CSV, Parquet, .npy, .npz, or a folder of images.
+        out: a .csv file to write; standard output when not given.
+        draws: independent estimates averaged for every row; the standard error needs two.
+        exact_terms: terms of the series before the roulette.
+        exact: dense Jacobians instead of the roulette, for small dimensions.
+        batch_size: rows at once.
+        seed: of probes, truncations and dequantisation noise.
+        device: cpu, cuda or cuda:N.
+        dtype: precision to compute in; as trained when not given.
+        force: overwrite `out`.
+        json: a JSON object a row instead of CSV.
+    """
+    if out is not None:
+        check_output(out, force, (".csv", ".json", ".jsonl"))
+    trained = load_run(run, device=device, dtype=dtype)
+    shape = trained.flow.event_shape
+    pictures = len(shape) == 3 and file.is_dir()
+    rows = read_rows(
+        file, columns=trained.columns, size=shape[1] if pictures else None, grey=pictures and shape[0] == 1
+    )
+    if tuple(rows.shape[1:]) != shape:
+        raise ShapeError(f"{file}: rows of shape {tuple(rows.shape[1:])}, where {run} takes {shape}.")
+    estimator: LogDetEstimator = Exact() if exact else RussianRoulette(Geometric(0.5), exact_terms)
+    with ProgressBar() as bar:
+        scores = score_rows(
+            trained.flow,
+            rows,
+            estimator=estimator,
+            draws=draws,
+            batch_size=batch_size,
+            generator=Generator(trained.flow.device).manual_seed(seed),
+            progress=lambda done, total: bar.phase("rows", done, total),
+        )
+    if out is None:
+        _write(scores, sys.stdout, json)
+        return
+    try:
+        with open(out, "w", newline="") as text:
+            _write(scores, text, json)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
+
+
+def _write(scores: Scores, stream: TextIO, as_json: bool) -> None:
+    pairs = zip(scores.log_prob.tolist(), scores.standard_error.tolist(), strict=True)
+    if as_json:
+        for row, (value, error) in enumerate(pairs):
+            error_or_null = error if error == error else None
+            stream.write(json_module.dumps({"row": row, "log_prob": value, "standard_error": error_or_null}) + "\n")
+        return
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("row", "log_prob", "standard_error"))
+    writer.writerows((row, f"{value:.6f}", f"{error:.6f}") for row, (value, error) in enumerate(pairs))

@@ -1,0 +1,146 @@
+"""`contraflow train`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from contraflow.cli.console import ProgressBar, show
+from contraflow.errors import ConfigurationError, DataError, unknown_name
+from contraflow.recipes import RECIPES, Recipe, run_recipe
+from contraflow.training import load_checkpoint
+
+_USAGE = "contraflow train RECIPE|FILE --out RUN [key=value …]   or   contraflow train --resume RUN [key=value …]"
+_FILES = (".yaml", ".yml", ".toml", ".json")
+
+
+def train_command(arguments: list[str]) -> None:
+    """Train a flow, score it on the test set and draw samples.
+
+    RECIPE is a name of `contraflow recipes`; FILE a YAML, TOML or JSON file with any of the keys below (its key
+    `recipe` names the recipe it starts from). Settings follow as key=value, for instance training.steps=500.
+    Ctrl-C saves; --resume goes on exactly where a run stood.
+    """
+    arguments = [f"--{one}" if "=" in one and not one.startswith("-") else one for one in arguments]
+    source = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    resumed = _option(arguments, "--resume")
+    if source is not None and source.endswith(_FILES):
+        base, arguments = _from_file(source), ["--config", source, *arguments]
+    elif resumed is not None:
+        base = Recipe.from_dict(load_checkpoint(Path(resumed)).config.get("recipe"))
+    else:
+        name = source or "digits"
+        if name not in RECIPES:
+            raise unknown_name("recipe", name, RECIPES)
+        base = RECIPES[name]()
+    parser = train_parser(base, "toml" if source is not None and source.endswith(".toml") else "yaml")
+    values = _parse(parser, arguments)
+    if source is None and resumed is None:
+        raise ConfigurationError(f"no recipe given. usage: {_USAGE}; `contraflow recipes` lists them.")
+    if (values.out is None) == (values.resume is None):
+        raise ConfigurationError(f"give either --out RUN for a new run or --resume RUN. usage: {_USAGE}")
+    if resumed is not None and source is not None:
+        raise ConfigurationError(f"--resume takes the recipe from {resumed}; leave {source} out.")
+    recipe = Recipe(**{key: getattr(values, key) for key in vars(base)})
+    with ProgressBar() as bar:
+        outcome = run_recipe(
+            recipe,
+            Path(values.out or values.resume),
+            resume=values.resume is not None,
+            force=values.force,
+            tensorboard=values.tensorboard,
+            watcher=bar,
+        )
+    text = f"test {outcome.report}\nsamples {outcome.picture}"
+    show(text, {**outcome.report.as_dict(), "samples": str(outcome.picture)}, values.json)
+
+
+def train_parser(base: Recipe, mode: str = "yaml"):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """The parser of `train`, its defaults those of a recipe."""
+    from jsonargparse import ArgumentParser
+
+    description = f"{train_command.__doc__}\nThe defaults below are those of the recipe {base.recipe!r}."
+    parser = ArgumentParser(
+        prog="contraflow train", usage=_USAGE, description=description, exit_on_error=False, parser_mode=mode
+    )
+    parser.add_argument("--config", action="config", help="a YAML, TOML or JSON file; the same as FILE")
+    parser.add_argument("--out", type=str, default=None, help="folder to write the run to")
+    parser.add_argument("--resume", type=str, default=None, help="folder of a run to go on with")
+    parser.add_argument("--force", action="store_true", help="delete an earlier run in --out first")
+    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_class_arguments(Recipe, as_group=False)
+    parser.set_defaults(base.as_dict())
+    return parser
+
+
+def _parse(parser: Any, arguments: list[str]) -> Any:
+    from contraflow.cli.main import parse
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return parser.instantiate(parse(parser, arguments))
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    """The value of an option before parsing proper: it decides what the defaults are."""
+    for index, one in enumerate(arguments):
+        if one.startswith(f"{name}="):
+            return one.split("=", 1)[1]
+        if one == name and index + 1 < len(arguments):
+            return arguments[index + 1]
+    return None
+
+
+def _from_file(source: str) -> Recipe:
+    """The recipe that a file starts from, after a check of its keys."""
+    path = Path(source)
+    if not path.is_file():
+        raise DataError(f"{source}: no such file.")
+    values = _read(path)
+    name = values.get("recipe", "digits")
+    if name not in RECIPES:
+        raise unknown_name(f"recipe in {source}:", str(name), RECIPES)
+    base = RECIPES[name]()
+    _check_keys(values, base.as_dict(), source, "")
+    return base
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        if path.suffix == ".toml":
+            import sys
+
+            if sys.version_info >= (3, 11):
+                import tomllib
+            else:
+                import tomli as tomllib
+            values = tomllib.loads(text)
+        else:
+            import yaml
+
+            values = yaml.safe_load(text)
+    except (OSError, ValueError, yaml_error()) as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path}: expected keys and values, got {type(values).__name__}.")
+    return values
+
+
+def yaml_error() -> type[Exception]:
+    """The error of the YAML reader, imported only when needed."""
+    import yaml
+
+    return yaml.YAMLError
+
+
+def _check_keys(values: dict[str, Any], known: dict[str, Any], source: str, where: str) -> None:
+    for key, value in values.items():
+        if where == "" and key in ("out", "resume", "force", "tensorboard", "json", "config"):
+            continue
+        if key not in known:
+            raise unknown_name(f"key in {source}:", f"{where}{key}", [f"{where}{one}" for one in known])
+        if isinstance(value, dict) and isinstance(known[key], dict) and key != "options":
+            _check_keys(value, known[key], source, f"{where}{key}.")

@@ -1,0 +1,92 @@
+"""Every named architecture is built, on no memory, and has the paper's number of parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from contraflow import ARCHITECTURES, residual_flow, residual_flow_images
+from contraflow.bijections import ActNorm, MultiScale, ResidualBlock
+from contraflow.errors import ShapeError
+from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP
+
+PARAMETERS = {"residual_flow_cifar10": 25_174_129}
+
+
+def count(flow: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in flow.parameters())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_is_built_at_its_own_size(name):
+    with torch.device("meta"):
+        flow = ARCHITECTURES[name]()
+    assert flow.event_shape == ARCHITECTURES[name].event_shape
+    assert count(flow) == PARAMETERS.get(name, count(flow))
+    assert count(flow) > 10_000
+    assert any(isinstance(module, ResidualBlock) for module in flow.modules())
+
+
+def test_the_cifar10_model_has_the_25_million_parameters_of_the_paper():
+    with torch.device("meta"):
+        assert count(ARCHITECTURES["residual_flow_cifar10"]()) == 25_174_129
+
+
+@pytest.mark.parametrize(
+    ("name", "conv", "dense", "factored"),
+    [
+        ("residual_flow_mnist", 48, 4, False),
+        ("residual_flow_cifar10", 48, 4, False),
+        ("residual_flow_svhn", 48, 0, False),
+        ("residual_flow_imagenet32", 96, 0, False),
+        ("residual_flow_imagenet64", 96, 0, True),
+        ("residual_flow_celeba64", 96, 0, True),
+        ("residual_flow_celebahq256", 96, 0, True),
+    ],
+)
+def test_blocks_of_the_papers_appendix_e(name, conv, dense, factored):
+    with torch.device("meta"):
+        flow = ARCHITECTURES[name]()
+    blocks = [module for module in flow.modules() if isinstance(module, ResidualBlock)]
+    convolutional = [block.g for block in blocks if isinstance(block.g, LipschitzConvNet)]
+    assert len(convolutional) == conv
+    assert len(blocks) - conv == dense
+    assert [layer.weight.shape[0] for layer in convolutional[0].layers][:2] == [512, 512]
+    assert [layer.weight.shape[-1] for layer in convolutional[0].layers] == [3, 1, 3]
+    assert [block.g.preactivation for block in blocks] == [False] + [True] * (len(blocks) - 1)
+    # ActNorm before the first block and after every one.
+    assert sum(isinstance(module, ActNorm) for module in flow.modules()) == len(blocks) + 1
+    assert any(isinstance(module, MultiScale) for module in flow.modules()) == factored
+    assert {layer.bound for layer in convolutional[0].layers} == {0.98}
+
+
+def test_the_2d_flow_of_the_paper():
+    flow = ARCHITECTURES["residual_flow_2d"]()
+    nets = [module for module in flow.modules() if isinstance(module, LipschitzMLP)]
+    assert len(nets) == 100
+    assert [layer.weight.shape[0] for layer in nets[0].layers] == [128, 128, 128, 128, 2]
+
+
+def test_keywords_edit_an_architecture():
+    flow = ARCHITECTURES["residual_flow_cifar10"]((1, 8, 8), blocks=(1,), hidden=4, dense_blocks=0)
+    assert flow.event_shape == (1, 8, 8)
+    assert flow.log_prob(torch.randn(2, 1, 8, 8)).shape == (2,)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ShapeError, match="30×30 cannot be halved 2 times"):
+        residual_flow_images((1, 30, 30))
+    with pytest.raises(ShapeError, match="takes vectors"):
+        residual_flow((1, 8, 8))
+    with pytest.raises(ShapeError, match="takes images"):
+        residual_flow_images((64,))
+
+
+def test_a_small_start_is_near_the_identity():
+    x = torch.randn(20, 3)
+    flow = residual_flow((3,), blocks=2, hidden=(8,), actnorm=False, zero_start=1e-6)
+    biases = [module.g.layers[-1].bias for module in flow.modules() if isinstance(module, ResidualBlock)]
+    with torch.no_grad():
+        for bias in biases:
+            bias.zero_()
+    assert (flow.forward(x) - x).abs().max() < 1e-4
