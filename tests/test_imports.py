@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ LEVELS = [
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 #: The conformance suite may import anything up to flow.
 LEVEL["testing"] = LEVEL["flow"] + 0.5
-HEAVY = ["sklearn", "scipy", "matplotlib", "rich", "jsonargparse", "safetensors", "PIL", "pyarrow", "yaml", "tensorboard"]
+HEAVY = ["sklearn", "scipy", "matplotlib", "rich", "jsonargparse", "safetensors", "PIL", "pyarrow", "yaml"]
 
 
 def part(module: str) -> str:
@@ -125,6 +126,4 @@ def test_import_needs_torch_and_numpy_alone(module):
 
 
 def environment() -> dict[str, str]:
-    import os
-
     return os.environ | {"PYTHONPATH": str(PACKAGE.parent)}

@@ -26,7 +26,8 @@ def test_picard_converges_at_the_rate_of_the_contraction(L):
     matrix, b = linear_map(L)
     counts = range(6, 18)
     residuals = [
-        Picard(0.0, count).solve(lambda x, rows: x @ matrix.T + b, torch.zeros(1, 5)).residual.item() for count in counts
+        Picard(0.0, count).solve(lambda x, rows: x @ matrix.T + b, torch.zeros(1, 5)).residual.item()
+        for count in counts
     ]
     rate, _ = np.polyfit(counts, np.log(residuals), 1)
     assert rate == pytest.approx(math.log(L), rel=0.02)

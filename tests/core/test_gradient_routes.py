@@ -38,7 +38,8 @@ def contraction(kind: str) -> tuple[nn.Module, Tensor]:
             for parameter in module.parameters():
                 parameter.mul_(0.9)
         return ModuleContraction(module, 0.95), torch.randn(4, 3)
-    options = {"bound": 0.9, "activation": "elu" if kind == "elu" else "lipswish", "preactivation": kind != "weight first"}
+    activation = "elu" if kind == "elu" else "lipswish"
+    options = {"bound": 0.9, "activation": activation, "preactivation": kind != "weight first"}
     g = LipschitzConvNet(2, 3, (3, 3), **options) if kind == "conv" else LipschitzMLP(3, (6, 6), **options)
     with torch.no_grad():
         for layer in g.modules():
@@ -50,7 +51,9 @@ def contraction(kind: str) -> tuple[nn.Module, Tensor]:
 KINDS = ["dense", "elu", "weight first", "conv", "module"]
 
 
-def gradients(route: str, g: Contraction, estimator, x: Tensor, weights: Tensor, *, with_x: bool = True) -> list[Tensor]:
+def gradients(
+    route: str, g: Contraction, estimator, x: Tensor, weights: Tensor, *, with_x: bool = True
+) -> list[Tensor]:
     """Value, then gradients of Σ s_i logdet_i + Σ cos(z) in x and all parameters."""
     start = x.clone().requires_grad_(with_x)
     gx, logdet = GRADIENTS[route](g, estimator, start, torch.Generator().manual_seed(7))

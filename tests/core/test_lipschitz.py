@@ -83,7 +83,8 @@ def test_convolution_and_adjoint_are_those_of_the_dense_matrix(name):
     make, size = KERNELS[name]
     kernel = make()
     matrix = dense_matrix(kernel, size)
-    x, u, bias = torch.randn(3, kernel.shape[1], *size), torch.randn(3, kernel.shape[0], *size), torch.randn(len(kernel))
+    outputs, inputs = kernel.shape[:2]
+    x, u, bias = torch.randn(3, inputs, *size), torch.randn(3, outputs, *size), torch.randn(outputs)
     torch.testing.assert_close(convolve(x, kernel).flatten(1), x.flatten(1) @ matrix.T)
     torch.testing.assert_close(convolve_adjoint(u, kernel).flatten(1), u.flatten(1) @ matrix)
     torch.testing.assert_close(convolve(x, kernel, bias), convolve(x, kernel) + bias[:, None, None])

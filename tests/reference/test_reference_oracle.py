@@ -81,7 +81,7 @@ def test_own_sigma_at_the_reference_v_agrees_to_the_square_of_its_angle(fixture)
 
 
 def test_converged_sigma_is_never_below_the_reference_estimate(fixture):
-    """The reference stops early: its σ lies up to 0.2 % low in these fixtures, and never above by more than rounding."""
+    """The reference stops early: its σ lies up to 0.2 % low in these fixtures, and above by rounding alone."""
     flow = load_weights(build(fixture), fixture["state_dict"])
     for name, layer in zip(layer_names(fixture["state_dict"]), our_layers(flow), strict=True):
         layer.converge(1e-10, 2000)

@@ -219,9 +219,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         f"{_PAPER}: CelebA 64×64, 5 bits",
     ),
     "residual_flow_celebahq256": Architecture(
-        partial(
-            _images, blocks=(16,) * 6, dense_blocks=0, squeeze_first=True, factor_out=True, activation="elu"
-        ),
+        partial(_images, blocks=(16,) * 6, dense_blocks=0, squeeze_first=True, factor_out=True, activation="elu"),
         (3, 256, 256),
         f"{_PAPER}: CelebA-HQ 256×256, 5 bits",
     ),

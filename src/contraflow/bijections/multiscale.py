@@ -70,7 +70,7 @@ class MultiScale(Bijection):
         x, total = self.levels[-1].inverse_and_logdet(last, context, generator=generator)  # type: ignore[operator]
         for level, piece in zip(reversed(self.levels[:-1]), reversed(left), strict=True):
             joined = torch.cat([x, piece], dim=1)
-            x, logdet = level.inverse_and_logdet(joined, context, generator=generator)
+            x, logdet = level.inverse_and_logdet(joined, context, generator=generator)  # type: ignore[operator]
             total = total + logdet
         return x, total
 
@@ -78,5 +78,5 @@ class MultiScale(Bijection):
         *left, last = self._split(z)
         x = self.levels[-1].inverse(last, context, generator=generator)  # type: ignore[operator]
         for level, piece in zip(reversed(self.levels[:-1]), reversed(left), strict=True):
-            x = level.inverse(torch.cat([x, piece], dim=1), context, generator=generator)
+            x = level.inverse(torch.cat([x, piece], dim=1), context, generator=generator)  # type: ignore[operator]
         return x

@@ -21,7 +21,7 @@ class ResidualBlock(Bijection):
     r"""z = x + g(x) with Lip(g) < 1; log|det| = log|det(I + J_g(x))|.
 
     Invertible by Banach's fixed-point theorem: x = z - g(x). Behrmann et al. 2019 (arXiv:1811.00995); Chen et al.
-    2019 (arXiv:1906.02735).
+    2019 (arXiv:1906.02735). docs/maths/fixed-point-inverse.md, russian-roulette.md, dual-pass-gradient.md.
 
     Args:
         g: a contraction: `LipschitzMLP`, `LipschitzConvNet`, or `ModuleContraction` around a module of yours.
@@ -86,7 +86,8 @@ class ResidualBlock(Bijection):
 class _Solve(torch.autograd.Function):
     """The inverse, differentiated by the implicit function theorem: x̄ ↦ z̄ = (I + Jᵀ)⁻¹x̄, θ̄ = -(∂g/∂θ)ᵀz̄.
 
-    z̄ itself is the fixed point of z̄ = x̄ - Jᵀz̄, a contraction with the same constant.
+    z̄ itself is the fixed point of z̄ = x̄ - Jᵀz̄, a contraction with the same constant:
+    docs/maths/fixed-point-inverse.md.
     """
 
     @staticmethod
@@ -148,8 +149,8 @@ def with_logdet(module: _M, logdet: LogDetEstimator) -> _M:
     `module` itself is not changed: training and evaluation estimators live side by side.
     """
     twin = copy.copy(module)
-    twin._modules = {name: child and with_logdet(child, logdet) for name, child in module._modules.items()}
     if isinstance(twin, ResidualBlock):
         twin.logdet = logdet
-        twin.g = module.g  # type: ignore[assignment]
+    else:
+        twin._modules = {name: child and with_logdet(child, logdet) for name, child in module._modules.items()}
     return twin

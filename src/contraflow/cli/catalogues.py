@@ -63,7 +63,9 @@ def data(
         show("\n".join(f"{key:16s} {one['kind']:6s} {one['about']}" for key, one in about.items()), about, json)
         return
     if action not in ("fetch", "check") or name is None:
-        raise ConfigurationError(f"data {action} {name or ''}: say `data list`, `data fetch NAME` or `data check NAME`.")
+        raise ConfigurationError(
+            f"data {action} {name or ''}: say `data list`, `data fetch NAME` or `data check NAME`."
+        )
     if action == "fetch":
         paths = [str(path) for path in fetch(name, root)]
         show("\n".join(paths) or f"{name}: nothing to fetch, it needs no file.", paths, json)

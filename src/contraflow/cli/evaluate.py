@@ -55,7 +55,9 @@ def evaluate(
         settings.root = root
     dataset = load_data(settings, trained.recipe.seed)
     if dataset.event_shape != trained.flow.event_shape:
-        raise ShapeError(f"{run} takes data of shape {trained.flow.event_shape}; {settings.name} has {dataset.event_shape}.")
+        raise ShapeError(
+            f"{run} takes data of shape {trained.flow.event_shape}; {settings.name} has {dataset.event_shape}."
+        )
     estimator: LogDetEstimator = Exact() if exact else RussianRoulette(Geometric(0.5), exact_terms)
     with ProgressBar() as bar:
         report = evaluate_likelihood(

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.evaluate import evaluate
@@ -68,27 +69,27 @@ def _run(arguments: list[str]) -> None:
     COMMANDS[name](**values)
 
 
-def command_parser(name: str):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def command_parser(name: str) -> Any:
     """The parser of a command, made from its function's signature and docstring."""
     import docstring_parser
     from jsonargparse import ArgumentParser
 
     function = COMMANDS[name]
     parser = ArgumentParser(prog=f"contraflow {name}", description=_summary(function), exit_on_error=False)
-    by_hand = set()
+    by_hand: set[str] = set()
     if name == "data":
         parser.add_argument("action", nargs="?", default="list", help="list, fetch or check")
         parser.add_argument("name", nargs="?", default=None, help="the data set to fetch or check")
         by_hand = {"action", "name"}
     helps = {one.arg_name: one.description for one in docstring_parser.parse(inspect.getdoc(function) or "").params}
     switches = [one.name for one in inspect.signature(function).parameters.values() if one.default is False]
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=by_hand | set(switches))
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip={*by_hand, *switches})
     for switch in switches:
         parser.add_argument(f"--{switch}", action="store_true", help=helps[switch])
     return parser
 
 
-def parse(parser, arguments: list[str]):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def parse(parser: Any, arguments: list[str]) -> Any:
     """Parsed arguments.
 
     Raises:
@@ -125,7 +126,7 @@ def _overview() -> str:
             "log p(x), samples and a classifier from one invertible network.",
             "",
             *lines,
-            "  completion     Shell completion: eval \"$(contraflow completion bash)\"",
+            '  completion     Shell completion: eval "$(contraflow completion bash)"',
             "",
             "Begin with:  contraflow train digits --out run",
             "Help:        contraflow COMMAND --help",

@@ -49,7 +49,7 @@ def sample(
     check_output(out, force, (".png", ".npy", ".csv"))
     trained = load_run(run, device=device, dtype=dtype)
     images = isinstance(trained.flow.preprocessing, ImagePreprocessing)
-    if images and out.suffix == ".csv" or not images and out.suffix == ".png":
+    if (images and out.suffix == ".csv") or (not images and out.suffix == ".png"):
         fitting = ".png or .npy" if images else ".csv or .npy"
         raise ConfigurationError(f"{out}: samples of shape {trained.flow.event_shape} go to {fitting}.")
     generator = Generator(trained.flow.device).manual_seed(seed)

@@ -56,7 +56,7 @@ def train_command(arguments: list[str]) -> None:
     show(text, {**outcome.report.as_dict(), "samples": str(outcome.picture)}, values.json)
 
 
-def train_parser(base: Recipe, mode: str = "yaml"):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def train_parser(base: Recipe, mode: str = "yaml") -> Any:
     """The parser of `train`, its defaults those of a recipe."""
     from jsonargparse import ArgumentParser
 

@@ -59,9 +59,8 @@ def density_picture(flow: Flow, data: Tensor, samples: Tensor, path: Path, *, po
     """
     from matplotlib.figure import Figure
 
-    low, high = data.amin(dim=0), data.amax(dim=0)
-    margin = 0.08 * (high - low)
-    low, high = (low - margin).tolist(), (high + margin).tolist()
+    margin = 0.08 * (data.amax(dim=0) - data.amin(dim=0))
+    low, high = (data.amin(dim=0) - margin).tolist(), (data.amax(dim=0) + margin).tolist()
     xs, ys = torch.linspace(low[0], high[0], points), torch.linspace(low[1], high[1], points)
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(-1, 2).to(flow.dtype)
     density = torch.cat([flow.log_prob(part) for part in grid.split(10_000)]).exp().reshape(points, points)

@@ -198,12 +198,10 @@ class LipschitzConv2d(LipschitzLayer):
         ShapeError: even kernel, or an input of another spatial size.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel_size: int, size: tuple[int, int], bound: float = 0.98
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, size: tuple[int, int], bound: float = 0.98) -> None:
         if kernel_size % 2 == 0:
             raise ShapeError(f"kernel_size={kernel_size}: an odd size keeps the image's size.")
-        self.size = tuple(size)
+        self.size = (int(size[0]), int(size[1]))
         # A 1×1 convolution is the same matrix at every pixel: one pixel is enough for its norm.
         pixels = (1, 1) if kernel_size == 1 else self.size
         super().__init__(torch.empty(outputs, inputs, kernel_size, kernel_size), outputs, (inputs, *pixels), bound)

@@ -1,10 +1,12 @@
-"""g = W_n φ(… φ(W_1 [φ](x)))): alternating bounded layers and activations, with their first derivatives in closed form."""
+"""g = W_n φ(… φ(W_1 φ(x))): bounded layers and activations in turn, with first derivatives in closed form."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -36,10 +38,10 @@ class LipschitzNetwork(nn.Module):
     def _before(self, index: int) -> Activation | None:
         """The activation before layer `index`."""
         place = index if self.preactivation else index - 1
-        return self.activations[place] if place >= 0 else None  # type: ignore[return-value]
+        return cast(Activation, self.activations[place]) if place >= 0 else None
 
     def _layer(self, index: int) -> LipschitzLayer:
-        return self.layers[index]  # type: ignore[return-value]
+        return cast(LipschitzLayer, self.layers[index])
 
     def tensors(self) -> tuple[Tensor, ...]:
         """The input gain of a preactivation, then W_l and b_l of every layer, with gains folded in and c applied."""
@@ -75,7 +77,7 @@ class LipschitzNetwork(nn.Module):
             h = self._layer(index).affine(tensors[1 + 2 * index], tensors[2 + 2 * index], h)
         return h
 
-    def linearize(self, tensors: Sequence[Tensor], x: Tensor):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """g(x) and u ↦ J_g(x)ᵀu; keeps the activation derivatives of this one block until the closure is dropped."""
         h = self.prepare(x)
         if self.preactivation:
@@ -123,7 +125,7 @@ class LipschitzNetwork(nn.Module):
     def lipschitz_bound(self) -> float:
         """Π certified ‖W_l‖ · Π Lip(φ_l)."""
         layers = math.prod(self._layer(index).lipschitz_bound() for index in range(len(self.layers)))
-        return layers * math.prod(one.lipschitz_constant for one in self.activations)  # type: ignore[misc]
+        return layers * math.prod(cast(Activation, one).lipschitz_constant for one in self.activations)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value(self.tensors(), x)
@@ -171,7 +173,7 @@ class LipschitzMLP(LipschitzNetwork):
         if not hidden:
             raise ConfigurationError("hidden=(): a dense g needs at least one hidden layer.")
         widths = (features, *hidden, features)
-        layers = [LipschitzLinear(a, b, bound) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [LipschitzLinear(a, b, bound) for a, b in itertools.pairwise(widths)]
         super().__init__(layers, make_activation(activation), preactivation=preactivation)
         with torch.no_grad():
             layers[-1].weight.mul_(zero_start)

@@ -39,7 +39,7 @@ class Contraction(Protocol):
 
 
 class ModuleContraction(nn.Module):
-    """Any `nn.Module` of yours as g, with the Lipschitz bound that you vouch for.
+    """Any `nn.Module` of yours as g, with the Lipschitz bound that you vouch for. See docs/extending.md.
 
     Derivatives come from `torch.func`, so the module has to be functional: no in-place change of buffers.
 
@@ -76,7 +76,7 @@ class ModuleContraction(nn.Module):
         return torch.func.functional_call(self.module, dict(zip(self._names, tensors, strict=True)), (x,))
 
     def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
-        gx, pullback = torch.func.vjp(lambda x: self.value(tensors, x), x)
+        gx, pullback = torch.func.vjp(lambda x: self.value(tensors, x), x)  # type: ignore[misc]
 
         def vjp(u: Tensor) -> Tensor:
             missing = gx.shape[0] - u.shape[1]

@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class LogDetEstimator(ABC):
-    """A way to get log|det(I + J)| from products with Jᵀ."""
+    """A way to get log|det(I + J)| from products with Jᵀ. How to write one: docs/extending.md."""
 
     @abstractmethod
     def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
@@ -81,7 +81,8 @@ class PowerSeries(LogDetEstimator):
 
         log|det(I + J)| ≈ Σ_{k=1}^n (-1)^(k+1)/k · vᵀJᵏv
 
-    Behrmann et al., Invertible residual networks, 2019 (arXiv:1811.00995).
+    Behrmann et al., Invertible residual networks, 2019 (arXiv:1811.00995). The bias is derived in
+    docs/maths/russian-roulette.md.
 
     Args:
         terms: n >= 1.
@@ -101,7 +102,7 @@ class PowerSeries(LogDetEstimator):
         v = self.probe.sample((self.probes, *x.shape), x, generator)
         gx, vjp = linearize(x)
         rows = [x.shape[0]] * self.terms
-        # The adjoint stops one power earlier: Σ_{k<n} (-1)^k (Jᵀ)^k v is the gradient of exactly these n terms.
+        # The adjoint stops one power earlier: in the mean, Σ_{k<n} (-1)^k (Jᵀ)^k v is the gradient of these n terms.
         value, adjoints = _series(vjp, v, rows, [1.0] * self.terms, adjoint_terms=self.terms - 1)
         return Estimate(gx, value, v, adjoints)
 
@@ -116,7 +117,7 @@ class RussianRoulette(LogDetEstimator):
         log|det(I + J)| = E[ Σ_{k=1}^{e+N} (-1)^(k+1)/k · c_k · vᵀJᵏv ],   c_k = 1/P(N >= k - e), 1 for k <= e.
 
     Chen et al., Residual flows for invertible generative modeling, 2019 (arXiv:1906.02735), Theorems 1 and 2. Every
-    sample has its own N, and samples that are done leave the batch.
+    sample has its own N, and samples that are done leave the batch. Derivation: docs/maths/russian-roulette.md.
 
     Args:
         law: law of N, the number of terms after the exact ones.

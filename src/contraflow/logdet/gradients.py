@@ -73,7 +73,9 @@ def series(
     """Plain double backward through every term: memory grows with hidden width times terms."""
     tensors = g.tensors()
     x = _attached(x)
-    estimate = estimator.estimate(lambda x: _linearize(g, tensors, x, create_graph=torch.is_grad_enabled()), x, generator)
+    estimate = estimator.estimate(
+        lambda x: _linearize(g, tensors, x, create_graph=torch.is_grad_enabled()), x, generator
+    )
     return estimate.gx, estimate.value
 
 

@@ -35,7 +35,8 @@ class TruncationLaw(ABC):
 class Geometric(TruncationLaw):
     r"""P(N >= k) = (1 - p)^(k-1) for k = 1, 2, …; E[N] = 1/p.
 
-    With powers of the Jacobian that decay like ρ^k, the roulette's variance is finite only if ρ² < 1 - p.
+    With powers of the Jacobian that decay like ρ^k, the roulette's variance is finite if ρ² < 1 - p and
+    infinite if ρ² > 1 - p (docs/maths/russian-roulette.md).
 
     >>> Geometric(0.5).survival(3), Geometric(0.5).mean
     (0.25, 2.0)
@@ -111,7 +112,9 @@ def systematic_uniforms(n: int, generator: Generator | None, device: torch.devic
     return torch.remainder(start + torch.arange(n, device=device, dtype=torch.float64) / max(n, 1), 1.0)
 
 
-def draw_terms(law: TruncationLaw, n: int, *, stratified: bool, generator: Generator | None, device: torch.device) -> Tensor:
+def draw_terms(
+    law: TruncationLaw, n: int, *, stratified: bool, generator: Generator | None, device: torch.device
+) -> Tensor:
     """n draws of N, long ``(n,)``: systematic ones, or independent ones as in the paper."""
     if stratified:
         return law.quantile(systematic_uniforms(n, generator, device))

@@ -121,14 +121,14 @@ class _PicardProposer(_Proposer):
 
 @dataclass(frozen=True)
 class Anderson(FixedPointSolver):
-    r"""Anderson acceleration, safeguarded so that it never ends behind Picard by more than the rejected steps.
+    r"""Anderson acceleration, with a safeguard that falls back on Picard's step.
 
     With f_k = T(x_k) - x_k and the last m differences ΔF, ΔG of f and T(x),
 
         γ = argmin ‖f_k - ΔF γ‖²,    x_{k+1} = T(x_k) - ΔG γ.
 
     An iterate whose step is longer than the one before is given up for that sample: the memory is emptied and the
-    iteration goes on from T of the best point so far, which contracts.
+    iteration goes on from T of the best point so far, which contracts (docs/maths/fixed-point-inverse.md).
 
     Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
 

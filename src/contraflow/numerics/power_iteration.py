@@ -51,7 +51,9 @@ def power_iteration(
     3.0
     """
     previous = torch.full((v.shape[0],), float("nan"), dtype=v.dtype, device=v.device)
-    for iteration in range(1, max_iterations + 1):
+    iterations = 0
+    while iterations < max_iterations:
+        iterations += 1
         u = _unit(operator(v))
         v = adjoint(u)
         sigma = v.flatten(1).norm(dim=1)
@@ -60,4 +62,4 @@ def power_iteration(
             break
         previous = sigma
     # A zero operator leaves zero vectors; sigma is then 0 and soft normalisation divides by one.
-    return SingularTriple(u, v, sigma, iteration)
+    return SingularTriple(u, v, sigma, iterations)

@@ -36,7 +36,9 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
     settings = recipe.preprocessing
     if (settings.kind == "image") != data.is_image:
         fitting = "image" if data.is_image else "standardise or none"
-        raise ConfigurationError(f"preprocessing.kind={settings.kind}: for the data {data.name!r} it must be {fitting}.")
+        raise ConfigurationError(
+            f"preprocessing.kind={settings.kind}: for the data {data.name!r} it must be {fitting}."
+        )
     if settings.kind == "image":
         assert data.levels is not None
         return ImagePreprocessing(
@@ -83,7 +85,9 @@ def make_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigurationError(f"device={name}: not available here ({str(error).splitlines()[0]}). Try cpu.") from None
+        raise ConfigurationError(
+            f"device={name}: not available here ({str(error).splitlines()[0]}). Try cpu."
+        ) from None
     return device
 
 
@@ -101,13 +105,13 @@ class TrainedFlow:
 
 def describe(recipe: Recipe, data: Dataset, preprocessing: Bijection | None) -> dict[str, Any]:
     """What a checkpoint says besides its tensors."""
-    made_by_us = isinstance(preprocessing, (ImagePreprocessing, TablePreprocessing))
+    ours = preprocessing if isinstance(preprocessing, (ImagePreprocessing, TablePreprocessing)) else None
     return {
         "recipe": recipe.as_dict(),
         "event_shape": list(data.event_shape),
         "levels": data.levels,
         "columns": list(data.columns) if data.columns else None,
-        "preprocessing": preprocessing.config() if made_by_us else None,  # type: ignore[union-attr]
+        "preprocessing": ours.config() if ours is not None else None,
     }
 
 
@@ -137,5 +141,3 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
         flow = flow.to(getattr(torch, dtype))
     flow = with_weights(flow, checkpoint.evaluation_weights())
     return TrainedFlow(flow, recipe, columns, levels, checkpoint.progress["step"], checkpoint.path)
-
-

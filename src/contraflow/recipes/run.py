@@ -113,7 +113,8 @@ class _Run:
         if self.out.exists():
             if not force:
                 raise OutputError(
-                    f"{self.out} exists. Choose another --out, go on with --resume {self.out}, or delete it with --force."
+                    f"{self.out} exists. Choose another --out, go on with --resume {self.out}, "
+                    "or delete it with --force."
                 )
             if not (self.out / "checkpoints").is_dir():
                 raise OutputError(f"{self.out} is not a run of ours; --force deletes nothing else. Remove it by hand.")
@@ -299,4 +300,3 @@ def _write_board(board: Any, line: dict[str, Any]) -> None:
     for key, value in line.items():
         if key not in ("step", "time", "epoch"):
             board.add_scalar(key, value, line["step"])
-

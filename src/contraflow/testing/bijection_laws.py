@@ -164,7 +164,9 @@ def check_randomness(bijection: Bijection, x: Tensor, context: Context = None) -
     )
     assert torch.equal(first[0], second[0]), "one seed gives two different z."
     assert torch.equal(first[1], second[1]), "one seed gives two different log-determinants."
-    assert torch.equal(before, torch.get_rng_state()), "torch's global random stream moved although a generator was given."
+    assert torch.equal(before, torch.get_rng_state()), (
+        "torch's global random stream moved although a generator was given."
+    )
 
 
 def check_state(

@@ -129,8 +129,8 @@ def _write_files(folder: Path, state: TrainingState, config: Mapping[str, Any]) 
     names = [name for name, _ in state.flow.named_parameters()]
     for index, moments in state.optimiser.state_dict()["state"].items():
         training |= {f"optimiser.{names[index]}.{what}": value for what, value in moments.items()}
-    progress = {"step": state.step, "epoch": state.epoch, "position": state.position}
-    progress |= {"best_score": state.best_score if state.best is not None else None}
+    best_score = state.best_score if state.best is not None else None
+    progress = {"step": state.step, "epoch": state.epoch, "position": state.position, "best_score": best_score}
     header = {"format": FORMAT, "schema": SCHEMA}
     contents = {
         "config.json": _json({**header, **config}),
@@ -235,7 +235,7 @@ def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # safetensors refuses shared and non-contiguous memory.
-    return {name: torch.empty_like(value, memory_format=torch.contiguous_format).copy_(value).cpu() for name, value in tensors.items()}
+    return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
 
 
 def _flush_folder(folder: Path) -> None:
