@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch import Generator
 from contraflow.cli.console import ProgressBar, show
 from contraflow.errors import ShapeError
 from contraflow.evaluation import evaluate_likelihood
-from contraflow.logdet import Exact, Geometric, LogDetEstimator, RussianRoulette
+from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import load_run
 from contraflow.recipes.build import load_data
 
@@ -58,7 +59,7 @@ def evaluate(
         raise ShapeError(
             f"{run} takes data of shape {trained.flow.event_shape}; {settings.name} has {dataset.event_shape}."
         )
-    estimator: LogDetEstimator = Exact() if exact else RussianRoulette(Geometric(0.5), exact_terms)
+    estimator: LogDetEstimator = Exact() if exact else replace(EVALUATION, exact_terms=exact_terms)
     with ProgressBar() as bar:
         report = evaluate_likelihood(
             trained.flow,

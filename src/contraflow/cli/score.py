@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json as json_module
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -16,7 +17,7 @@ from contraflow.data import read_rows
 from contraflow.errors import OutputError, ShapeError
 from contraflow.evaluation import Scores
 from contraflow.evaluation import score as score_rows
-from contraflow.logdet import Exact, Geometric, LogDetEstimator, RussianRoulette
+from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import load_run
 
 
@@ -60,7 +61,7 @@ def score(
     )
     if tuple(rows.shape[1:]) != shape:
         raise ShapeError(f"{file}: rows of shape {tuple(rows.shape[1:])}, where {run} takes {shape}.")
-    estimator: LogDetEstimator = Exact() if exact else RussianRoulette(Geometric(0.5), exact_terms)
+    estimator: LogDetEstimator = Exact() if exact else replace(EVALUATION, exact_terms=exact_terms)
     with ProgressBar() as bar:
         scores = score_rows(
             trained.flow,

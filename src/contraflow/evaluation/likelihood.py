@@ -50,14 +50,12 @@ class LikelihoodReport:
     dequantised: bool
 
     def __str__(self) -> str:
-        noun = "images" if self.unit == "bits/dim" else "rows"
-        draws = f"{self.draws} draw{'s' if self.draws != 1 else ''} a row"
-        noise = " of probes, truncation and dequantisation" if self.dequantised else ""
-        exact = "" if self.dequantised or "exact log" not in self.estimator else " (none random)"
-        return (
-            f"{self.unit} {self.value:.3f} ± {self.standard_error:.3f} "
-            f"({self.rows} {noun}, {self.estimator}, {draws}{noise}{exact})"
-        )
+        images = self.unit == "bits/dim"
+        facts = [f"{self.rows} {'images' if images else 'rows'}", self.estimator]
+        if self.dequantised or self.draws > 1:
+            noun = "dequantisation draw" if self.dequantised else "draw"
+            facts.append(f"{self.draws} {noun}{'s' if self.draws != 1 else ''}")
+        return f"{self.unit} {self.value:.3f} ± {self.standard_error:.3f} ({', '.join(facts)})"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -12,7 +12,7 @@ def digits() -> Recipe:
     """8×8 scans of digits (17 levels), a small convolutional Residual Flow: under five minutes on two CPU cores."""
     recipe = Recipe(recipe="digits")
     training = recipe.training
-    training.steps, training.warmup_steps, training.schedule = 1200, 100, "cosine"
+    training.steps, training.warmup_steps, training.schedule = 1500, 100, "cosine"
     training.learning_rate, training.validate_every = 2e-2, 200
     recipe.evaluation.draws = 4
     return recipe
@@ -24,7 +24,7 @@ def mnist() -> Recipe:
     recipe.recipe = "mnist"
     recipe.architecture.name = "residual_flow_images"
     training = recipe.training
-    training.steps, training.warmup_steps, training.schedule = 4000, 200, "cosine"
+    training.steps, training.warmup_steps, training.schedule = 2500, 200, "cosine"
     training.learning_rate, training.validate_every = 1e-2, 1000
     recipe.evaluation.limit = 2000
     return recipe
@@ -46,7 +46,7 @@ def cifar10() -> Recipe:
     recipe.recipe = "cifar10"
     recipe.architecture.name = "residual_flow_images"
     training = recipe.training
-    training.steps, training.warmup_steps, training.schedule = 4000, 200, "cosine"
+    training.steps, training.warmup_steps, training.schedule = 2500, 200, "cosine"
     training.learning_rate, training.validate_every = 1e-2, 1000
     recipe.evaluation.limit = 1000
     return recipe

@@ -117,14 +117,15 @@ class EvaluationSettings:
     """How the finished flow is scored.
 
     Args:
-        estimator: of the log-determinant; 20 exact terms and roulette as in the paper.
+        estimator: of the log-determinant; 20 exact terms and roulette as in the paper, with independent draws so that
+            the standard error holds.
         draws: independent estimates averaged for every row.
         batch_size: rows at once.
         limit: score only so many test rows; all when not given.
         samples: samples drawn for the picture.
     """
 
-    estimator: EstimatorSettings = field(default_factory=lambda: EstimatorSettings(exact_terms=20))
+    estimator: EstimatorSettings = field(default_factory=lambda: EstimatorSettings(exact_terms=20, stratified=False))
     draws: int = 1
     batch_size: int = 200
     limit: int | None = None

@@ -1,0 +1,158 @@
+"""Train the runs that docs/results.md reports, where they are missing, and write that page.
+
+    python -m benchmarks.results --runs runs
+
+Needs MNIST and POWER below $CONTRAFLOW_DATA. A run that is there is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator
+
+from contraflow.architectures import ARCHITECTURES
+from contraflow.bijections import Chain
+from contraflow.evaluation import gaussian_baseline
+from contraflow.flow import Flow
+from contraflow.recipes import RECIPES, Recipe, load_run
+from contraflow.recipes.build import load_data, make_preprocessing
+
+#: Recipe → seeds to run.
+RUNS: dict[str, Sequence[int]] = {"digits": (0, 1, 2), "mnist": (0,), "checkerboard": (0,), "power": (0,)}
+
+_DOCS = Path(__file__).parents[1] / "docs"
+
+
+def main() -> None:
+    """Train what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    runs: Path = parser.parse_args().runs
+    sections = []
+    for name, seeds in RUNS.items():
+        folders = [runs / f"{name}-{seed}" for seed in seeds]
+        for folder, seed in zip(folders, seeds, strict=True):
+            if not (folder / "evaluation.json").is_file():
+                command = ["contraflow", "train", name, "--out", str(folder), "--seed", str(seed)]
+                subprocess.run([sys.executable, "-m", *command], check=True)
+        sections.append(section(name, folders, seeds))
+    header = (
+        "# Results\n\nWritten by `python -m benchmarks.results`; one run a command shown. Scores are on the whole test "
+        "set unless the text says otherwise, under averaged weights; ± is the standard error over data and estimator "
+        "noise together.\n"
+        f"Machine: {hardware()}.\n"
+    )
+    (_DOCS / "results.md").write_text(header + "\n" + "\n".join(sections))
+    fill_readme("digits", headline([runs / f"digits-{seed}" for seed in RUNS["digits"]]))
+    fill_readme("architectures", architecture_table())
+
+
+def section(name: str, folders: list[Path], seeds: Sequence[int]) -> str:
+    """One recipe: command, table, picture."""
+    reports = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
+    picture = _DOCS / "pictures" / f"{name}.png"
+    picture.parent.mkdir(exist_ok=True)
+    shutil.copyfile(folders[0] / "samples.png", picture)
+    trained = load_run(folders[0])
+    parameters = sum(one.numel() for one in trained.flow.parameters())
+    lines = [f"## {name}", "", f"`contraflow train {name} --seed SEED --out RUN`: {summary(name)}", ""]
+    lines += [
+        "| seed | test score | rows | steps | minutes of training | seconds a step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for seed, folder, report in zip(seeds, folders, reports, strict=True):
+        minutes, step, steps = timing(folder)
+        score = f"{report['value']:.3f} ± {report['standard_error']:.3f} {report['unit']}"
+        lines.append(f"| {seed} | {score} | {report['rows']} | {steps} | {minutes:.0f} | {step:.2f} |")
+    if len(reports) > 1:
+        values = [report["value"] for report in reports]
+        lines.append(f"\nOver seeds: {statistics.mean(values):.3f}, standard deviation {statistics.stdev(values):.3f}.")
+    lines += ["", f"{parameters:,} parameters; {reports[0]['estimator']}, {reports[0]['draws']} draw(s) a row."]
+    lines += [baseline(trained.recipe, reports[0]["rows"]), "", f"![{name}](pictures/{name}.png)", ""]
+    return "\n".join(lines)
+
+
+def summary(name: str) -> str:
+    """First line of the recipe's docstring."""
+    make = RECIPES[name]
+    return (getattr(make, "func", make).__doc__ or "").split("\n", 1)[0]
+
+
+def timing(folder: Path) -> tuple[float, float, int]:
+    """Minutes from the first to the last line of the log, median seconds of a step, steps."""
+    lines: list[dict[str, Any]] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    seconds = statistics.median(line["seconds"] for line in lines)
+    return (lines[-1]["time"] - lines[0]["time"]) / 60, seconds, lines[-1]["step"]
+
+
+def baseline(recipe: Recipe, rows: int) -> str:
+    """The Gaussian on the same preprocessed data and the same test rows, and the truth where it is known."""
+    data = load_data(recipe.data, recipe.seed)
+    preprocessing = make_preprocessing(recipe, data) or Chain([])
+    flow = Flow(data.event_shape, Chain([]), preprocessing=preprocessing)
+    generator = Generator().manual_seed(0)
+    report = gaussian_baseline(data.train, data.test[:rows], flow.preprocessing, generator=generator)
+    text = (
+        f"A full-covariance Gaussian on the same preprocessed data: {report.value:.3f} ± {report.standard_error:.3f}."
+    )
+    if data.density is not None and data.density.log_prob is not None:
+        truth = data.density.log_prob(data.test[:rows].double())
+        error = truth.std().item() / math.sqrt(len(truth))
+        text += f" The true density: {truth.mean().item():.3f} ± {error:.3f}."
+    return text
+
+
+def headline(folders: list[Path]) -> str:
+    """The README's line on digits."""
+    reports = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
+    values = [report["value"] for report in reports]
+    minutes = max(timing(folder)[0] for folder in folders)
+    return (
+        f"**{values[0]:.3f} ± {reports[0]['standard_error']:.3f} bits/dim** on {reports[0]['rows']} test images; "
+        f"{statistics.mean(values):.3f} over {len(values)} seeds, standard deviation {statistics.stdev(values):.3f}; "
+        f"at most {minutes:.1f} minutes of training each ({hardware()}; `python -m benchmarks.results`)."
+    )
+
+
+def architecture_table() -> str:
+    """The README's table, from the objects themselves."""
+    rows = ["| architecture | parameters | data | what |", "|---|---|---|---|"]
+    for name, architecture in ARCHITECTURES.items():
+        with torch.device("meta"):
+            count = sum(one.numel() for one in architecture().parameters())
+        shape = "×".join(str(size) for size in architecture.event_shape)
+        rows.append(f"| `{name}` | {count:,} | {shape} | {architecture.about} |")
+    return "\n".join(rows)
+
+
+def fill_readme(marker: str, text: str) -> None:
+    """Replace what stands between two comments of the README."""
+    path = _DOCS.parent / "README.md"
+    content = path.read_text()
+    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    before, rest = content.split(begin)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
+
+
+def hardware() -> str:
+    """Processor, cores, threads, versions."""
+    info = Path("/proc/cpuinfo")
+    models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    cpu = f"{models[0]}, {len(models)} cores" if models else platform.processor()
+    return f"{cpu}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    main()

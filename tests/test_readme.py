@@ -1,0 +1,67 @@
+"""What the README says works, works: its commands and its example are run, its table is the program's."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+#: Enough to see every command work; the full run is measured in docs/results.md.
+SHORT = ["training.steps=3", "evaluation.limit=20", "evaluation.draws=1", "evaluation.samples=4"]
+
+
+def commands() -> list[list[str]]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_commands(tmp_path):
+    """Every `contraflow …` line of the README, in order, in an empty folder."""
+    ours = [command for command in commands() if command[0] == "contraflow"]
+    assert [command[1] for command in ours] == ["train", "evaluate", "sample"]
+    for command in ours:
+        short = SHORT if command[1] == "train" else ["--limit", "20"] if command[1] == "evaluate" else []
+        done = subprocess.run(
+            [sys.executable, "-m", *command, *short], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "samples.png").stat().st_size > 100
+    assert (tmp_path / "samples.png").stat().st_size > 100
+
+
+def test_other_commands_are_those_of_ci():
+    """The installation and the check are what .ci/run does in a fresh environment."""
+    others = [" ".join(command) for command in commands() if command[0] != "contraflow"]
+    assert others == ["pip install -c constraints.txt -e .[dev]", "./check"]
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "constraints.txt" in ci
+    assert "pip install --quiet -e '.[dev]'" in ci
+    assert ci.rstrip().endswith("./check")
+
+
+def test_example(capsys):
+    """The Python example runs, and its estimate agrees with the exact log-density."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    exact, estimate = names["exact"], names["estimate"]
+    noise = (estimate - exact).std().item() / len(exact) ** 0.5
+    assert abs((estimate - exact).mean().item()) < 5 * noise + 1e-4
+    assert exact.mean().item() > -2.2, "a Gaussian on the unit ring reaches about -2.2 nats"
+    assert "torch.Size([1000, 2])" in capsys.readouterr().out
+
+
+def test_architecture_table_is_current():
+    """The table in the README is the one that the objects give."""
+    from benchmarks.results import architecture_table
+
+    assert architecture_table() in README
+
+
+def test_pictures_exist():
+    """Every picture that README and docs/results.md show is in the repository."""
+    for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text()):
+            assert (page.parent / target).is_file(), f"{page.name}: {target}"
