@@ -72,7 +72,7 @@ class Flow(nn.Module):
     def _check(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.event_shape:
             raise ShapeError(f"this flow takes data of shape (batch, {_join(self.event_shape)}), not {tuple(x.shape)}.")
-        if x.dtype not in (torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64):
+        if x.dtype not in (torch.float32, torch.float64, torch.uint8, torch.int16, torch.int32, torch.int64):
             raise DomainError(f"data of dtype {x.dtype}: give uint8 or integer images, float32 or float64.")
         if x.is_floating_point() and not _all_finite(x):
             bad = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])

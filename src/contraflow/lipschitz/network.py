@@ -123,9 +123,19 @@ class LipschitzNetwork(nn.Module):
         return h, t.unflatten(0, (probes, rows))
 
     def lipschitz_bound(self) -> float:
-        """Π certified ‖W_l‖ · Π Lip(φ_l)."""
+        """Π certified ‖W_l‖ · Π Lip(φ_l), from above."""
         layers = math.prod(self._layer(index).lipschitz_bound() for index in range(len(self.layers)))
-        return layers * math.prod(cast(Activation, one).lipschitz_constant for one in self.activations)
+        return layers * self._activation_constants()
+
+    @torch.no_grad()
+    def lipschitz_estimate(self) -> float:
+        """The same product of the power iterations' estimates, from below."""
+        layers = [self._layer(index) for index in range(len(self.layers))]
+        estimates = [one.sigma().clamp_max(one.bound) for one in layers]
+        return torch.stack(estimates).prod().item() * self._activation_constants()
+
+    def _activation_constants(self) -> float:
+        return math.prod(cast(Activation, one).lipschitz_constant for one in self.activations)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value(self.tensors(), x)

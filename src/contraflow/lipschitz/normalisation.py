@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from contraflow.lipschitz.layers import LipschitzLayer, LipschitzLinear
+from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.numerics import power_iteration
 
 
@@ -57,9 +58,9 @@ def _update_stack(layers: list[LipschitzLayer], tolerance: float, max_iterations
 
 @torch.no_grad()
 def largest_estimate(module: nn.Module) -> float:
-    """The largest estimate, from below, of a normalised layer's norm: min(σ, c) over the layers; 0 without any."""
-    estimates: list[Tensor] = [layer.sigma().clamp_max(layer.bound) for layer in _layers(module)]
-    return torch.stack(estimates).max().item() if estimates else 0.0
+    """The largest of the blocks' Lipschitz estimates Π min(σ_l, c) Π Lip(φ_l), from below; 0 without any block."""
+    networks = [one for one in module.modules() if isinstance(one, LipschitzNetwork)]
+    return max((one.lipschitz_estimate() for one in networks), default=0.0)
 
 
 def _layers(module: nn.Module) -> list[LipschitzLayer]:
