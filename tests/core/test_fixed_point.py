@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -142,3 +143,29 @@ def test_anderson_never_takes_many_more_evaluations_than_picard(seed, L):
     assert anderson.converged.all()
     torch.testing.assert_close(anderson.value, picard.value, rtol=0, atol=1e-6)
     assert (anderson.iterations <= 1.2 * picard.iterations + 3).all()
+
+
+def test_anderson_goes_on_from_the_best_point_after_a_step_that_grew():
+    """On a triangle wave extrapolation overshoots; every evaluation after a longer step is at T(best point)."""
+    matrix, b = linear_map(0.98, 3, symmetric=False)
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def function(x: Tensor, rows: Tensor) -> Tensor:
+        h = x @ matrix.T + b
+        image = (h - 2 * torch.round(h / 2)).abs()
+        seen.append((x[0].clone(), image[0].clone()))
+        return image
+
+    rejected = 0
+    for start in 3 * torch.randn(20, 1, 3):
+        seen.clear()
+        assert Anderson(1e-8, 5000).solve(function, start).converged.all()
+        best, best_image = math.inf, torch.zeros(3)
+        for (x, image), (following, _) in itertools.pairwise(seen):
+            step = (image - x).norm().item()
+            if step >= best:
+                rejected += 1
+                assert torch.equal(following, best_image)
+            else:
+                best, best_image = step, image
+    assert rejected > 5

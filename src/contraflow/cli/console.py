@@ -62,7 +62,7 @@ class ProgressBar:
 
     def note(self, text: str) -> None:
         """One line worth reading."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _advance(self, name: str, done: int, total: int, facts: str) -> None:
         if not self.console.is_terminal:

@@ -6,14 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from torch import Generator
-
 from contraflow.cli.console import ProgressBar, show
-from contraflow.errors import ShapeError
+from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import evaluate_likelihood
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import load_run
-from contraflow.recipes.build import load_data
+from contraflow.recipes.build import load_data, make_generator
 
 
 def evaluate(
@@ -48,6 +46,8 @@ def evaluate(
         dtype: precision to compute in; as trained when not given.
         json: print JSON.
     """
+    if limit is not None and limit < 1:
+        raise ConfigurationError(f"limit={limit}: it must be at least 1.")
     trained = load_run(run, device=device, dtype=dtype)
     settings = trained.recipe.data
     if data is not None:
@@ -67,7 +67,7 @@ def evaluate(
             estimator=estimator,
             draws=draws,
             batch_size=batch_size,
-            generator=Generator(trained.flow.device).manual_seed(seed),
+            generator=make_generator(trained.flow.device, seed),
             progress=lambda done, total: bar.phase(split, done, total),
         )
     show(str(report), {**report.as_dict(), "data": settings.name, "split": split, "step": trained.step}, json)

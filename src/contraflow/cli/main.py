@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for an error that the user can mend, or 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        _run(arguments)
+        try:
+            _run(arguments)
+        finally:
+            sys.stdout.flush()  # a reader that has left is met here, not when the interpreter ends
     except ContraflowError as error:
         print(f"contraflow: error: {error}", file=sys.stderr)
         return 2

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from torch import Generator, Tensor
+from torch import Tensor
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, OutputError
 from contraflow.evaluation.pictures import image_grid, save_png
 from contraflow.recipes import TrainedFlow, load_run
+from contraflow.recipes.build import make_generator
 from contraflow.recipes.run import draw_samples
 
 
@@ -52,7 +53,7 @@ def sample(
     if (images and out.suffix == ".csv") or (not images and out.suffix == ".png"):
         fitting = ".png or .npy" if images else ".csv or .npy"
         raise ConfigurationError(f"{out}: samples of shape {trained.flow.event_shape} go to {fitting}.")
-    generator = Generator(trained.flow.device).manual_seed(seed)
+    generator = make_generator(trained.flow.device, seed)
     with ProgressBar() as bar:
         samples = draw_samples(trained.flow, n, batch_size, generator, bar, temperature)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import json as json_module
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TextIO
 
-from torch import Generator
-
 from contraflow.cli.console import ProgressBar
 from contraflow.cli.sample import check_output
 from contraflow.data import read_rows
-from contraflow.errors import OutputError, ShapeError
+from contraflow.errors import ShapeError
 from contraflow.evaluation import Scores
 from contraflow.evaluation import score as score_rows
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import load_run
+from contraflow.recipes.build import make_generator
+from contraflow.recipes.run import write_text
 
 
 def score(
@@ -69,17 +70,15 @@ def score(
             estimator=estimator,
             draws=draws,
             batch_size=batch_size,
-            generator=Generator(trained.flow.device).manual_seed(seed),
+            generator=make_generator(trained.flow.device, seed),
             progress=lambda done, total: bar.phase("rows", done, total),
         )
     if out is None:
         _write(scores, sys.stdout, json)
         return
-    try:
-        with open(out, "w", newline="") as text:
-            _write(scores, text, json)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
+    text = io.StringIO()
+    _write(scores, text, json)
+    write_text(out, text.getvalue())
 
 
 def _write(scores: Scores, stream: TextIO, as_json: bool) -> None:

@@ -15,7 +15,9 @@ from contraflow.numerics import power_iteration
 def update_lipschitz(module: nn.Module, *, tolerance: float = 1e-4, max_iterations: int = 50) -> None:
     """Refresh v of every bounded layer by warm-started power iteration and normalise all weights.
 
-    Call it before the forward pass of a training step. Dense layers of equal shape run as one batch of products.
+    Call it before the forward pass of a training step. Dense layers of equal shape run as one batch of products. All
+    passes of the step share the normalised weights and their graph, so add losses up before one backward pass, or run
+    forward and backward in turn.
 
     Args:
         module: a flow or any module with bounded layers inside.

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Generator
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Bijection
 from contraflow.data import Dataset, ImagePreprocessing, TablePreprocessing, load_dataset, preprocessing_from_config
-from contraflow.errors import CheckpointError, ConfigurationError, unknown_name
+from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, unknown_name
 from contraflow.flow import Flow
-from contraflow.recipes.recipe import DataSettings, Recipe
+from contraflow.recipes.recipe import DataSettings, Recipe, check_seed
 from contraflow.training import load_checkpoint
 from contraflow.training.average import with_weights
 
@@ -41,6 +42,11 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
         )
     if settings.kind == "image":
         assert data.levels is not None
+        if settings.crop_padding >= min(data.event_shape[1:]):
+            raise ConfigurationError(
+                f"preprocessing.crop_padding={settings.crop_padding}: it must be less than the side of the images, "
+                f"which are {data.event_shape[1]}×{data.event_shape[2]}."
+            )
         return ImagePreprocessing(
             data.levels, settings.bits, settings.alpha, flip=settings.flip, crop_padding=settings.crop_padding
         )
@@ -62,7 +68,13 @@ def build_flow(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
     device = make_device(recipe.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(recipe.seed)
-        flow = ARCHITECTURES[name](event_shape, logdet=recipe.estimator.build(), preprocessing=preprocessing, **options)
+        logdet = recipe.estimator.build()
+        try:
+            flow = ARCHITECTURES[name](event_shape, logdet=logdet, preprocessing=preprocessing, **options)
+        except ContraflowError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(f"architecture.options={options}: {name} cannot be built so: {error}") from error
         return flow.to(device, getattr(torch, recipe.dtype))
 
 
@@ -81,6 +93,8 @@ def make_device(name: str) -> torch.device:
     Raises:
         ConfigurationError: unknown or absent device.
     """
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise ConfigurationError(f"device={name}: it must be cpu, cuda or cuda:N.")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -89,6 +103,16 @@ def make_device(name: str) -> torch.device:
             f"device={name}: not available here ({str(error).splitlines()[0]}). Try cpu."
         ) from None
     return device
+
+
+def make_generator(device: torch.device, seed: int) -> Generator:
+    """A seeded source of randomness.
+
+    Raises:
+        ConfigurationError: the seed is negative, or beyond 63 bits.
+    """
+    check_seed(seed)
+    return Generator(device).manual_seed(seed)
 
 
 @dataclass(frozen=True)
@@ -125,6 +149,7 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
         run: the folder that training wrote.
         device, dtype: where and how precisely to compute; as trained when not given.
     """
+    make_device(device or "cpu")
     checkpoint = load_checkpoint(Path(run))
     config = checkpoint.config
     try:

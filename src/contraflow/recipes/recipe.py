@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from contraflow.errors import CheckpointError
+from contraflow.errors import CheckpointError, ConfigurationError
 from contraflow.logdet import (
     Exact,
     Gaussian,
@@ -41,6 +41,9 @@ class DataSettings:
     size: int | None = None
     grey: bool = False
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive("data", self, "limit")
 
 
 @dataclass
@@ -131,6 +134,9 @@ class EvaluationSettings:
     limit: int | None = None
     samples: int = 100
 
+    def __post_init__(self) -> None:
+        _require_positive("evaluation", self, "draws", "batch_size", "limit", "samples")
+
 
 @dataclass
 class Recipe:
@@ -160,6 +166,9 @@ class Recipe:
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
@@ -172,6 +181,23 @@ class Recipe:
             CheckpointError: keys that do not belong, or values that do not fit.
         """
         return _from_dict(cls, values, "recipe")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        ConfigurationError: negative, or beyond 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise ConfigurationError(f"seed={seed}: it must be at least 0 and less than 2⁶³.")
+
+
+def _require_positive(where: str, settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ConfigurationError(f"{where}.{name}={value}: it must be at least 1.")
 
 
 def _from_dict(cls: type, values: Any, where: str) -> Any:

@@ -5,9 +5,12 @@ RUN/ holds checkpoints/, log.jsonl (a line every few steps), evaluation.json and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
+import signal
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,14 +92,40 @@ def run_recipe(
         TrainingError: the loss is not finite; the last good checkpoint is kept.
     """
     watcher = watcher or Silent()
+    if tensorboard:
+        _summary_writer()
     data = load_data(recipe.data, recipe.seed).require_train()
     run = _Run(recipe, out, data, watcher)
     if resume:
         run.resume()
     else:
         run.begin(force)
-    run.train(tensorboard)
-    return run.finish()
+    try:
+        run.train(tensorboard)
+        return run.finish()
+    except KeyboardInterrupt:
+        watcher.note(f"stopped at step {run.saved}; go on with: contraflow train --resume {out}")
+        raise
+
+
+class _Interruption:
+    """Notes Ctrl-C, so that the step in hand is finished before it is heeded; a second one interrupts at once."""
+
+    noted = False
+
+    def __enter__(self) -> _Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.previous)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.noted:
+            raise KeyboardInterrupt
+        self.noted = True
 
 
 class _Run:
@@ -105,8 +134,10 @@ class _Run:
         preprocessing = make_preprocessing(recipe, data)
         self.flow = build_flow(recipe, data.event_shape, preprocessing)
         self.config = describe(recipe, data, preprocessing)
+        self.evaluation_estimator = recipe.evaluation.estimator.build()
         self.state = TrainingState.begin(self.flow, recipe.training, recipe.seed)
         self.log = out / "log.jsonl"
+        self.saved = 0
 
     def begin(self, force: bool) -> None:
         """A fresh folder with a checkpoint of step 0."""
@@ -132,12 +163,14 @@ class _Run:
         checkpoint.restore(self.state)
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         kept = [line for line in lines if _logged_step(line) <= self.state.step]
-        self.log.write_text("".join(f"{line}\n" for line in kept))
+        write_text(self.log, "".join(f"{line}\n" for line in kept))
+        self.saved = self.state.step
         self.watcher.note(f"resumed {self.out} at step {self.state.step}")
 
     def save(self) -> None:
         """A checkpoint of now."""
         save_checkpoint(self.out, self.state, self.config)
+        self.saved = self.state.step
 
     def train(self, tensorboard: bool) -> None:
         """All remaining steps, with log, validation and checkpoints."""
@@ -145,9 +178,9 @@ class _Run:
         rows = self.data.train[: self.recipe.data.limit]
         preprocessing = self.flow.preprocessing
         augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
-        board = _board(self.out / "tensorboard") if tensorboard else None
+        board = _summary_writer()(str(self.out / "tensorboard")) if tensorboard else None
         records = train(self.state, rows, settings, augment)
-        try:
+        with _Interruption() as interruption, board or contextlib.nullcontext():
             for record in records:
                 validated = self._validate(record.step)
                 last = record.step == settings.steps
@@ -157,15 +190,10 @@ class _Run:
                     self.watcher.step(line, settings.steps)
                     if board is not None:
                         _write_board(board, line)
-                if record.step % settings.checkpoint_every == 0 or last:
+                if record.step % settings.checkpoint_every == 0 or last or interruption.noted:
                     self.save()
-        except KeyboardInterrupt:
-            self.save()
-            self.watcher.note(f"stopped at step {self.state.step}; go on with: contraflow train --resume {self.out}")
-            raise
-        finally:
-            if board is not None:
-                board.close()
+                if interruption.noted:
+                    raise KeyboardInterrupt
 
     def _validate(self, step: int) -> float | None:
         """log p of validation rows in nats under the averaged weights; the best weights are kept."""
@@ -179,7 +207,7 @@ class _Run:
         scores = score(
             with_weights(self.flow, weights),
             self.data.validation[: settings.validation_size],
-            estimator=self.recipe.evaluation.estimator.build(),
+            estimator=self.evaluation_estimator,
             batch_size=self.recipe.evaluation.batch_size,
             generator=generator,
         )
@@ -213,7 +241,7 @@ class _Run:
         report = evaluate_likelihood(
             flow,
             test,
-            estimator=settings.estimator.build(),
+            estimator=self.evaluation_estimator,
             draws=settings.draws,
             batch_size=settings.batch_size,
             generator=generator,
@@ -235,8 +263,11 @@ def draw_samples(
     temperature: float = 1.0,
 ) -> Tensor:
     """n samples, a batch at a time."""
-    if n < 1 or temperature < 0:
-        raise ConfigurationError(f"n={n}, temperature={temperature}: at least one sample and no negative temperature.")
+    if n < 1 or batch_size < 1 or temperature < 0:
+        raise ConfigurationError(
+            f"n={n}, batch_size={batch_size}, temperature={temperature}: at least one sample, one sample at once, and "
+            "no negative temperature."
+        )
     parts = []
     for done in range(0, n, batch_size):
         parts.append(flow.sample(min(batch_size, n - done), temperature=temperature, generator=generator).cpu())
@@ -257,10 +288,19 @@ def draw_picture(flow: Flow, samples: Tensor, data: Dataset, path: Path) -> None
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, then rename."""
+    """Write JSON as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: the file is the old one or the new one, never half of one.
+
+    Raises:
+        OutputError: it could not be written; an old file of that name is intact.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.write_text(text)
         temporary.rename(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -288,12 +328,12 @@ def _in_unit(flow: Flow, log_prob: float) -> tuple[str, float]:
     return "nats", log_prob
 
 
-def _board(path: Path) -> Any:
+def _summary_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise ConfigurationError("--tensorboard needs the extra: pip install 'contraflow[tensorboard]'.") from None
-    return SummaryWriter(str(path))
+    return SummaryWriter
 
 
 def _write_board(board: Any, line: dict[str, Any]) -> None:

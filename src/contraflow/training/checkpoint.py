@@ -104,7 +104,10 @@ def save_checkpoint(run: Path, state: TrainingState, config: Mapping[str, Any]) 
         temporary.mkdir(parents=True)
         _write_files(temporary, state, config)
         if final.exists():
-            shutil.rmtree(final)
+            # A kill between the two renames still leaves it, under a name that sorts before every step.
+            replaced = final.with_name("0-replaced")
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
         temporary.rename(final)
         _flush_folder(final.parent)
     except OSError as error:

@@ -46,6 +46,8 @@ class TrainingState:
     @classmethod
     def begin(cls, flow: Flow, settings: TrainingSettings, seed: int) -> TrainingState:
         """A fresh state: Adam with decoupled weight decay, one seeded generator on the flow's device."""
+        # A loaded layer counts as warm: so must one that was saved before the first step.
+        update_lipschitz(flow)
         optimiser = torch.optim.AdamW(
             flow.parameters(),
             lr=settings.learning_rate,
