@@ -99,9 +99,9 @@ def _from_file(source: str) -> Recipe:
     if not path.is_file():
         raise DataError(f"{source}: no such file.")
     values = _read(path)
-    name = values.get("recipe", "digits")
+    name = str(values.get("recipe", "digits"))
     if name not in RECIPES:
-        raise unknown_name(f"recipe in {source}:", str(name), RECIPES)
+        raise unknown_name(f"recipe in {source}:", name, RECIPES)
     base = RECIPES[name]()
     _check_keys(values, base.as_dict(), source, "")
     return base
@@ -142,5 +142,9 @@ def _check_keys(values: dict[str, Any], known: dict[str, Any], source: str, wher
             continue
         if key not in known:
             raise unknown_name(f"key in {source}:", f"{where}{key}", [f"{where}{one}" for one in known])
-        if isinstance(value, dict) and isinstance(known[key], dict) and key != "options":
+        if not isinstance(known[key], dict):
+            continue
+        if not isinstance(value, dict):
+            raise ConfigurationError(f"key in {source}: {where}{key}={value!r}, where it takes keys and values itself.")
+        if key != "options":
             _check_keys(value, known[key], source, f"{where}{key}.")
