@@ -33,7 +33,7 @@ TINY = [
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     full = [sys.executable, "-m", "contraflow", *map(str, arguments)]
-    return subprocess.run(full, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    return subprocess.run(full, capture_output=True, text=True, env=environment, timeout=280, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def start(run: Path) -> subprocess.Popen[str]:
 
 
 def wait_for(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 280
     while not ready():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end
@@ -130,7 +130,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, whole: Path) -> Non
     process = start(run)
     wait_for(process, lambda: lines(run) >= 7)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=280)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert f"contraflow train --resume {run}" in " ".join(err.split())

@@ -26,7 +26,6 @@ def mnist() -> Recipe:
     training = recipe.training
     training.steps, training.warmup_steps, training.schedule = 2500, 200, "cosine"
     training.learning_rate, training.validate_every = 1e-2, 1000
-    recipe.evaluation.limit = 2000
     return recipe
 
 
