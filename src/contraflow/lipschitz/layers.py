@@ -111,6 +111,18 @@ class LipschitzLayer(nn.Module, ABC):
         )
         self.accept(found.v)
 
+    def restart(self) -> None:
+        """A thorough power iteration from a v with a part in every direction: for one that is stuck.
+
+        After a weight change v may be nearly orthogonal to the new top singular vector; σ then rests at a smaller
+        singular value and the stopping rule is content.
+        """
+        seeded = torch.Generator().manual_seed(0)  # the same part every time: a run can be repeated and resumed
+        noise = torch.randn(self.v.shape, generator=seeded, dtype=self.v.dtype).to(self.v.device)
+        with torch.no_grad():
+            self.v.add_(noise / noise.norm())
+        self.converge(tolerance=1e-5, max_iterations=100)
+
     def accept(self, v: Tensor) -> None:
         """Take over a refreshed v."""
         with torch.no_grad():

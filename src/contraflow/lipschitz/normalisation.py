@@ -14,7 +14,10 @@ from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.numerics import norm_from_above, power_iteration
 
 #: Relative distance from the power iteration's estimate at which a bound is tried first along training.
-TRAINING_GAP = 2e-3
+TRAINING_GAP = 5e-3
+
+#: Certified bound over estimate from which the power iteration counts as stuck.
+_STUCK = 1.03
 
 
 def update_lipschitz(
@@ -29,8 +32,8 @@ def update_lipschitz(
     W / max(1, σ/c) with the power iteration's σ, an estimate from below, may leave a layer above its bound c; after a
     large step by several per cent. With ``certified=True`` the weights are divided by a bound from above instead,
     W / max(1, u/c) with u >= ‖W‖₂ proved by a Cholesky factor of u²I - WᵀW in float64, so that no layer exceeds its c
-    at any moment; u is at most 0.2 % above the norm where the power iteration has converged. Its gradient is that of
-    σ. Cost and derivation: docs/decisions/003-certified-training.md, docs/maths/lipschitz-bounds.md.
+    at any moment; u is at most 1 % above the norm. Its gradient is that
+    of σ. Cost and derivation: docs/decisions/003-certified-training.md, docs/maths/lipschitz-bounds.md.
 
     Args:
         module: a flow or any module with bounded layers inside.
@@ -44,8 +47,11 @@ def update_lipschitz(
         stacks[_kind(layer)].append(layer)
     for stack in stacks.values():
         _refresh(stack, tolerance, max_iterations)
-        for layer, excess in zip(stack, certified_excess(stack) if certified else [1.0] * len(stack), strict=True):
-            layer.excess = excess
+        if certified:
+            _certify_stack(stack)
+        else:
+            for layer in stack:
+                layer.excess = 1.0
         if isinstance(stack[0], LipschitzLinear):
             _normalise_stack(stack)
 
@@ -95,20 +101,28 @@ def _normalise_stack(layers: list[LipschitzLayer]) -> None:
 
 
 @torch.no_grad()
-def certified_excess(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> list[float]:
-    """u/σ for every one of some layers of one kind, with u >= ‖W‖₂ certified; 1 where u <= c and nothing is divided."""
-    sigma = torch.stack([layer.sigma() for layer in layers]).double()
-    bounds = sigma.new_tensor([layer.bound for layer in layers])
-    norms = _certified_norms(layers, sigma, bounds, gap)
-    excess = torch.where(norms <= bounds, torch.ones_like(norms), norms / sigma * (1 + rounding(layers[0])))
-    return [float(one) for one in excess]
-
-
-def _certified_norms(layers: list[LipschitzLayer], sigma: Tensor, bounds: Tensor, gap: float) -> Tensor:
+def _certify_stack(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> None:
+    """Set excess = u/σ of layers of one kind, with u >= ‖W‖₂ certified; 1 where u <= c and nothing is divided."""
+    bounds = torch.tensor([layer.bound for layer in layers], dtype=torch.float64, device=layers[0].weight.device)
     gram = layers[0].gram(torch.stack([layer.weight for layer in layers]))
+    sigma = _estimates(layers)
     if gram is None:
-        return sigma.new_tensor([layer.certified_norm(layer.weight) for layer in layers])
-    return norm_from_above(gram, sigma, gap, bounds)
+        norms = torch.tensor([layer.certified_norm(layer.weight) for layer in layers]).to(bounds)
+    else:
+        norms = norm_from_above(gram, sigma, gap, bounds)
+    divided = norms > bounds
+    stuck = (divided & (norms > _STUCK * sigma)).nonzero()[:, 0].tolist()
+    for index in stuck:
+        layers[index].restart()
+    if stuck:
+        sigma = _estimates(layers)  # the bound u stands; only the direction of its gradient was wrong
+    excess = torch.where(divided, norms / sigma * (1 + rounding(layers[0])), torch.ones_like(norms))
+    for layer, value in zip(layers, excess.tolist(), strict=True):
+        layer.excess = value
+
+
+def _estimates(layers: list[LipschitzLayer]) -> Tensor:
+    return torch.stack([layer.sigma() for layer in layers]).double()
 
 
 def rounding(layer: LipschitzLayer) -> float:
