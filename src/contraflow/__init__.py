@@ -16,7 +16,7 @@ from contraflow.bijections import (
 )
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ContraflowError, InversionError
-from contraflow.flow import Flow
+from contraflow.flow import Flow, LogProbEstimate
 from contraflow.lipschitz import Certificate, LipschitzConvNet, LipschitzMLP, rescale_to_certificate, update_lipschitz
 from contraflow.logdet import (
     EVALUATION,
@@ -54,6 +54,7 @@ __all__ = [
     "InversionError",
     "LipschitzConvNet",
     "LipschitzMLP",
+    "LogProbEstimate",
     "Logit",
     "ModuleContraction",
     "MultiScale",

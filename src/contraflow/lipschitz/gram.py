@@ -6,6 +6,8 @@ tridiagonal, so that it is never held, nor factorised, in full. Derivation: docs
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def convolution_gram(kernels: Tensor, size: tuple[int, int]) -> BlockTridiagonal
     bands = _bands(rows, height)
     groups = [range(start, min(start + k - 1, height)) for start in range(0, height, k - 1)]
     diagonal = [_assemble(bands, group, group) for group in groups]
-    upper = [_assemble(bands, above, below) for above, below in zip(groups[:-1], groups[1:], strict=True)]
+    upper = [_assemble(bands, above, below) for above, below in itertools.pairwise(groups)]
     return BlockTridiagonal(diagonal, upper, k * k * kernel.shape[1])
 
 
