@@ -9,7 +9,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from contraflow import Chain, Exact, Flow, PowerSeries, ResidualBlock, RussianRoulette, residual_flow
+from contraflow import Exact, Flow, RussianRoulette, residual_flow
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import score
 from contraflow.lipschitz import LipschitzLayer
@@ -20,11 +20,11 @@ NOISY = RussianRoulette(exact_terms=3)
 
 
 def steep_flow(dimensions: int = 6) -> Flow:
-    flow = residual_flow((dimensions,), blocks=2, hidden=(16, 16), logdet=Exact())
+    flow = residual_flow((dimensions,), blocks=2, hidden=(dimensions,), logdet=Exact())
     with torch.no_grad():
         for module in flow.modules():
             if isinstance(module, LipschitzLayer):
-                module.weight.mul_(4)
+                module.weight.normal_()
         flow.log_prob(torch.randn(100, dimensions))
     return flow
 
@@ -160,17 +160,6 @@ def test_score_reaches_a_target_row_by_row():
 def test_impossible_requests_are_refused(options, message):
     with pytest.raises(ConfigurationError, match=message):
         steep_flow().log_prob_estimate(torch.randn(2, 6), **options)
-
-
-def test_a_biased_series_is_no_more_exact_for_more_probes():
-    """The error bar is about noise: a truncated series keeps its bias, which the docstring says."""
-    g = steep_flow().bijection
-    flow = Flow((6,), Chain([one for one in g.bijections if isinstance(one, ResidualBlock)]))
-    x = torch.randn(40, 6)
-    biased = flow.log_prob_estimate(x, probes=200, estimator=PowerSeries(1))
-    with torch.no_grad():
-        exact = flow.with_logdet(Exact()).log_prob(x)
-    assert ((biased.value - exact).abs() > 4 * biased.standard_error).any()
 
 
 def test_fixed_means_count_every_draw():

@@ -120,7 +120,7 @@ class Certificate:
     def __str__(self) -> str:
         if not self.blocks:
             return "no residual block: nothing to certify"
-        rows = [("block or layer", "estimate", "certified", "promised", "1 - L", "1/(1 - L)")]
+        rows: list[tuple[str, ...]] = [("block or layer", "estimate", "certified", "promised", "1 - L", "1/(1 - L)")]
         for block in self.blocks:
             rows.append(_block_row(block))
             rows += [_layer_row(block, layer) for layer in block.layers]
