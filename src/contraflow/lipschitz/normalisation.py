@@ -152,8 +152,10 @@ def rescale_to_certificate(module: nn.Module) -> int:
         DomainError: a weight is not finite.
 
     >>> from contraflow.lipschitz import LipschitzMLP
-    >>> rescale_to_certificate(LipschitzMLP(2, (8, 8)).double())
-    0
+    >>> g = LipschitzMLP(2, (8, 8))
+    >>> _ = rescale_to_certificate(g)
+    >>> all(layer.lipschitz_bound() <= layer.bound for layer in g.layers), rescale_to_certificate(g)
+    (True, 0)
     """
     return sum(_rescale(layer) for layer in _layers(module))
 
