@@ -16,8 +16,8 @@ from contraflow.bijections import (
 )
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ContraflowError, InversionError
-from contraflow.flow import Flow
-from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP, update_lipschitz
+from contraflow.flow import Flow, LogProbEstimate
+from contraflow.lipschitz import Certificate, LipschitzConvNet, LipschitzMLP, rescale_to_certificate, update_lipschitz
 from contraflow.logdet import (
     EVALUATION,
     TRAINING,
@@ -42,6 +42,7 @@ __all__ = [
     "Affine",
     "Anderson",
     "Bijection",
+    "Certificate",
     "Chain",
     "ContraflowError",
     "Exact",
@@ -53,6 +54,7 @@ __all__ = [
     "InversionError",
     "LipschitzConvNet",
     "LipschitzMLP",
+    "LogProbEstimate",
     "Logit",
     "ModuleContraction",
     "MultiScale",
@@ -65,6 +67,7 @@ __all__ = [
     "RussianRoulette",
     "Squeeze",
     "StandardNormal",
+    "rescale_to_certificate",
     "residual_flow",
     "residual_flow_images",
     "update_lipschitz",

@@ -4,14 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow.bijections import Bijection, Chain, with_logdet
+from contraflow.bijections import Bijection, Chain, ResidualBlock, with_logdet
 from contraflow.distributions import StandardNormal
-from contraflow.errors import DomainError, InversionError, ShapeError
-from contraflow.logdet import LogDetEstimator
+from contraflow.errors import ConfigurationError, DomainError, InversionError, ShapeError
+from contraflow.lipschitz import BlockCertificate, Certificate, LipschitzNetwork
+from contraflow.lipschitz.certification import certify_network, vouched
+from contraflow.logdet import EVALUATION, LogDetEstimator, RussianRoulette
+from contraflow.numerics import fixed_means, two_stage_means
+
+
+@dataclass(frozen=True)
+class LogProbEstimate:
+    """log p(x) of some samples, each with its standard error.
+
+    Attributes:
+        value: mean of independent estimates in nats, ``(batch,)``, float64; unbiased where the estimator is.
+        standard_error: of that mean, in nats; NaN where it is a single estimate.
+        probes: how many independent estimates (probe, truncation and dequantisation noise) the mean is over.
+        reached: whether the standard error is at most the target; all true without a target.
+        degrees_of_freedom: of the variance behind the standard error, for Student's t.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    probes: Tensor
+    reached: Tensor
+    degrees_of_freedom: Tensor
+
+    def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
+        """Lower and upper end of Student's confidence interval for log p(x), each ``(batch,)``."""
+        from scipy.stats import t
+
+        quantile = torch.as_tensor(t.ppf(0.5 + confidence / 2, self.degrees_of_freedom.numpy()))
+        return self.value - quantile * self.standard_error, self.value + quantile * self.standard_error
 
 
 class Flow(nn.Module):
@@ -69,6 +99,22 @@ class Flow(nn.Module):
         """
         return with_logdet(self, logdet)
 
+    def certify(self) -> Certificate:
+        r"""What is proved about invertibility: the certified Lipschitz bound of every residual block and layer.
+
+        Norms of the weights in use are bounded from above in float64 and multiplied with the activations' constants:
+        docs/maths/lipschitz-bounds.md. A g whose bound is its author's claim (`ModuleContraction`) is listed as
+        uncertified. Nothing about the flow changes; `contraflow.rescale_to_certificate` scales layers above their
+        bound down.
+
+        >>> from contraflow import residual_flow
+        >>> certificate = residual_flow((2,), blocks=2, hidden=(16,)).certify()
+        >>> certificate.invertible, len(certificate.blocks)
+        (True, 2)
+        """
+        blocks = [(name, one) for name, one in self.named_modules() if isinstance(one, ResidualBlock)]
+        return Certificate(tuple(_certify_block(name, one) for name, one in blocks))
+
     def _check(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.event_shape:
             raise ShapeError(f"this flow takes data of shape (batch, {_join(self.event_shape)}), not {tuple(x.shape)}.")
@@ -119,6 +165,64 @@ class Flow(nn.Module):
         z, logdet = self.forward_and_logdet(x, context, generator=generator)
         return self.base.log_prob(z, context) + logdet
 
+    @torch.no_grad()
+    def log_prob_estimate(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        target_error: float | None = None,
+        probes: int | None = None,
+        budget: int = 1000,
+        estimator: LogDetEstimator = EVALUATION,
+        batch_size: int | None = None,
+        generator: Generator | None = None,
+    ) -> LogProbEstimate:
+        """log p(x) in nats with its standard error, sample by sample, without gradients.
+
+        Either a given number of independent estimates of every sample, or as many as its own noise asks for: 16 fix
+        how many fresh ones make the standard error at most `target_error`, and those alone make the value
+        (docs/maths/log-density-error-bar.md). Samples that have theirs leave the batch.
+
+        Args:
+            x: ``(batch, *event_shape)``; for images the integer levels, whose dequantisation noise is averaged too.
+            context: reserved for conditional flows.
+            target_error: wanted standard error of every sample in nats.
+            probes: number of estimates instead of a target; 16 when neither is given.
+            budget: most estimates of a sample under a target, those of the pilot included; at least 20.
+            estimator: of the log-determinants, with independent draws (a stratified roulette is made independent).
+            batch_size: estimates at once; as many as there are samples, and at least 256, when not given.
+            generator: source of all noise.
+
+        Raises:
+            ConfigurationError: both a target and a number of probes, or one that cannot be.
+            ShapeError, DomainError: as for `log_prob`.
+
+        >>> from contraflow import residual_flow
+        >>> flow = residual_flow((2,), blocks=2, hidden=(16,))
+        >>> estimate = flow.log_prob_estimate(torch.zeros(3, 2), target_error=0.05)
+        >>> estimate.reached.all().item(), (estimate.standard_error <= 0.05).all().item()
+        (True, True)
+        """
+        _check_precision(target_error, probes, budget, batch_size)
+        if isinstance(estimator, RussianRoulette):
+            estimator = replace(estimator, stratified=False)
+        flow = self.with_logdet(estimator)
+        at_once = batch_size or max(len(x), 256)
+
+        def draw(rows: Tensor) -> Tensor:
+            rows = rows.to(x.device)
+            chosen = None if context is None else context[rows]
+            return flow.log_prob(x[rows], chosen, generator=generator)
+
+        if target_error is None:
+            found = fixed_means(draw, len(x), probes or 16, at_once)
+            reached = torch.ones(len(x), dtype=torch.bool)
+        else:
+            found = two_stage_means(draw, len(x), target_error, budget, at_once)
+            reached = found.standard_error <= target_error
+        return LogProbEstimate(found.value, found.standard_error, found.draws, reached, found.degrees_of_freedom)
+
     def bits_per_dim(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         r"""-log p(x) / (D ln 2), ``(batch,)``."""
         return -self.log_prob(x, context, generator=generator) / (self.dimensions * math.log(2))
@@ -146,6 +250,27 @@ class Flow(nn.Module):
         x = self.rsample(n, context, temperature=temperature, generator=generator)
         quantise = getattr(self.preprocessing, "quantise", None)
         return x if quantise is None else quantise(x)
+
+
+def _check_precision(target_error: float | None, probes: int | None, budget: int, batch_size: int | None) -> None:
+    if target_error is not None and probes is not None:
+        raise ConfigurationError(
+            f"target_error={target_error} and probes={probes}: give one; a target finds its own number of probes."
+        )
+    if target_error is not None and not target_error > 0:
+        raise ConfigurationError(f"target_error={target_error}: it must be positive, in nats.")
+    if probes is not None and probes < 1:
+        raise ConfigurationError(f"probes={probes}: it must be at least 1.")
+    if target_error is not None and budget < 20:
+        raise ConfigurationError(f"budget={budget}: it must be at least 20, 16 for the pilot and 4 for the value.")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigurationError(f"batch_size={batch_size}: it must be at least 1.")
+
+
+def _certify_block(name: str, block: ResidualBlock) -> BlockCertificate:
+    if isinstance(block.g, LipschitzNetwork):
+        return certify_network(name, block.g)
+    return vouched(name, block.g.lipschitz_bound(), f"the bound of {type(block.g).__name__} is its author's")
 
 
 def _all_finite(x: Tensor) -> bool:

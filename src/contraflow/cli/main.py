@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from contraflow.cli.catalogues import architectures, data, recipes
+from contraflow.cli.certify import certify
 from contraflow.cli.evaluate import evaluate
 from contraflow.cli.sample import sample
 from contraflow.cli.score import score
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "sample": sample,
     "score": score,
+    "certify": certify,
     "recipes": recipes,
     "architectures": architectures,
     "data": data,
@@ -163,6 +165,6 @@ def _completion(arguments: list[str]) -> str:
                 command.add_argument(*action.option_strings, choices=action.choices)
         if name == "train":
             command.add_argument("recipe", choices=list(RECIPES))
-        elif name in ("evaluate", "sample", "score"):
+        elif name in ("evaluate", "sample", "score", "certify"):
             command.add_argument("run").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return shtab.complete(parser, shell=arguments[0])

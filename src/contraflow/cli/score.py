@@ -27,6 +27,8 @@ def score(
     file: Path,
     out: Path | None = None,
     draws: int = 4,
+    target_error: float | None = None,
+    budget: int = 1000,
     exact_terms: int = 20,
     exact: bool = False,
     batch_size: int = 200,
@@ -43,6 +45,8 @@ def score(
         file: CSV, Parquet, .npy, .npz, or a folder of images.
         out: a .csv file to write; standard output when not given.
         draws: independent estimates averaged for every row; the standard error needs two.
+        target_error: wanted standard error of every row in nats; sets the number of draws row by row.
+        budget: most draws of a row under a target error; rows that did not reach it are counted at the end.
         exact_terms: terms of the series before the roulette.
         exact: dense Jacobians instead of the roulette, for small dimensions.
         batch_size: rows at once.
@@ -69,10 +73,15 @@ def score(
             rows,
             estimator=estimator,
             draws=draws,
+            target_error=target_error,
+            budget=budget,
             batch_size=batch_size,
             generator=make_generator(trained.flow.device, seed),
             progress=lambda done, total: bar.phase("rows", done, total),
         )
+        missed = int((~scores.reached).sum())
+        if missed:
+            bar.note(f"{missed} of {len(rows)} rows did not reach a standard error of {target_error} in {budget} draws")
     if out is None:
         _write(scores, sys.stdout, json)
         return

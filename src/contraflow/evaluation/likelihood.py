@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from contraflow.bijections import Bijection
 from contraflow.errors import ConfigurationError
-from contraflow.flow import Flow
+from contraflow.flow import Flow, LogProbEstimate
 from contraflow.logdet import EVALUATION, LogDetEstimator
 
 Progress = Callable[[int, int], None]
@@ -20,11 +20,20 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Scores:
-    """log p(x) of every row in nats: mean over draws, and that mean's standard error from the draws' spread."""
+    """log p(x) of every row in nats: mean over draws, and that mean's standard error.
+
+    Attributes:
+        log_prob, standard_error: ``(n,)``, float64; the error is NaN where there is one draw.
+        draws: draws a row; with a target error the most of any row.
+        probes: draws of every row, long.
+        reached: whether a row's standard error is at most the target; all true without a target.
+    """
 
     log_prob: Tensor
     standard_error: Tensor
     draws: int
+    probes: Tensor
+    reached: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,13 @@ def score(
     *,
     estimator: LogDetEstimator = EVALUATION,
     draws: int = 1,
+    target_error: float | None = None,
+    budget: int = 1000,
     batch_size: int = 200,
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> Scores:
-    """log p(x) of every row, averaged over independent draws of all noise.
+    """log p(x) of every row, averaged over independent draws of all noise: `Flow.log_prob_estimate`, batch by batch.
 
     The standard error of a row needs two draws; with one it is NaN.
 
@@ -81,23 +92,39 @@ def score(
         flow: any flow; its estimator is replaced by `estimator`.
         x: ``(n, *event_shape)``.
         draws: estimates a row.
+        target_error: wanted standard error of every row in nats, in place of `draws`.
+        budget: most estimates of a row under a target.
         batch_size: rows at once.
         progress: called with rows done and rows in all.
     """
     if draws < 1 or batch_size < 1:
         raise ConfigurationError(f"draws={draws}, batch_size={batch_size}: both must be at least 1.")
-    evaluation_flow = flow.with_logdet(estimator)
-    means, errors = [], []
+    parts = []
     for done in range(0, len(x), batch_size):
         batch = x[done : done + batch_size].to(flow.device)
-        values = torch.stack([evaluation_flow.log_prob(batch, generator=generator) for _ in range(draws)]).double()
-        means.append(values.mean(dim=0).cpu())
-        spread = values.std(dim=0) if draws > 1 else torch.full_like(values[0], math.nan)
-        errors.append((spread / math.sqrt(draws)).cpu())
+        parts.append(
+            flow.log_prob_estimate(
+                batch,
+                target_error=target_error,
+                probes=draws if target_error is None else None,
+                budget=budget,
+                estimator=estimator,
+                batch_size=len(batch),
+                generator=generator,
+            )
+        )
         if progress is not None:
             progress(min(done + batch_size, len(x)), len(x))
-    empty = torch.zeros(0, dtype=torch.float64)
-    return Scores(torch.cat(means) if means else empty, torch.cat(errors) if errors else empty, draws)
+    return _joined(parts, draws)
+
+
+def _joined(parts: list[LogProbEstimate], draws: int) -> Scores:
+    if not parts:
+        empty, none = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
+        return Scores(empty, empty, draws, none, none.bool())
+    value, error = torch.cat([one.value for one in parts]), torch.cat([one.standard_error for one in parts])
+    probes, reached = torch.cat([one.probes for one in parts]), torch.cat([one.reached for one in parts])
+    return Scores(value, error, int(probes.max()), probes, reached)
 
 
 def evaluate_likelihood(

@@ -2,14 +2,18 @@
 
 from contraflow.lipschitz.activations import ACTIVATIONS, ELU, Activation, LipSwish, Softplus, Swish
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
+from contraflow.lipschitz.certification import BlockCertificate, Certificate, LayerCertificate
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
-from contraflow.lipschitz.normalisation import largest_estimate, update_lipschitz
+from contraflow.lipschitz.normalisation import largest_estimate, rescale_to_certificate, update_lipschitz
 
 __all__ = [
     "ACTIVATIONS",
     "ELU",
     "Activation",
+    "BlockCertificate",
+    "Certificate",
+    "LayerCertificate",
     "LipSwish",
     "LipschitzConv2d",
     "LipschitzConvNet",
@@ -22,5 +26,6 @@ __all__ = [
     "certified_conv_norm",
     "certified_dense_norm",
     "largest_estimate",
+    "rescale_to_certificate",
     "update_lipschitz",
 ]

@@ -11,11 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contraflow.lipschitz.convolution import convolve, convolve_adjoint
+from contraflow.lipschitz.gram import convolution_gram
+from contraflow.numerics import norm_from_above, power_iteration
+
 #: Relative allowance for the rounding of the eigenvalue routines themselves.
 _ROUNDING = 1e-12
 
 #: Largest side of a Gram matrix that is taken in full: a second's work.
 _DENSE = 1024
+
+#: Relative distance from the estimate at which a bound is tried first.
+_GAP = 1e-4
 
 
 def certified_dense_norm(weight: Tensor) -> float:
@@ -28,7 +35,14 @@ def certified_dense_norm(weight: Tensor) -> float:
     return torch.linalg.matrix_norm(matrix, 2).item() * (1 + _ROUNDING)
 
 
-def certified_conv_norm(weight: Tensor, grid: int = 64, size: tuple[int, int] | None = None) -> float:
+def certified_conv_norm(
+    weight: Tensor,
+    grid: int = 64,
+    size: tuple[int, int] | None = None,
+    *,
+    start: Tensor | None = None,
+    target: float | None = None,
+) -> float:
     r"""A bound on the norm of the zero-padded convolution with kernel ``(out, in, k, k)``, for every spatial size.
 
     With the symbol F(ω) = Σ_{a,b} K[a,b] e^{-i(aω₁ + bω₂)},
@@ -39,13 +53,17 @@ def certified_conv_norm(weight: Tensor, grid: int = 64, size: tuple[int, int] | 
     u*F(ω)*F(ω)u is a trigonometric polynomial of degree k-1 in each variable, bounded by its samples up to a factor
     1/cos(π(k-1)/N) a variable on the square (Ehlich and Zeller, Schwankung von Polynomen zwischen Gitterpunkten, 1964).
 
-    On small images the zeros around them take up to a tenth off the norm, which this bound does not see; with a small
-    `size` the norm at that size is therefore computed from the operator in full.
+    On small images the zeros around them take up to a tenth off the norm, which this bound does not see. With a `size`
+    the norm at that size is bounded instead: by the eigenvalues of the operator where it is small, otherwise by a
+    power iteration's estimate raised in steps, from 1e-4, until u²I - WᵀW has a Cholesky factor, which proves that u
+    is a bound. Only where a block of that factorisation would be too large (`LARGEST_BLOCK`) the symbol is used.
 
     Args:
         weight: ``(out, in, k, k)``.
         grid: N, raised to 16(k-1) where it is smaller; 64 is 0.5 % loose for k = 3.
         size: (H, W), the one spatial size that the bound has to hold for.
+        start: start of the power iteration, ``(1, in, H, W)``, for speed; random when not given.
+        target: a value that is tried as well, since it is what matters whether the norm is below it.
 
     >>> kernel = torch.zeros(1, 1, 3, 3)
     >>> kernel[0, 0, 1, 1] = 0.5
@@ -54,13 +72,40 @@ def certified_conv_norm(weight: Tensor, grid: int = 64, size: tuple[int, int] | 
     """
     kernel = weight.detach().double()
     k = kernel.shape[-1]
-    grid = max(grid, 16 * (k - 1))
     if k == 1:
         return certified_dense_norm(kernel[:, :, 0, 0])
+    if size is not None:
+        found = _at_size(kernel, size, start, target)
+        if found is not None:
+            return found
+    return _by_symbol(kernel, max(grid, 16 * (k - 1)))
+
+
+def _at_size(kernel: Tensor, size: tuple[int, int], start: Tensor | None, target: float | None) -> float | None:
+    """The bound at one size; ``None`` where it takes too large a factorisation."""
+    if min(kernel.shape[:2]) * size[0] * size[1] <= _DENSE:
+        return math.sqrt(torch.linalg.eigvalsh(_gram_operator(kernel, size))[-1].clamp_min(0).item()) * (1 + _ROUNDING)
+    gram = convolution_gram(kernel[None], size)
+    if gram is None:
+        return None
+    if start is None:
+        seeded = torch.Generator().manual_seed(0)
+        start = torch.randn(1, kernel.shape[1], *size, generator=seeded, dtype=kernel.dtype).to(kernel.device)
+    estimate = power_iteration(
+        lambda v: convolve(v, kernel), lambda u: convolve_adjoint(u, kernel), start.double(), tolerance=1e-6
+    ).sigma
+    wanted = None if target is None else torch.full_like(estimate, target)
+    bound = norm_from_above(gram, estimate, _GAP)
+    if wanted is not None and bool(bound > wanted):
+        bound = norm_from_above(gram, estimate, _GAP, wanted)
+    return bound.item()
+
+
+def _by_symbol(kernel: Tensor, grid: int) -> float:
+    """The bound for every size."""
+    k = kernel.shape[-1]
     if kernel.shape[0] < kernel.shape[1]:
         kernel = kernel.transpose(0, 1).flip(2, 3)  # the adjoint has the same norm and the smaller Gram matrix
-    if size is not None and kernel.shape[1] * size[0] * size[1] <= _DENSE:
-        return math.sqrt(torch.linalg.eigvalsh(_gram_operator(kernel, size))[-1].clamp_min(0).item()) * (1 + _ROUNDING)
     largest = 0.0
     for gram in _gram_symbol(kernel, grid).split(256):
         largest = max(largest, torch.linalg.eigvalsh(gram)[:, -1].max().item())
@@ -69,6 +114,8 @@ def certified_conv_norm(weight: Tensor, grid: int = 64, size: tuple[int, int] | 
 
 def _gram_operator(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """WᵀW of the convolution as a matrix W at one size, a hundred columns at a time."""
+    if kernel.shape[0] < kernel.shape[1]:
+        kernel = kernel.transpose(0, 1).flip(2, 3)  # the adjoint
     inputs, padding = kernel.shape[1], kernel.shape[-1] // 2
     basis = torch.eye(inputs * size[0] * size[1], dtype=kernel.dtype, device=kernel.device)
     images = (F.conv2d(e.unflatten(1, (inputs, *size)), kernel, padding=padding) for e in basis.split(100))

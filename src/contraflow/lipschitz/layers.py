@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from contraflow.errors import DomainError, ShapeError
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
 from contraflow.lipschitz.convolution import convolve, convolve_adjoint
-from contraflow.numerics import power_iteration
+from contraflow.lipschitz.gram import convolution_gram, dense_gram
+from contraflow.numerics import BlockTridiagonal, power_iteration
 
 
 class NormalisedCache:
@@ -63,6 +64,8 @@ class LipschitzLayer(nn.Module, ABC):
         self.bias = nn.Parameter(torch.empty(outputs, dtype=weight.dtype, device=weight.device))
         self.register_buffer("v", torch.randn(1, *start, dtype=weight.dtype, device=weight.device))
         self.warm = False
+        #: Certified norm over estimate, at least 1: what a certified update of `update_lipschitz` multiplies σ by.
+        self.excess = 1.0
         self.cache = NormalisedCache()
         self._certified: tuple[Any, float] | None = None
         self.register_load_state_dict_post_hook(_on_load)
@@ -86,6 +89,11 @@ class LipschitzLayer(nn.Module, ABC):
     def certified_norm(self, weight: Tensor) -> float:
         """An upper bound on the operator norm of `weight`."""
 
+    def gram(self, weights: Tensor) -> BlockTridiagonal | None:
+        """WᵀW for a stack of weights of this layer's shape, to certify them together; ``None`` where that is not
+        offered, and `certified_norm` is asked layer by layer."""
+        return None
+
     def sigma(self) -> Tensor:
         """The estimate ‖W v‖₂ of the raw weight's norm, from below; a scalar with gradient."""
         return self.apply_weight(self.weight, self.v).norm()
@@ -103,6 +111,18 @@ class LipschitzLayer(nn.Module, ABC):
         )
         self.accept(found.v)
 
+    def restart(self) -> None:
+        """A thorough power iteration from a v with a part in every direction: for one that is stuck.
+
+        After a weight change v may be nearly orthogonal to the new top singular vector; σ then rests at a smaller
+        singular value and the stopping rule is content.
+        """
+        seeded = torch.Generator().manual_seed(0)  # the same part every time: a run can be repeated and resumed
+        noise = torch.randn(self.v.shape, generator=seeded, dtype=self.v.dtype).to(self.v.device)
+        with torch.no_grad():
+            self.v.add_(noise / noise.norm())
+        self.converge(tolerance=1e-5, max_iterations=100)
+
     def accept(self, v: Tensor) -> None:
         """Take over a refreshed v."""
         with torch.no_grad():
@@ -115,8 +135,7 @@ class LipschitzLayer(nn.Module, ABC):
         tracked = torch.is_grad_enabled() and self.weight.requires_grad
         if not self.warm:
             self.converge()
-        key = (self.weight._version, self.v._version, id(self.weight))
-        if self.cache.key != (key, tracked):
+        if self.cache.key != (self._key(), tracked):
             # Outside inference mode, so that a later backward pass may use the tensor.
             with torch.inference_mode(False), torch.set_grad_enabled(tracked):
                 self.remember(self.normalise(self.sigma()), [self.cache])
@@ -127,18 +146,24 @@ class LipschitzLayer(nn.Module, ABC):
         """Keep a normalised weight as the current one; `sharing` are the caches that stand on the same graph."""
         tracked = weight.requires_grad
         self.cache.weight = weight
-        self.cache.key = ((self.weight._version, self.v._version, id(self.weight)), tracked)
+        self.cache.key = (self._key(), tracked)
         if tracked:
             # The graph behind it is gone after a backward pass.
             weight.register_hook(lambda grad: _clear_all(sharing))
 
     def normalise(self, sigma: Tensor) -> Tensor:
-        """W / max(1, σ/c) for a given σ."""
-        return self.weight / (sigma / self.bound).clamp_min(1)
+        """W / max(1, σ/c) for a given σ, which `excess` raises to a certified bound after a certified update."""
+        return self.weight / (sigma * (self.excess / self.bound)).clamp_min(1)
+
+    def _key(self) -> Any:
+        """Changes when the normalised weight does."""
+        return self.weight._version, self.v._version, id(self.weight), self.excess
 
     def lipschitz_bound(self) -> float:
         """The certified norm of the normalised weight, from above."""
-        key = (self.weight._version, self.v._version, id(self.weight))
+        if not self.warm:
+            self.converge()
+        key = self._key()
         if self._certified is None or self._certified[0] != key:
             with torch.no_grad():
                 self._certified = (key, self.certified_norm(self.normalised()))
@@ -151,6 +176,7 @@ class LipschitzLayer(nn.Module, ABC):
 def _on_load(layer: nn.Module, incompatible: Any) -> None:
     assert isinstance(layer, LipschitzLayer)
     layer.cache.clear()
+    layer.excess = 1.0
     # A checkpoint that brings its v needs no new start; one without (foreign weights) does.
     layer.warm = not any(key.rsplit(".", 1)[-1] == "v" for key in incompatible.missing_keys)
 
@@ -177,6 +203,9 @@ class LipschitzLinear(LipschitzLayer):
 
     def certified_norm(self, weight: Tensor) -> float:
         return certified_dense_norm(weight)
+
+    def gram(self, weights: Tensor) -> BlockTridiagonal:
+        return dense_gram(weights)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bound={self.bound}"
@@ -221,7 +250,12 @@ class LipschitzConv2d(LipschitzLayer):
         return convolve(x, weight, bias)
 
     def certified_norm(self, weight: Tensor) -> float:
-        return certified_conv_norm(weight, size=self.size)
+        return certified_conv_norm(weight, size=self.size, start=self.v, target=self.bound)
+
+    def gram(self, weights: Tensor) -> BlockTridiagonal | None:
+        if weights.shape[-1] == 1:
+            return dense_gram(weights[:, :, :, 0, 0])
+        return convolution_gram(weights, self.size)
 
     def extra_repr(self) -> str:
         outputs, inputs, k, _ = self.weight.shape

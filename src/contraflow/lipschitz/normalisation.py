@@ -2,45 +2,81 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from contraflow.errors import DomainError
 from contraflow.lipschitz.layers import LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzNetwork
-from contraflow.numerics import power_iteration
+from contraflow.numerics import norm_from_above, power_iteration
+
+#: Relative distance from the power iteration's estimate at which a bound is tried first along training.
+TRAINING_GAP = 5e-3
+
+#: Certified bound over estimate from which the power iteration counts as stuck.
+_STUCK = 1.03
 
 
-def update_lipschitz(module: nn.Module, *, tolerance: float = 1e-4, max_iterations: int = 50) -> None:
-    """Refresh v of every bounded layer by warm-started power iteration and normalise all weights.
+def update_lipschitz(
+    module: nn.Module, *, tolerance: float = 1e-4, max_iterations: int = 50, certified: bool = False
+) -> None:
+    r"""Refresh v of every bounded layer by warm-started power iteration and normalise all weights.
 
     Call it before the forward pass of a training step. Dense layers of equal shape run as one batch of products. All
     passes of the step share the normalised weights and their graph, so add losses up before one backward pass, or run
     forward and backward in turn.
+
+    W / max(1, σ/c) with the power iteration's σ, an estimate from below, may leave a layer above its bound c; after a
+    large step by several per cent. With ``certified=True`` the weights are divided by a bound from above instead,
+    W / max(1, u/c) with u >= ‖W‖₂ proved by a Cholesky factor of u²I - WᵀW in float64, so that no layer exceeds its c
+    at any moment; u is at most 1 % above the norm. Its gradient is that
+    of σ. Cost and derivation: docs/decisions/003-certified-training.md, docs/maths/lipschitz-bounds.md.
 
     Args:
         module: a flow or any module with bounded layers inside.
         tolerance: relative change of σ at which the iteration stops; a layer that was never used before starts with
             a thorough iteration instead.
         max_iterations: most iterations a call.
+        certified: normalise by a certified bound from above instead of the estimate from below.
     """
     stacks: dict[tuple, list[LipschitzLayer]] = defaultdict(list)
     for layer in _layers(module):
+        stacks[_kind(layer)].append(layer)
+    for stack in stacks.values():
+        _refresh(stack, tolerance, max_iterations)
+        if certified:
+            _certify_stack(stack)
+        else:
+            for layer in stack:
+                layer.excess = 1.0
+        if isinstance(stack[0], LipschitzLinear):
+            _normalise_stack(stack)
+
+
+def _kind(layer: LipschitzLayer) -> tuple:
+    """Equal for layers that can be worked on as one stack."""
+    size = getattr(layer, "size", None)
+    return type(layer), size, *layer.weight.shape, layer.weight.dtype, layer.weight.device
+
+
+def _refresh(layers: list[LipschitzLayer], tolerance: float, max_iterations: int) -> None:
+    """Power iteration of layers of one kind."""
+    warm = [layer for layer in layers if layer.warm]
+    for layer in layers:
         if not layer.warm:
             layer.converge()
-        elif isinstance(layer, LipschitzLinear):
-            stacks[(*layer.weight.shape, layer.weight.dtype, layer.weight.device)].append(layer)
-        else:
+        elif not isinstance(layer, LipschitzLinear):
             layer.converge(tolerance, max_iterations)
-    for stack in stacks.values():
-        _update_stack(stack, tolerance, max_iterations)
+    if warm and isinstance(warm[0], LipschitzLinear):
+        _refresh_stack(warm, tolerance, max_iterations)
 
 
-def _update_stack(layers: list[LipschitzLayer], tolerance: float, max_iterations: int) -> None:
-    """Power iteration and normalisation of dense layers of equal shape, with one product for all."""
-    weights = torch.stack([layer.weight for layer in layers])
-    fixed = weights.detach()
+def _refresh_stack(layers: list[LipschitzLayer], tolerance: float, max_iterations: int) -> None:
+    """Power iteration of dense layers of equal shape, with one product for all."""
+    fixed = torch.stack([layer.weight.detach() for layer in layers])
     found = power_iteration(
         lambda v: (fixed @ v[:, :, None])[:, :, 0],
         lambda u: (u[:, None, :] @ fixed)[:, 0, :],
@@ -50,12 +86,89 @@ def _update_stack(layers: list[LipschitzLayer], tolerance: float, max_iterations
     )
     for layer, v in zip(layers, found.v, strict=True):
         layer.accept(v[None])
-    bounds = fixed.new_tensor([layer.bound for layer in layers])
-    sigma = (weights @ found.v[:, :, None])[:, :, 0].norm(dim=1)
-    normalised = weights / (sigma / bounds).clamp_min(1)[:, None, None]
+
+
+def _normalise_stack(layers: list[LipschitzLayer]) -> None:
+    """Soft normalisation of dense layers of equal shape, with one product for all."""
+    weights = torch.stack([layer.weight for layer in layers])
+    v = torch.cat([layer.v for layer in layers])
+    factors = weights.new_tensor([layer.excess / layer.bound for layer in layers])
+    sigma = (weights @ v[:, :, None])[:, :, 0].norm(dim=1)
+    normalised = weights / (sigma * factors).clamp_min(1)[:, None, None]
     sharing = [layer.cache for layer in layers]
     for layer, weight in zip(layers, normalised.unbind(), strict=True):
         layer.remember(weight, sharing)
+
+
+@torch.no_grad()
+def _certify_stack(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> None:
+    """Set excess = u/σ of layers of one kind, with u >= ‖W‖₂ certified; 1 where u <= c and nothing is divided."""
+    bounds = torch.tensor([layer.bound for layer in layers], dtype=torch.float64, device=layers[0].weight.device)
+    gram = layers[0].gram(torch.stack([layer.weight for layer in layers]))
+    sigma = _estimates(layers)
+    if gram is None:
+        norms = torch.tensor([layer.certified_norm(layer.weight) for layer in layers]).to(bounds)
+    else:
+        norms = norm_from_above(gram, sigma, gap, bounds)
+    divided = norms > bounds
+    stuck = (divided & (norms > _STUCK * sigma)).nonzero()[:, 0].tolist()
+    for index in stuck:
+        layers[index].restart()
+    if stuck:
+        sigma = _estimates(layers)  # the bound u stands; only the direction of its gradient was wrong
+    excess = torch.where(divided, norms / sigma * (1 + rounding(layers[0])), torch.ones_like(norms))
+    for layer, value in zip(layers, excess.tolist(), strict=True):
+        layer.excess = value
+
+
+def _estimates(layers: list[LipschitzLayer]) -> Tensor:
+    return torch.stack([layer.sigma() for layer in layers]).double()
+
+
+def rounding(layer: LipschitzLayer) -> float:
+    """What rounding of the divided weights can add to their norm, relatively, with room to spare.
+
+    Element by element it is two units in the last place; ‖ΔW‖₂ <= k‖ΔK‖_F for a kernel K, and ‖K‖_F <= √rank · ‖W‖₂.
+    """
+    shape = layer.weight.shape
+    size = shape[-1] if len(shape) == 4 else 1
+    return 2 * torch.finfo(layer.weight.dtype).eps * size * math.sqrt(min(shape[0], shape[1]) * size * size) + 1e-7
+
+
+@torch.no_grad()
+def rescale_to_certificate(module: nn.Module) -> int:
+    r"""Scale down, in place, every layer whose certified norm exceeds its bound c, so that it does not.
+
+    The raw weight becomes W̄·c/u with W̄ the normalised weight and u >= ‖W̄‖₂ its certified norm. Afterwards
+    ``layer.lipschitz_bound() <= layer.bound`` holds for every layer, whatever its power iteration says.
+
+    Args:
+        module: a flow or any module with bounded layers inside.
+
+    Returns:
+        The number of layers that were changed.
+
+    Raises:
+        DomainError: a weight is not finite.
+
+    >>> from contraflow.lipschitz import LipschitzMLP
+    >>> g = LipschitzMLP(2, (8, 8))
+    >>> _ = rescale_to_certificate(g)
+    >>> all(layer.lipschitz_bound() <= layer.bound for layer in g.layers), rescale_to_certificate(g)
+    (True, 0)
+    """
+    return sum(_rescale(layer) for layer in _layers(module))
+
+
+def _rescale(layer: LipschitzLayer) -> bool:
+    changed = False
+    while (certified := layer.lipschitz_bound()) > layer.bound:
+        if not math.isfinite(certified):
+            raise DomainError(f"{layer}: its weights hold NaN or infinity, so there is no bound to scale them to.")
+        layer.weight.copy_(layer.normalised() * (layer.bound / certified / (1 + rounding(layer))))
+        layer.excess = 1.0
+        changed = True
+    return changed
 
 
 @torch.no_grad()

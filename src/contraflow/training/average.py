@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from contraflow.flow import Flow
-from contraflow.lipschitz import LipschitzLayer
+from contraflow.lipschitz import LipschitzLayer, rescale_to_certificate
 
 
 class PolyakAverage:
@@ -39,11 +39,17 @@ class PolyakAverage:
 
 @torch.no_grad()
 def with_weights(flow: Flow, weights: dict[str, Tensor]) -> Flow:
-    """A copy of the flow with other parameters, whose power iterations are converged anew for them."""
+    """A copy of the flow with other parameters, to evaluate and sample with.
+
+    Its power iterations are converged anew, and layers whose certified norm is above their bound are scaled down to
+    it: an average of weights has no bound of its own.
+    """
     twin = copy.deepcopy(flow)
     for name, one in twin.named_parameters():
         one.copy_(weights[name])
     for module in twin.modules():
         if isinstance(module, LipschitzLayer):
+            module.excess = 1.0
             module.converge()
+    rescale_to_certificate(twin)
     return twin.requires_grad_(False)

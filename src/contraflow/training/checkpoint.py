@@ -6,6 +6,7 @@ RUN/checkpoints/00000500/ holds
     model.safetensors     weights.*, average.* and, with validation, best.*
     training.safetensors  Adam's moments, the order of the data, the random-number state
     training.json         step, epoch, position, best score
+    certificate.json      Lipschitz bounds of the flow that evaluation and sampling use, `Flow.certify`
     manifest.json         SHA-256 of the others
 
 and is written under a temporary name, flushed to disk, then renamed. Nothing is ever unpickled.
@@ -27,12 +28,14 @@ from torch import Tensor
 
 from contraflow.errors import CheckpointError, OutputError
 from contraflow.flow import Flow
+from contraflow.training.average import with_weights
 from contraflow.training.loop import TrainingState
 
 FORMAT = "contraflow"
 SCHEMA = 1
 _FOLDER = "checkpoints"
 _FILES = ("config.json", "model.safetensors", "training.safetensors", "training.json")
+_CERTIFICATE = "certificate.json"  # checkpoints from before it was written have none
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Checkpoint:
         model: name → tensor, with the prefixes weights., average. and best.
         training: name → tensor.
         progress: step, epoch, position, best_score.
+        certificate: of the evaluation weights when it was written; ``None`` in old checkpoints.
     """
 
     path: Path
@@ -52,6 +56,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     training: dict[str, Tensor]
     progress: dict[str, Any]
+    certificate: dict[str, Any] | None = None
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """The tensors of one prefix, without it; empty where there are none."""
@@ -140,6 +145,7 @@ def _write_files(folder: Path, state: TrainingState, config: Mapping[str, Any]) 
         "model.safetensors": save(_plain(model)),
         "training.safetensors": save(_plain(training)),
         "training.json": _json(progress),
+        _CERTIFICATE: _json(with_weights(state.flow, state.evaluation_weights()).certify().as_dict()),
     }
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     contents["manifest.json"] = _json({**header, "sha256": sums})
@@ -182,7 +188,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
     if not isinstance(sums, dict):
         raise CheckpointError(f"{path / 'manifest.json'}: damaged, it lists no checksums.")
     contents = {}
-    for name in _FILES:
+    for name in (*_FILES, *(name for name in (_CERTIFICATE,) if name in sums)):
         contents[name] = _read(path / name)
         if hashlib.sha256(contents[name]).hexdigest() != sums.get(name):
             raise CheckpointError(f"{path / name}: damaged, its SHA-256 is not the one in manifest.json.")
@@ -193,7 +199,9 @@ def load_checkpoint(run: Path) -> Checkpoint:
         model, training = load(contents["model.safetensors"]), load(contents["training.safetensors"])
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged tensors: {error}.") from error
-    return Checkpoint(path, config, model, training, progress)
+    certified = contents.get(_CERTIFICATE)
+    certificate = None if certified is None else _read_json(path / _CERTIFICATE, certified)
+    return Checkpoint(path, config, model, training, progress, certificate)
 
 
 def _check_header(path: Path, header: Mapping[str, Any]) -> None:

@@ -114,7 +114,7 @@ def train(
         if augment is not None:
             x = augment(x, state.generator)
 
-        update_lipschitz(flow)
+        update_lipschitz(flow, certified=settings.certified)
         loss = -flow.log_prob(x, generator=state.generator).mean()
         if not math.isfinite(value := loss.item()):
             raise TrainingError(f"step {state.step}: the loss is {value}. {guilty_block(flow, x)}")

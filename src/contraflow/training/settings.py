@@ -23,6 +23,8 @@ class TrainingSettings:
         beta1: decay of Adam's mean of the gradient.
         beta2: decay of Adam's mean of its square.
         gradient_clip: largest Euclidean norm of the gradient of the loss in bits (images) or nats per dimension.
+        certified: normalise weights by certified bounds at every step, so that no layer ever exceeds its bound
+            (`update_lipschitz(certified=True)`), instead of estimates from below. Evaluation weights always are.
         polyak: decay of the average of the weights that evaluation and sampling use.
         log_every: steps between lines of the log.
         checkpoint_every: steps between checkpoints.
@@ -40,6 +42,7 @@ class TrainingSettings:
     beta1: float = 0.9
     beta2: float = 0.99
     gradient_clip: float = 1.0
+    certified: bool = False
     polyak: float = 0.999
     log_every: int = 10
     checkpoint_every: int = 500

@@ -1,0 +1,212 @@
+"""What is proved about a flow's Lipschitz bounds, as a table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from contraflow.lipschitz.activations import ACTIVATIONS, Activation
+from contraflow.lipschitz.layers import LipschitzLayer
+from contraflow.lipschitz.network import LipschitzNetwork
+
+
+@dataclass(frozen=True)
+class LayerCertificate:
+    """One linear layer, with its weight as it is used.
+
+    Attributes:
+        name: as in ``flow.named_modules()``.
+        estimate: ‖W̄v‖₂, the power iteration's value, from below.
+        bound: certified norm of W̄ in float64, from above.
+        promise: c, the bound that the layer was given.
+    """
+
+    name: str
+    estimate: float
+    bound: float
+    promise: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the certified bound is at most c."""
+        return self.bound <= self.promise
+
+
+@dataclass(frozen=True)
+class BlockCertificate:
+    r"""One residual block x + g(x).
+
+    Attributes:
+        name: as in ``flow.named_modules()``.
+        bound: L >= Lip(g): Π ‖W̄_l‖ Π Lip(φ_l) where certified, else the number that the author of g vouches for.
+        certified: whether L follows from the weights; ``False`` for a g of which only a claim is known.
+        reason: why not, or empty.
+        layers: of g, in order; empty where not certified.
+        activations: the constants Lip(φ_l), in order.
+    """
+
+    name: str
+    bound: float
+    certified: bool
+    reason: str
+    layers: tuple[LayerCertificate, ...] = ()
+    activations: tuple[float, ...] = ()
+
+    @property
+    def estimate(self) -> float | None:
+        """The same product of the layers' estimates, from below; ``None`` where not certified."""
+        return math.prod((*(one.estimate for one in self.layers), *self.activations)) if self.certified else None
+
+    @property
+    def promise(self) -> float | None:
+        """Π c_l Π Lip(φ_l); ``None`` where not certified."""
+        return math.prod((*(one.promise for one in self.layers), *self.activations)) if self.certified else None
+
+    @property
+    def kept(self) -> bool:
+        """Whether L is certified and no layer exceeds its c."""
+        return self.certified and all(one.kept for one in self.layers)
+
+    @property
+    def margin(self) -> float:
+        """1 - L; the inverse is proved to exist where it is positive and L is certified."""
+        return 1 - self.bound
+
+    @property
+    def inverse_error(self) -> float:
+        r"""1/(1 - L): ‖x - x*‖₂ is at most so many times the residual ‖z - x - g(x)‖₂; infinite where L >= 1."""
+        return 1 / self.margin if self.margin > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Certificate:
+    r"""The Lipschitz bounds of all residual blocks of a flow: estimated from below, certified from above.
+
+    Bounds hold for the weights as they are, in exact arithmetic: docs/maths/lipschitz-bounds.md. Prints as a table.
+
+    Attributes:
+        blocks: the residual blocks in order; maps without a contraction are not listed.
+    """
+
+    blocks: tuple[BlockCertificate, ...]
+
+    @property
+    def uncertified(self) -> tuple[str, ...]:
+        """Names of the blocks whose bound is merely vouched for."""
+        return tuple(one.name for one in self.blocks if not one.certified)
+
+    @property
+    def invertible(self) -> bool:
+        """Whether it is proved that every block can be inverted: all certified, all L < 1."""
+        return all(one.certified and one.margin > 0 for one in self.blocks)
+
+    @property
+    def kept(self) -> bool:
+        """Whether every block is certified and every layer within its c."""
+        return all(one.kept for one in self.blocks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; an infinite number is ``None``."""
+        return {
+            "invertible": self.invertible,
+            "kept": self.kept,
+            "uncertified": list(self.uncertified),
+            "blocks": [_block_values(one) for one in self.blocks],
+        }
+
+    def __str__(self) -> str:
+        if not self.blocks:
+            return "no residual block: nothing to certify"
+        rows: list[tuple[str, ...]] = [("block or layer", "estimate", "certified", "promised", "1 - L", "1/(1 - L)")]
+        for block in self.blocks:
+            rows.append(_block_row(block))
+            rows += [_layer_row(block, layer) for layer in block.layers]
+        return "\n".join([*_align(rows), self._verdict()])
+
+    def _verdict(self) -> str:
+        count = f"{len(self.blocks)} block" + ("s" if len(self.blocks) != 1 else "")
+        if self.uncertified:
+            reasons = "; ".join(f"{one.name}: {one.reason}" for one in self.blocks if not one.certified)
+            return f"{count}, {len(self.uncertified)} UNCERTIFIED, invertibility is not proved ({reasons})"
+        worst = max(one.bound for one in self.blocks)
+        proof = "every block is proved invertible" if self.invertible else "NOT every block is proved invertible"
+        over = sum(not layer.kept for block in self.blocks for layer in block.layers)
+        excess = f"; {over} layers above their promise, see rescale_to_certificate" if over else ""
+        return f"{count}: {proof}, largest certified bound {worst:.4f}{excess}"
+
+
+@torch.no_grad()
+def certify_network(name: str, g: LipschitzNetwork) -> BlockCertificate:
+    """The certificate of a block with this g; uncertified where a subclass changed what the bound is derived for."""
+    reason = _foreign(g)
+    if reason:
+        return vouched(name, g.lipschitz_bound(), reason)
+    layers = tuple(
+        certify_layer(f"{name}.g.layers.{index}", cast(LipschitzLayer, one)) for index, one in enumerate(g.layers)
+    )
+    activations = tuple(cast(Activation, one).lipschitz_constant for one in g.activations)
+    bound = math.prod((*(one.bound for one in layers), *activations))
+    return BlockCertificate(name, bound, True, "", layers, activations)
+
+
+@torch.no_grad()
+def certify_layer(name: str, layer: LipschitzLayer) -> LayerCertificate:
+    """Estimate, certified bound and promise of one layer."""
+    bound = layer.lipschitz_bound()
+    estimate = layer.apply_weight(layer.normalised().double(), layer.v.double()).norm() / layer.v.double().norm()
+    return LayerCertificate(name, estimate.item(), bound, layer.bound)
+
+
+def vouched(name: str, bound: float, reason: str) -> BlockCertificate:
+    """A block whose bound is a claim."""
+    return BlockCertificate(name, bound, False, reason)
+
+
+def _foreign(g: LipschitzNetwork) -> str:
+    """Why the product of norms and constants is no proof for this g; empty where it is."""
+    if type(g).value is not LipschitzNetwork.value or type(g).tensors is not LipschitzNetwork.tensors:
+        return f"{type(g).__name__} computes another map than LipschitzNetwork"
+    for one in g.activations:
+        if type(one) not in ACTIVATIONS.values():
+            return f"the constant of the activation {type(one).__name__} is its author's"
+    return ""
+
+
+def _block_values(block: BlockCertificate) -> dict[str, Any]:
+    return {
+        "name": block.name,
+        "certified": block.certified,
+        "reason": block.reason,
+        "estimate": block.estimate,
+        "bound": block.bound if math.isfinite(block.bound) else None,
+        "promise": block.promise,
+        "margin": block.margin if math.isfinite(block.margin) else None,
+        "inverse_error": block.inverse_error if math.isfinite(block.inverse_error) else None,
+        "activations": list(block.activations),
+        "layers": [vars(one) for one in block.layers],
+    }
+
+
+def _block_row(block: BlockCertificate) -> tuple[str, ...]:
+    end = (f"{block.margin:.5f}", f"{block.inverse_error:.4g}")
+    if not block.certified:
+        return block.name, "", f"({block.bound:.5f} vouched)", "", *end
+    return block.name, f"{block.estimate:.5f}", f"{block.bound:.5f}", f"{block.promise:.5f}", *end
+
+
+def _layer_row(block: BlockCertificate, layer: LayerCertificate) -> tuple[str, ...]:
+    name = "  " + layer.name.removeprefix(f"{block.name}.")
+    mark = "" if layer.kept else " !"
+    return name, f"{layer.estimate:.5f}", f"{layer.bound:.5f}{mark}", f"{layer.promise:.5f}", "", ""
+
+
+def _align(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines

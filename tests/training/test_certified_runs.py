@@ -1,0 +1,89 @@
+"""What a run saves, evaluates and samples with keeps its promise; its certificate is stored and shown."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from contraflow import residual_flow, update_lipschitz
+from contraflow.cli.main import main
+from contraflow.errors import CheckpointError
+from contraflow.recipes import RECIPES, load_run, run_recipe
+from contraflow.training import TrainingSettings, TrainingState, load_checkpoint, train
+from contraflow.training.average import with_weights
+
+
+def tiny_recipe(**training):
+    recipe = RECIPES["digits"]()
+    recipe.architecture.options = {"blocks": [1, 1], "hidden": 4, "dense_blocks": 1, "dense_hidden": 4}
+    settings = {"steps": 6, "warmup_steps": 0, "validate_every": 0, "learning_rate": 5e-2, "batch_size": 16} | training
+    for name, value in settings.items():
+        setattr(recipe.training, name, value)
+    recipe.evaluation.limit, recipe.evaluation.samples, recipe.evaluation.draws = 8, 2, 1
+    return recipe
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_a_run_saves_the_certificate_of_what_it_evaluates(tmp_path, capsys, certified):
+    outcome = run_recipe(tiny_recipe(certified=certified), tmp_path / "run")
+    assert outcome.flow.certify().kept
+    loaded = load_run(tmp_path / "run").flow.certify()
+    assert loaded.kept
+    stored = load_checkpoint(tmp_path / "run").certificate
+    assert stored == json.loads(json.dumps(loaded.as_dict()))
+    assert main(["certify", str(tmp_path / "run"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown.pop("step") == 6
+    assert shown == stored
+    assert main(["certify", str(tmp_path / "run")]) == 0
+    assert "every block is proved invertible" in capsys.readouterr().out
+
+
+def test_a_checkpoint_without_a_certificate_loads_and_a_damaged_one_does_not(tmp_path):
+    run_recipe(tiny_recipe(steps=1), tmp_path / "run")
+    folder = load_checkpoint(tmp_path / "run").path
+    certificate = folder / "certificate.json"
+    certificate.write_text(certificate.read_text().replace("0.98", "0.88", 1))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(tmp_path / "run")
+    certificate.unlink()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]["certificate.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert load_checkpoint(tmp_path / "run").certificate is None
+
+
+def test_a_certified_run_resumes_exactly(tmp_path):
+    """The certified factors are no state: they follow from weights and v alone."""
+    constant = {"certified": True, "schedule": "constant", "log_every": 1}
+    run_recipe(tiny_recipe(**constant), tmp_path / "whole")
+    run_recipe(tiny_recipe(**constant, steps=3), tmp_path / "parts")
+    run_recipe(tiny_recipe(**constant), tmp_path / "parts", resume=True)
+    whole, parts = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    )
+    assert len(whole) == 6
+    assert parts == whole
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_the_weights_of_every_step_keep_their_promise_where_the_setting_asks_for_it(monkeypatch, certified):
+    torch.manual_seed(0)
+    flow = residual_flow((3,), blocks=3, hidden=(16, 16))
+    data = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).exp()
+    settings = TrainingSettings(steps=40, batch_size=50, learning_rate=1e-1, warmup_steps=0, certified=certified)
+    state = TrainingState.begin(flow, settings, 0)
+    kept = []
+
+    def watched(flow, **options):
+        update_lipschitz(flow, **options)
+        kept.append(flow.certify().kept)
+
+    monkeypatch.setattr("contraflow.training.loop.update_lipschitz", watched)
+    for _ in train(state, data, settings):
+        assert with_weights(flow, state.evaluation_weights()).certify().kept
+    assert len(kept) == 40
+    assert all(kept) == certified
