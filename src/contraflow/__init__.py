@@ -17,7 +17,15 @@ from contraflow.bijections import (
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ContraflowError, InversionError
 from contraflow.flow import Flow
-from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP, update_lipschitz
+from contraflow.lipschitz import (
+    LearnedNorms,
+    LipschitzConvNet,
+    LipschitzMLP,
+    MixedNorms,
+    Spectral,
+    norm_orders,
+    update_lipschitz,
+)
 from contraflow.logdet import (
     EVALUATION,
     TRAINING,
@@ -51,9 +59,11 @@ __all__ = [
     "Geometric",
     "Inverse",
     "InversionError",
+    "LearnedNorms",
     "LipschitzConvNet",
     "LipschitzMLP",
     "Logit",
+    "MixedNorms",
     "ModuleContraction",
     "MultiScale",
     "Permutation",
@@ -63,8 +73,10 @@ __all__ = [
     "Rademacher",
     "ResidualBlock",
     "RussianRoulette",
+    "Spectral",
     "Squeeze",
     "StandardNormal",
+    "norm_orders",
     "residual_flow",
     "residual_flow_images",
     "update_lipschitz",

@@ -9,15 +9,16 @@ from torch import nn
 
 from contraflow.lipschitz.layers import LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzNetwork
+from contraflow.lipschitz.operator_norms import SpectralNorm
 from contraflow.numerics import power_iteration
 
 
 def update_lipschitz(module: nn.Module, *, tolerance: float = 1e-4, max_iterations: int = 50) -> None:
     """Refresh v of every bounded layer by warm-started power iteration and normalise all weights.
 
-    Call it before the forward pass of a training step. Dense layers of equal shape run as one batch of products. All
-    passes of the step share the normalised weights and their graph, so add losses up before one backward pass, or run
-    forward and backward in turn.
+    Call it before the forward pass of a training step. Dense layers of equal shape under the spectral norm run as one
+    batch of products. All passes of the step share the normalised weights and their graph, so add losses up before one
+    backward pass, or run forward and backward in turn.
 
     Args:
         module: a flow or any module with bounded layers inside.
@@ -29,10 +30,10 @@ def update_lipschitz(module: nn.Module, *, tolerance: float = 1e-4, max_iteratio
     for layer in _layers(module):
         if not layer.warm:
             layer.converge()
-        elif isinstance(layer, LipschitzLinear):
+        elif isinstance(layer, LipschitzLinear) and isinstance(layer.norm, SpectralNorm):
             stacks[(*layer.weight.shape, layer.weight.dtype, layer.weight.device)].append(layer)
         else:
-            layer.converge(tolerance, max_iterations)
+            layer.refresh(tolerance, max_iterations)
     for stack in stacks.values():
         _update_stack(stack, tolerance, max_iterations)
 
