@@ -17,7 +17,17 @@ from contraflow.bijections import (
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ContraflowError, InversionError
 from contraflow.flow import Flow, LogProbEstimate
-from contraflow.lipschitz import Certificate, LipschitzConvNet, LipschitzMLP, rescale_to_certificate, update_lipschitz
+from contraflow.lipschitz import (
+    Certificate,
+    LearnedNorms,
+    LipschitzConvNet,
+    LipschitzMLP,
+    MixedNorms,
+    Spectral,
+    norm_orders,
+    rescale_to_certificate,
+    update_lipschitz,
+)
 from contraflow.logdet import (
     EVALUATION,
     TRAINING,
@@ -52,10 +62,12 @@ __all__ = [
     "Geometric",
     "Inverse",
     "InversionError",
+    "LearnedNorms",
     "LipschitzConvNet",
     "LipschitzMLP",
     "LogProbEstimate",
     "Logit",
+    "MixedNorms",
     "ModuleContraction",
     "MultiScale",
     "Permutation",
@@ -65,8 +77,10 @@ __all__ = [
     "Rademacher",
     "ResidualBlock",
     "RussianRoulette",
+    "Spectral",
     "Squeeze",
     "StandardNormal",
+    "norm_orders",
     "rescale_to_certificate",
     "residual_flow",
     "residual_flow_images",

@@ -1,7 +1,8 @@
 """The faults of the reference implementation (shared/reference/README.md), each a test that our code passes.
 
-Left to others: 5 for induced mixed norms, which are not built; 6 for weight decay and 10 for averaged weights, which
-belong to the optimiser and the training loop (averaged weights under converged v are in test_reference_oracle.py).
+Left to others: 5 for norm chains that do not close (tests/core/test_induced_norms.py); 6 for weight decay and 10 for
+averaged weights, which belong to the optimiser and the training loop (averaged weights under converged v are in
+test_reference_oracle.py).
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def test_fault_04_a_1x1_convolution_keeps_its_v():
 
 
 def test_fault_05_the_default_network_is_a_contraction():
-    """‖J‖ and the sign of det(I + J) at random points, and the inverse; mixed norms are not built yet."""
+    """‖J‖ and the sign of det(I + J) at random points, and the inverse."""
     flow = steep(image_flow())
     x = torch.randn(4, 1, 6, 6)
     flow.log_prob(x)

@@ -25,7 +25,7 @@ from reference_weights import (
 
 from contraflow import EVALUATION, Logit
 
-FLOWS = ["toy2d", "tab43", "img_1x8x8", "img_3x16x16_factor_out_elu"]
+FLOWS = ["toy2d", "toy2d_vnorms_2_3_2", "tab43", "img_1x8x8", "img_3x16x16_factor_out_elu"]
 
 
 @pytest.fixture(params=FLOWS)
@@ -81,12 +81,16 @@ def test_own_sigma_at_the_reference_v_agrees_to_the_square_of_its_angle(fixture)
 
 
 def test_converged_sigma_is_never_below_the_reference_estimate(fixture):
-    """The reference stops early: its σ lies up to 0.2 % low in these fixtures, and above by rounding alone."""
+    """The reference stops early: its σ lies up to 0.2 % low in these fixtures, and above by rounding alone.
+
+    With mixed norms it does not keep the best of its restarts (fault 5): 6.7 % low in one layer.
+    """
+    low = 7e-2 if "vnorms" in fixture["config"] else 2e-3
     flow = load_weights(build(fixture), fixture["state_dict"])
     for name, layer in zip(layer_names(fixture["state_dict"]), our_layers(flow), strict=True):
         layer.converge(1e-10, 2000)
         ratio = layer.sigma().item() / fixture["state_dict"][f"{name}.scale"].double().item()
-        assert 1 - 3e-7 <= ratio <= 1 + 2e-3, name
+        assert 1 - 3e-7 <= ratio <= 1 + low, name
 
 
 def test_loss_and_every_gradient_of_toy2d_agree():

@@ -12,9 +12,11 @@ from contraflow.bijections import ActNorm, Bijection, Chain, Flatten, Inverse, M
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ShapeError
 from contraflow.flow import Flow
-from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP
+from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP, Norms, Spectral
 from contraflow.logdet import TRAINING, LogDetEstimator
 from contraflow.numerics import FixedPointSolver
+
+_SPECTRAL = Spectral()
 
 
 def residual_flow(
@@ -26,6 +28,7 @@ def residual_flow(
     activation: str = "lipswish",
     actnorm: bool = True,
     zero_start: float = 1.0,
+    norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
     gradient: str = "dual",
@@ -41,6 +44,7 @@ def residual_flow(
         activation: name in `contraflow.lipschitz.ACTIVATIONS`.
         actnorm: ActNorm before the first block and after every one.
         zero_start: scale of the initial weight of every block's last layer.
+        norms: `Spectral()`, `MixedNorms((2, 3, 2))` with one order more than layers of g, or `LearnedNorms()`.
         logdet, inverse, gradient: as for `ResidualBlock`.
         preprocessing: as for `Flow`.
 
@@ -50,7 +54,7 @@ def residual_flow(
     (features,) = _vector(event_shape)
     chain: list[Bijection] = [ActNorm(features)] if actnorm else []
     for _ in range(blocks):
-        g = LipschitzMLP(features, hidden, bound=bound, activation=activation, zero_start=zero_start)
+        g = LipschitzMLP(features, hidden, bound=bound, activation=activation, zero_start=zero_start, norms=norms)
         chain.append(ResidualBlock(g, logdet, inverse, gradient))
         if actnorm:
             chain.append(ActNorm(features))
@@ -71,6 +75,7 @@ def residual_flow_images(
     activation: str = "lipswish",
     preactivation: bool = True,
     actnorm: bool = True,
+    norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
     gradient: str = "dual",
@@ -93,6 +98,7 @@ def residual_flow_images(
         bound, activation, logdet, inverse, gradient, preprocessing: as for `residual_flow`.
         preactivation: g begins with its activation.
         actnorm: whether to use ActNorm.
+        norms: as for `residual_flow`, in the convolutional and in the dense blocks, which have three layers each.
 
     Raises:
         ShapeError: the image cannot be halved as often as there are levels.
@@ -124,6 +130,7 @@ def residual_flow_images(
                 bound=bound,
                 activation=activation,
                 preactivation=begins,
+                norms=norms,
             )
             chain.append(make(g))
             if actnorm:
@@ -133,7 +140,8 @@ def residual_flow_images(
             channels, height, width = channels * 4, height // 2, width // 2
         else:
             shape = (channels, height, width)
-            chain += _dense_end(shape, dense_blocks, dense_hidden, bound, activation, actnorm, make)
+            dense = partial(LipschitzMLP, bound=bound, activation=activation, norms=norms)
+            chain += _dense_end(shape, dense_blocks, dense_hidden, dense, actnorm, make)
         levels.append(Chain(chain))
         shapes.append((channels, height, width))
         if factor_out:
@@ -147,8 +155,7 @@ def _dense_end(
     shape: tuple[int, int, int],
     count: int,
     hidden: int,
-    bound: float,
-    activation: str,
+    dense: Callable[..., LipschitzMLP],
     actnorm: bool,
     make: Callable[..., ResidualBlock],
 ) -> list[Bijection]:
@@ -158,7 +165,7 @@ def _dense_end(
     features = shape[0] * shape[1] * shape[2]
     chain: list[Bijection] = [Flatten(shape)]
     for _ in range(count):
-        chain.append(make(LipschitzMLP(features, (hidden, hidden), bound=bound, activation=activation)))
+        chain.append(make(dense(features, (hidden, hidden))))
         if actnorm:
             chain.append(ActNorm(features))
     return [*chain, Inverse(Flatten(shape))]

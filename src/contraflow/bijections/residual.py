@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from contraflow.bijections.bijection import Bijection
 from contraflow.errors import DomainError, InversionError, unknown_name
 from contraflow.logdet import GRADIENTS, TRAINING, Contraction, LogDetEstimator
-from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver
+from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, dual_order
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -20,8 +20,9 @@ _M = TypeVar("_M", bound=nn.Module)
 class ResidualBlock(Bijection):
     r"""z = x + g(x) with Lip(g) < 1; log|det| = log|det(I + J_g(x))|.
 
-    Invertible by Banach's fixed-point theorem: x = z - g(x). Behrmann et al. 2019 (arXiv:1811.00995); Chen et al.
-    2019 (arXiv:1906.02735). docs/maths/fixed-point-inverse.md, russian-roulette.md, dual-pass-gradient.md.
+    Invertible by Banach's fixed-point theorem, in the norm that g contracts in: x = z - g(x). Behrmann et al. 2019
+    (arXiv:1811.00995); Chen et al. 2019 (arXiv:1906.02735). docs/maths/fixed-point-inverse.md, russian-roulette.md,
+    dual-pass-gradient.md.
 
     Args:
         g: a contraction: `LipschitzMLP`, `LipschitzConvNet`, or `ModuleContraction` around a module of yours.
@@ -76,23 +77,33 @@ class ResidualBlock(Bijection):
         """x = z - g(x) with iterations, true residual and error bound; raises nothing."""
         with torch.no_grad():
             tensors = self.g.tensors()
-            return self.solver.solve(lambda x, rows: z[rows] - self.g.value(tensors, x), z)
+            return self.solver.solve(lambda x, rows: z[rows] - self.g.value(tensors, x), z, norm_order(self.g))
 
     def inverse_error_bound(self, found: FixedPoint) -> Tensor:
-        """‖x - x*‖₂ <= residual / (1 - L) of every sample, with L the bound of g; ``(batch,)``."""
-        return found.error_bound(self.g.lipschitz_bound())
+        """‖x - x*‖₂ <= D^{max(0, 1/2 - 1/p)} residual / (1 - L) of every sample; ``(batch,)``.
+
+        L is the bound of g in the norm ‖·‖_p that it contracts in; the first factor, 1 for p <= 2, leads from there to
+        the Euclidean norm. In ‖·‖_p itself the bound is `FixedPoint.error_bound`.
+        """
+        dimensions = found.value[0].numel() if len(found.value) else 1
+        return found.error_bound(self.g.lipschitz_bound()) * dimensions ** max(0.0, 0.5 - 1 / found.order)
+
+
+def norm_order(g: Contraction) -> float:
+    """p of the norm ‖·‖_p in which g is bounded: its attribute `norm_order` where it has one, else 2."""
+    return getattr(g, "norm_order", 2.0)
 
 
 class _Solve(torch.autograd.Function):
     """The inverse, differentiated by the implicit function theorem: x̄ ↦ z̄ = (I + Jᵀ)⁻¹x̄, θ̄ = -(∂g/∂θ)ᵀz̄.
 
-    z̄ itself is the fixed point of z̄ = x̄ - Jᵀz̄, a contraction with the same constant:
+    z̄ itself is the fixed point of z̄ = x̄ - Jᵀz̄, a contraction with the same constant in the dual norm:
     docs/maths/fixed-point-inverse.md.
     """
 
     @staticmethod
     def forward(ctx: Any, block: ResidualBlock, z: Tensor, *tensors: Tensor) -> Tensor:
-        found = block.solver.solve(lambda x, rows: z[rows] - block.g.value(tensors, x), z)
+        found = block.solver.solve(lambda x, rows: z[rows] - block.g.value(tensors, x), z, norm_order(block.g))
         _raise_unless_converged(block, found, "the inverse of a residual block")
         ctx.block = block
         ctx.save_for_backward(found.value, *tensors)
@@ -117,7 +128,8 @@ class _Solve(torch.autograd.Function):
 
         # The caller's gradients may be tiny (a mean over many samples), so the tolerance is on their scale.
         scale = grad_x.flatten(1).norm(dim=1).max().clamp_min(torch.finfo(grad_x.dtype).tiny)
-        found = block.solver.solve(lambda u, rows: pull(u * scale, rows) / scale, grad_x / scale)
+        dual = float(dual_order(norm_order(block.g)))
+        found = block.solver.solve(lambda u, rows: pull(u * scale, rows) / scale, grad_x / scale, dual)
         _raise_unless_converged(block, found, "the gradient through an inverse residual block")
         grad_z = found.value * scale
         asked = [one for one in inputs if one.requires_grad]

@@ -8,7 +8,7 @@ from contraflow.evaluation.likelihood import (
     gaussian_baseline,
     score,
 )
-from contraflow.evaluation.pictures import density_picture, image_grid, scatter_picture
+from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
 
 __all__ = [
     "GaussianFit",
@@ -18,6 +18,7 @@ __all__ = [
     "evaluate_likelihood",
     "gaussian_baseline",
     "image_grid",
+    "norm_orders_picture",
     "scatter_picture",
     "score",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from contraflow.errors import ShapeError
 from contraflow.flow import Flow
+from contraflow.lipschitz import NormOrders
 
 
 def image_grid(images: Tensor, levels: int, *, columns: int | None = None, gap: int = 1) -> np.ndarray:
@@ -103,4 +104,33 @@ def scatter_picture(data: Tensor, samples: Tensor, path: Path, columns: tuple[st
         axes.set_title(columns[index] if columns else f"column {index}")
         axes.set_yticks([])
     figure.axes[0].legend()
+    figure.savefig(path, format="png", dpi=150)
+
+
+def norm_orders_picture(orders: NormOrders, path: Path) -> None:
+    """The norm orders of every block along the flow, as in Figure 18 of Chen et al. 2019 (arXiv:1906.02735).
+
+    One line for each place in a block: before its first layer and after every one.
+
+    Args:
+        orders: of `contraflow.lipschitz.norm_orders`; infinite ones leave a gap.
+        path: PNG file.
+
+    Raises:
+        ShapeError: there is no block.
+    """
+    from matplotlib.figure import Figure
+
+    if not orders.blocks:
+        raise ShapeError("no residual block with norm orders: there is nothing to draw.")
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    blocks = list(orders.blocks.values())
+    # The last place is the first one again.
+    for place in range(max(len(block) for block in blocks) - 1):
+        numbers = [index for index, block in enumerate(blocks, 1) if place < len(block) - 1]
+        label = "input and output" if place == 0 else f"after layer {place}"
+        axes.plot(numbers, [blocks[index - 1][place] for index in numbers], ".-", label=label)
+    axes.set(xlabel="residual block", ylabel="order p")
+    axes.legend()
     figure.savefig(path, format="png", dpi=150)

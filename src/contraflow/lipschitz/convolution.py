@@ -6,6 +6,7 @@ patches and one matrix product is 2 to 10 times faster (docs/decisions/001-singl
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,6 +31,13 @@ def convolve_adjoint(u: Tensor, weight: Tensor) -> Tensor:
     if k > 1 and outputs == 1:
         return _gather(u, weight.transpose(0, 1).flip(2, 3))
     return F.conv_transpose2d(u, weight, padding=k // 2)
+
+
+def within_reach(weight: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The kernel with zeros at the taps that no pixel of a zero-padded image of that size sees data through."""
+    k = weight.shape[-1]
+    distance = (torch.arange(k, device=weight.device) - k // 2).abs()
+    return weight * (distance < size[0])[:, None] * (distance < size[1])
 
 
 def _gather(x: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Linear layers with a bounded spectral norm: W / max(1, σ(W)/c)."""
+"""Linear layers with a bounded operator norm, spectral or induced: W / max(1, σ(W)/c)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from contraflow.errors import DomainError, ShapeError
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
 from contraflow.lipschitz.convolution import convolve, convolve_adjoint
 from contraflow.lipschitz.gram import convolution_gram, dense_gram
-from contraflow.numerics import BlockTridiagonal, power_iteration
+from contraflow.lipschitz.induced_certificate import certified_induced_norm
+from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm
+from contraflow.numerics import BlockTridiagonal
 
 
 class NormalisedCache:
@@ -43,23 +45,30 @@ class LipschitzLayer(nn.Module, ABC):
     r"""A linear map with soft normalisation of its operator norm to `bound`: divided only where σ is above it.
 
     σ = ‖W v‖₂ with v the right singular vector of the power iteration, kept as a buffer for a warm start; at fixed v
-    its gradient is u vᵀ. `contraflow.lipschitz.update_lipschitz` refreshes v, once a step for the whole flow; nothing
-    is written while the layer is used.
+    its gradient is u vᵀ. Another norm than the spectral one brings its own σ and iteration.
+    `contraflow.lipschitz.update_lipschitz` refreshes v, once a step for the whole flow; nothing is written while the
+    layer is used.
 
     Args:
         weight: the raw weight.
         outputs: length of the bias.
         start: shape of v.
         bound: c in (0, 1].
+        norm: `SpectralNorm` by default, or an `InducedNorm`.
     """
 
     v: Tensor
+    #: N where the operator is one matrix at each of N pixels and v covers one of them.
+    copies: int = 1
 
-    def __init__(self, weight: Tensor, outputs: int, start: tuple[int, ...], bound: float) -> None:
+    def __init__(
+        self, weight: Tensor, outputs: int, start: tuple[int, ...], bound: float, norm: OperatorNorm | None = None
+    ) -> None:
         super().__init__()
         if not 0 < bound <= 1:
             raise DomainError(f"bound={bound}: the Lipschitz bound of a layer lies in (0, 1].")
         self.bound = bound
+        self.norm = norm if norm is not None else SpectralNorm()
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.empty(outputs, dtype=weight.dtype, device=weight.device))
         self.register_buffer("v", torch.randn(1, *start, dtype=weight.dtype, device=weight.device))
@@ -86,8 +95,8 @@ class LipschitzLayer(nn.Module, ABC):
         """W x + b."""
 
     @abstractmethod
-    def certified_norm(self, weight: Tensor) -> float:
-        """An upper bound on the operator norm of `weight`."""
+    def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
+        """An upper bound on the operator norm ‖·‖_{p→q} of `weight`."""
 
     def gram(self, weights: Tensor) -> BlockTridiagonal | None:
         """WᵀW for a stack of weights of this layer's shape, to certify them together; ``None`` where that is not
@@ -95,21 +104,18 @@ class LipschitzLayer(nn.Module, ABC):
         return None
 
     def sigma(self) -> Tensor:
-        """The estimate ‖W v‖₂ of the raw weight's norm, from below; a scalar with gradient."""
-        return self.apply_weight(self.weight, self.v).norm()
+        """The estimate of the raw weight's norm at v, from below; a scalar with gradient."""
+        return self.norm.sigma(self)
 
     def converge(self, tolerance: float = 1e-6, max_iterations: int = 500) -> None:
-        """Power iteration from the present v, in place; from a fresh start where v is not finite or zero."""
+        """A thorough iteration from the present v, in place; from a fresh start where v is not finite or zero."""
         if not bool(self.v.isfinite().all()) or not bool(self.v.any()):
             self.v.normal_()
-        found = power_iteration(
-            lambda v: self.apply_weight(self.weight, v),
-            lambda u: self.apply_adjoint(self.weight, u),
-            self.v,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-        )
-        self.accept(found.v)
+        self.accept(self.norm.search(self, tolerance, max_iterations))
+
+    def refresh(self, tolerance: float, max_iterations: int) -> None:
+        """A warm-started iteration, in place."""
+        self.accept(self.norm.refresh(self, tolerance, max_iterations))
 
     def restart(self) -> None:
         """A thorough power iteration from a v with a part in every direction: for one that is stuck.
@@ -132,10 +138,10 @@ class LipschitzLayer(nn.Module, ABC):
 
     def normalised(self) -> Tensor:
         """W / max(1, σ/c), computed once for a weight and kept until weight or v change or a backward pass used it."""
-        tracked = torch.is_grad_enabled() and self.weight.requires_grad
+        tracked = torch.is_grad_enabled() and any(one.requires_grad for one in (self.weight, *self.norm.parameters()))
         if not self.warm:
             self.converge()
-        if self.cache.key != (self._key(), tracked):
+        if self.cache.key != (self._version_key(), tracked):
             # Outside inference mode, so that a later backward pass may use the tensor.
             with torch.inference_mode(False), torch.set_grad_enabled(tracked):
                 self.remember(self.normalise(self.sigma()), [self.cache])
@@ -146,7 +152,7 @@ class LipschitzLayer(nn.Module, ABC):
         """Keep a normalised weight as the current one; `sharing` are the caches that stand on the same graph."""
         tracked = weight.requires_grad
         self.cache.weight = weight
-        self.cache.key = (self._key(), tracked)
+        self.cache.key = (self._version_key(), tracked)
         if tracked:
             # The graph behind it is gone after a backward pass.
             weight.register_hook(lambda grad: _clear_all(sharing))
@@ -155,19 +161,19 @@ class LipschitzLayer(nn.Module, ABC):
         """W / max(1, σ/c) for a given σ, which `excess` raises to a certified bound after a certified update."""
         return self.weight / (sigma * (self.excess / self.bound)).clamp_min(1)
 
-    def _key(self) -> Any:
-        """Changes when the normalised weight does."""
-        return self.weight._version, self.v._version, id(self.weight), self.excess
-
     def lipschitz_bound(self) -> float:
-        """The certified norm of the normalised weight, from above."""
+        """The certified norm of the normalised weight, from above, between the norms of the layer."""
         if not self.warm:
             self.converge()
-        key = self._key()
+        key = self._version_key()
         if self._certified is None or self._certified[0] != key:
             with torch.no_grad():
-                self._certified = (key, self.certified_norm(self.normalised()))
+                self._certified = (key, self.norm.certified(self, self.normalised()))
         return self._certified[1]
+
+    def _version_key(self) -> Any:
+        """Changes whenever the normalised weight does."""
+        return self.weight._version, self.v._version, id(self.weight), self.excess, self.norm.version()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.affine(self.normalised(), self.bias, x)
@@ -182,15 +188,15 @@ def _on_load(layer: nn.Module, incompatible: Any) -> None:
 
 
 class LipschitzLinear(LipschitzLayer):
-    """W x + b with ‖W‖₂ <= bound, W ``(out, in)``.
+    """W x + b with ‖W‖₂ <= bound, W ``(out, in)``; ‖W‖_{p→q} <= bound under an `InducedNorm`.
 
     >>> layer = LipschitzLinear(4, 8, bound=0.98)
     >>> layer(torch.zeros(2, 4)).shape, layer.lipschitz_bound() < 0.99
     (torch.Size([2, 8]), True)
     """
 
-    def __init__(self, inputs: int, outputs: int, bound: float = 0.98) -> None:
-        super().__init__(torch.empty(outputs, inputs), outputs, (inputs,), bound)
+    def __init__(self, inputs: int, outputs: int, bound: float = 0.98, norm: OperatorNorm | None = None) -> None:
+        super().__init__(torch.empty(outputs, inputs), outputs, (inputs,), bound, norm)
 
     def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
         return F.linear(x, weight)
@@ -201,8 +207,8 @@ class LipschitzLinear(LipschitzLayer):
     def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
 
-    def certified_norm(self, weight: Tensor) -> float:
-        return certified_dense_norm(weight)
+    def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
+        return certified_dense_norm(weight) if p == q == 2 else certified_induced_norm(weight, p, q)
 
     def gram(self, weights: Tensor) -> BlockTridiagonal:
         return dense_gram(weights)
@@ -222,18 +228,30 @@ class LipschitzConv2d(LipschitzLayer):
         kernel_size: odd k.
         size: (H, W).
         bound: c in (0, 1].
+        norm: as for `LipschitzLayer`.
 
     Raises:
         ShapeError: even kernel, or an input of another spatial size.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel_size: int, size: tuple[int, int], bound: float = 0.98) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int,
+        size: tuple[int, int],
+        bound: float = 0.98,
+        norm: OperatorNorm | None = None,
+    ) -> None:
         if kernel_size % 2 == 0:
             raise ShapeError(f"kernel_size={kernel_size}: an odd size keeps the image's size.")
         self.size = (int(size[0]), int(size[1]))
         # A 1×1 convolution is the same matrix at every pixel: one pixel is enough for its norm.
         pixels = (1, 1) if kernel_size == 1 else self.size
-        super().__init__(torch.empty(outputs, inputs, kernel_size, kernel_size), outputs, (inputs, *pixels), bound)
+        weight = torch.empty(outputs, inputs, kernel_size, kernel_size)
+        super().__init__(weight, outputs, (inputs, *pixels), bound, norm)
+        if kernel_size == 1:
+            self.copies = self.size[0] * self.size[1]
 
     def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
         return convolve(x, weight)
@@ -249,8 +267,10 @@ class LipschitzConv2d(LipschitzLayer):
             )
         return convolve(x, weight, bias)
 
-    def certified_norm(self, weight: Tensor) -> float:
-        return certified_conv_norm(weight, size=self.size, start=self.v, target=self.bound)
+    def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
+        if p == q == 2:
+            return certified_conv_norm(weight, size=self.size, start=self.v, target=self.bound)
+        return certified_induced_norm(weight, p, q, self.size)
 
     def gram(self, weights: Tensor) -> BlockTridiagonal | None:
         if weights.shape[-1] == 1:

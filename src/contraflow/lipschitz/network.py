@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from contraflow.errors import ConfigurationError, unknown_name
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
+from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
+
+_SPECTRAL = Spectral()
 
 
 class LipschitzNetwork(nn.Module):
@@ -26,11 +30,20 @@ class LipschitzNetwork(nn.Module):
         layers: W_1 … W_n.
         activation: one activation, copied for every place.
         preactivation: whether φ_1 stands before W_1; without it g starts with W_1.
+        orders: the orders of the norms between which `layers` are bounded; ``None`` for the spectral norm.
     """
 
-    def __init__(self, layers: Sequence[LipschitzLayer], activation: Activation, *, preactivation: bool = True) -> None:
+    def __init__(
+        self,
+        layers: Sequence[LipschitzLayer],
+        activation: Activation,
+        *,
+        preactivation: bool = True,
+        orders: BlockOrders | None = None,
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.orders = orders
         self.preactivation = preactivation
         places = len(layers) - (0 if preactivation else 1)
         self.activations = nn.ModuleList(copy.deepcopy(activation) for _ in range(places))
@@ -122,8 +135,21 @@ class LipschitzNetwork(nn.Module):
             t = layer.apply_weight(weight, t)
         return h, t.unflatten(0, (probes, rows))
 
+    @property
+    def norm_order(self) -> float:
+        """p₀, the order of the norm in which g is bounded."""
+        return self.norm_orders()[0]
+
+    def norm_orders(self) -> tuple[float, ...]:
+        """p₀ … p_n, before the first layer and after each; all 2 for the spectral norm."""
+        return (2.0,) * (len(self.layers) + 1) if self.orders is None else self.orders.values()
+
     def lipschitz_bound(self) -> float:
-        """Π certified ‖W_l‖ · Π Lip(φ_l), from above."""
+        """L = Π certified ‖W_l‖ · Π Lip(φ_l) with ‖g(x) - g(y)‖_p <= L ‖x - y‖_p, p = `norm_order`; from above.
+
+        Elementwise activations have one constant in every norm. Spectral norms are certified to rounding or half a per
+        cent; how loose other orders are says docs/maths/induced-norms.md.
+        """
         layers = math.prod(self._layer(index).lipschitz_bound() for index in range(len(self.layers)))
         return layers * self._activation_constants()
 
@@ -139,6 +165,13 @@ class LipschitzNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value(self.tensors(), x)
+
+
+def layer_norms(orders: BlockOrders | None, layers: int) -> list[OperatorNorm]:
+    """The norm of every layer of a block."""
+    if orders is None:
+        return [SpectralNorm() for _ in range(layers)]
+    return [InducedNorm(orders, index) for index in range(layers)]
 
 
 def make_activation(activation: str | Activation) -> Activation:
@@ -164,6 +197,7 @@ class LipschitzMLP(LipschitzNetwork):
         activation: name in `ACTIVATIONS`, or an `Activation`.
         preactivation: begin with the activation.
         zero_start: scale of the last layer's initial weight; small values start near the identity.
+        norms: the norms that bound g: `Spectral()`, `MixedNorms((2, 3, 2))`, `LearnedNorms()`.
 
     >>> g = LipschitzMLP(2, (16, 16))
     >>> g(torch.zeros(3, 2)).shape
@@ -179,12 +213,15 @@ class LipschitzMLP(LipschitzNetwork):
         activation: str | Activation = "lipswish",
         preactivation: bool = True,
         zero_start: float = 1.0,
+        norms: Norms = _SPECTRAL,
     ) -> None:
         if not hidden:
             raise ConfigurationError("hidden=(): a dense g needs at least one hidden layer.")
         widths = (features, *hidden, features)
-        layers = [LipschitzLinear(a, b, bound) for a, b in itertools.pairwise(widths)]
-        super().__init__(layers, make_activation(activation), preactivation=preactivation)
+        orders = norms.orders(len(widths) - 1)
+        pairs = zip(itertools.pairwise(widths), layer_norms(orders, len(widths) - 1), strict=True)
+        layers = [LipschitzLinear(a, b, bound, norm) for (a, b), norm in pairs]
+        super().__init__(layers, make_activation(activation), preactivation=preactivation, orders=orders)
         with torch.no_grad():
             layers[-1].weight.mul_(zero_start)
         self.features = features
@@ -200,7 +237,7 @@ class LipschitzConvNet(LipschitzNetwork):
         hidden: channels between the layers.
         size: (H, W).
         kernels: kernel sizes.
-        bound, activation, preactivation: as for `LipschitzMLP`.
+        bound, activation, preactivation, norms: as for `LipschitzMLP`.
     """
 
     def __init__(
@@ -213,12 +250,13 @@ class LipschitzConvNet(LipschitzNetwork):
         bound: float = 0.98,
         activation: str | Activation = "lipswish",
         preactivation: bool = True,
+        norms: Norms = _SPECTRAL,
     ) -> None:
         widths = [channels, *[hidden] * (len(kernels) - 1), channels]
-        layers = [
-            LipschitzConv2d(a, b, k, size, bound) for a, b, k in zip(widths[:-1], widths[1:], kernels, strict=True)
-        ]
-        super().__init__(layers, make_activation(activation), preactivation=preactivation)
+        orders = norms.orders(len(kernels))
+        places = zip(itertools.pairwise(widths), kernels, layer_norms(orders, len(kernels)), strict=True)
+        layers = [LipschitzConv2d(a, b, k, size, bound, norm) for (a, b), k, norm in places]
+        super().__init__(layers, make_activation(activation), preactivation=preactivation, orders=orders)
 
     def prepare(self, x: Tensor) -> Tensor:
         # By permutations, since torch.func.vmap knows no memory formats.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from contraflow.errors import DomainError
 from contraflow.lipschitz.layers import LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzNetwork
+from contraflow.lipschitz.operator_norms import SpectralNorm
 from contraflow.numerics import norm_from_above, power_iteration
 
 #: Relative distance from the power iteration's estimate at which a bound is tried first along training.
@@ -25,9 +26,9 @@ def update_lipschitz(
 ) -> None:
     r"""Refresh v of every bounded layer by warm-started power iteration and normalise all weights.
 
-    Call it before the forward pass of a training step. Dense layers of equal shape run as one batch of products. All
-    passes of the step share the normalised weights and their graph, so add losses up before one backward pass, or run
-    forward and backward in turn.
+    Call it before the forward pass of a training step. Dense layers of equal shape under the spectral norm run as one
+    batch of products. All passes of the step share the normalised weights and their graph, so add losses up before one
+    backward pass, or run forward and backward in turn.
 
     W / max(1, σ/c) with the power iteration's σ, an estimate from below, may leave a layer above its bound c; after a
     large step by several per cent. With ``certified=True`` the weights are divided by a bound from above instead,
@@ -52,26 +53,32 @@ def update_lipschitz(
         else:
             for layer in stack:
                 layer.excess = 1.0
-        if isinstance(stack[0], LipschitzLinear):
+        if _is_dense_spectral(stack[0]):
             _normalise_stack(stack)
 
 
 def _kind(layer: LipschitzLayer) -> tuple:
     """Equal for layers that can be worked on as one stack."""
     size = getattr(layer, "size", None)
-    return type(layer), size, *layer.weight.shape, layer.weight.dtype, layer.weight.device
+    return type(layer), type(layer.norm), size, *layer.weight.shape, layer.weight.dtype, layer.weight.device
+
+
+def _is_dense_spectral(layer: LipschitzLayer) -> bool:
+    return isinstance(layer, LipschitzLinear) and isinstance(layer.norm, SpectralNorm)
 
 
 def _refresh(layers: list[LipschitzLayer], tolerance: float, max_iterations: int) -> None:
-    """Power iteration of layers of one kind."""
+    """A warm-started iteration of layers of one kind."""
     warm = [layer for layer in layers if layer.warm]
     for layer in layers:
         if not layer.warm:
             layer.converge()
-        elif not isinstance(layer, LipschitzLinear):
-            layer.converge(tolerance, max_iterations)
-    if warm and isinstance(warm[0], LipschitzLinear):
-        _refresh_stack(warm, tolerance, max_iterations)
+    if _is_dense_spectral(layers[0]):
+        if warm:
+            _refresh_stack(warm, tolerance, max_iterations)
+        return
+    for layer in warm:
+        layer.refresh(tolerance, max_iterations)
 
 
 def _refresh_stack(layers: list[LipschitzLayer], tolerance: float, max_iterations: int) -> None:
@@ -104,10 +111,11 @@ def _normalise_stack(layers: list[LipschitzLayer]) -> None:
 def _certify_stack(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> None:
     """Set excess = u/σ of layers of one kind, with u >= ‖W‖₂ certified; 1 where u <= c and nothing is divided."""
     bounds = torch.tensor([layer.bound for layer in layers], dtype=torch.float64, device=layers[0].weight.device)
-    gram = layers[0].gram(torch.stack([layer.weight for layer in layers]))
+    spectral = isinstance(layers[0].norm, SpectralNorm)
+    gram = layers[0].gram(torch.stack([layer.weight for layer in layers])) if spectral else None
     sigma = _estimates(layers)
     if gram is None:
-        norms = torch.tensor([layer.certified_norm(layer.weight) for layer in layers]).to(bounds)
+        norms = torch.tensor([layer.norm.certified(layer, layer.weight) for layer in layers]).to(bounds)
     else:
         norms = norm_from_above(gram, sigma, gap, bounds)
     divided = norms > bounds

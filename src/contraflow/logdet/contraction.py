@@ -20,6 +20,8 @@ class Contraction(Protocol):
 
     Everything is a function of x and of `tensors()`, so that gradients can be asked for by name: see
     docs/maths/dual-pass-gradient.md.
+
+    A g that is bounded in another norm ‖·‖_p than the Euclidean one says so by an attribute ``norm_order`` = p.
     """
 
     def tensors(self) -> tuple[Tensor, ...]:
@@ -35,7 +37,7 @@ class Contraction(Protocol):
         """g(x) and J_g(x) t for tangents t ``(probes, batch, *event)``; differentiable once."""
 
     def lipschitz_bound(self) -> float:
-        """A number L with ‖g(x) - g(y)‖₂ <= L ‖x - y‖₂, from above."""
+        """A number L with ‖g(x) - g(y)‖ <= L ‖x - y‖, from above; Euclidean, or of the order ``norm_order``."""
 
 
 class ModuleContraction(nn.Module):

@@ -2,6 +2,7 @@
 
 from contraflow.numerics.block_cholesky import BlockTridiagonal, is_below, norm_from_above
 from contraflow.numerics.fixed_point import Anderson, FixedPoint, FixedPointSolver, Picard
+from contraflow.numerics.induced_norm import Order, dual_order, duality_map, induced_power_iteration, order_norm
 from contraflow.numerics.jacobian import batch_jacobian
 from contraflow.numerics.power_iteration import power_iteration
 from contraflow.numerics.two_stage import Means, fixed_means, two_stage_means
@@ -12,11 +13,16 @@ __all__ = [
     "FixedPoint",
     "FixedPointSolver",
     "Means",
+    "Order",
     "Picard",
     "batch_jacobian",
+    "dual_order",
+    "duality_map",
     "fixed_means",
+    "induced_power_iteration",
     "is_below",
     "norm_from_above",
+    "order_norm",
     "power_iteration",
     "two_stage_means",
 ]

@@ -21,17 +21,21 @@ class FixedPoint:
     Attributes:
         value: ``(batch, *event)``, the x at which `residual` was measured.
         iterations: evaluations of T spent on each sample, ``(batch,)``.
-        residual: ‖x - T(x)‖₂ of each sample, measured at `value`, ``(batch,)``.
+        residual: ‖x - T(x)‖ of each sample, measured at `value`, ``(batch,)``.
         converged: whether the residual is within the tolerance, ``(batch,)``.
+        order: p of the norm ‖·‖_p that the residual is measured in.
     """
 
     value: Tensor
     iterations: Tensor
     residual: Tensor
     converged: Tensor
+    order: float = 2.0
 
     def error_bound(self, lipschitz_bound: float) -> Tensor:
-        r"""‖x - x*‖₂ <= ‖x - T(x)‖₂ / (1 - L) where L < 1 bounds Lip(T); infinite where L >= 1 (Banach 1922)."""
+        r"""‖x - x*‖_p <= ‖x - T(x)‖_p / (1 - L), p = `order`, where L < 1 bounds Lip(T) in ‖·‖_p; infinite where
+        L >= 1 (Banach 1922).
+        """
         if lipschitz_bound >= 1:
             return torch.full_like(self.residual, math.inf)
         return self.residual / (1 - lipschitz_bound)
@@ -43,7 +47,8 @@ class FixedPointSolver(ABC):
 
     Args:
         tolerance: largest root-mean-square step ‖x - T(x)‖₂ / √D that counts as arrived; the step itself, not its
-            square. ``None`` chooses by dtype: 1e-5 in float32, 1e-11 in float64.
+            square. In another norm ‖·‖_p the p-th power mean, ‖x - T(x)‖_p / D^(1/p). ``None`` chooses by dtype: 1e-5
+            in float32, 1e-11 in float64.
         max_iterations: most evaluations of T for a sample.
     """
 
@@ -56,13 +61,19 @@ class FixedPointSolver(ABC):
             return self.tolerance
         return 1e-11 if dtype == torch.float64 else 1e-5
 
-    def solve(self, function: RowMap, start: Tensor) -> FixedPoint:
+    def solve(self, function: RowMap, start: Tensor, order: float = 2.0) -> FixedPoint:
         """Iterate every sample to its own tolerance; finished samples leave the batch.
 
         Does not raise where a sample does not arrive: look at `FixedPoint.converged`.
+
+        Args:
+            function: T.
+            start: ``(batch, *event)``.
+            order: p of the norm in which T contracts and steps are measured. A step of Picard's shrinks in that norm
+                and in no other for certain, and the safeguards rely on it.
         """
         batch = start.shape[0]
-        limit = self.tolerance_for(start.dtype) * math.sqrt(max(1, start[0].numel() if batch else 1))
+        limit = self.tolerance_for(start.dtype) * max(1, start[0].numel() if batch else 1) ** (1 / order)
         value = start.clone()
         residual = torch.full((batch,), math.inf, dtype=start.dtype, device=start.device)
         iterations = torch.zeros(batch, dtype=torch.long, device=start.device)
@@ -73,7 +84,7 @@ class FixedPointSolver(ABC):
             if not len(rows):
                 break
             image = function(x, rows)
-            step = (image - x).flatten(1).norm(dim=1)
+            step = (image - x).flatten(1).norm(order, dim=1)
             iterations[rows] += 1
             better = step < residual[rows]
             value[rows[better]] = x[better]
@@ -85,7 +96,7 @@ class FixedPointSolver(ABC):
                 rows = rows[keep]
                 proposer.keep(keep)
                 x = proposer.propose(x[keep], image[keep], step[keep])
-        return FixedPoint(value, iterations, residual, residual <= limit)
+        return FixedPoint(value, iterations, residual, residual <= limit, order)
 
     @abstractmethod
     def _proposer(self, start: Tensor) -> _Proposer:

@@ -83,7 +83,7 @@ def architecture_options(name: str) -> dict[str, Any]:
     build = ARCHITECTURES[name].build
     preset = build.keywords if isinstance(build, partial) else {}
     parameters = inspect.signature(build.func if isinstance(build, partial) else build).parameters
-    ours = ("event_shape", "logdet", "inverse", "preprocessing")
+    ours = ("event_shape", "logdet", "inverse", "norms", "preprocessing")
     return {key: preset.get(key, one.default) for key, one in parameters.items() if key not in ours}
 
 
