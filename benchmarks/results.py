@@ -39,7 +39,9 @@ def main() -> None:
     """Train what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
-    runs: Path = parser.parse_args().runs
+    parser.add_argument("--remark", default="", help="a sentence about how the runs were made")
+    arguments = parser.parse_args()
+    runs: Path = arguments.runs
     sections = []
     for name, seeds in RUNS.items():
         folders = [runs / f"{name}-{seed}" for seed in seeds]
@@ -52,7 +54,7 @@ def main() -> None:
         "# Results\n\nWritten by `python -m benchmarks.results`; one run a command shown. Scores are on the whole test "
         "set unless the text says otherwise, under averaged weights; ± is the standard error over data and estimator "
         "noise together.\n"
-        f"Machine: {hardware()}.\n"
+        f"Machine: {hardware()}. {arguments.remark}\n"
     )
     (_DOCS / "results.md").write_text(header + "\n" + "\n".join(sections))
     fill_readme("digits", headline([runs / f"digits-{seed}" for seed in RUNS["digits"]]))
