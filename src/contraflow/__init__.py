@@ -21,6 +21,7 @@ from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP, update_lipschit
 from contraflow.logdet import (
     EVALUATION,
     TRAINING,
+    AdaptiveRoulette,
     Exact,
     Gaussian,
     Geometric,
@@ -39,6 +40,7 @@ __all__ = [
     "EVALUATION",
     "TRAINING",
     "ActNorm",
+    "AdaptiveRoulette",
     "Affine",
     "Anderson",
     "Bijection",
