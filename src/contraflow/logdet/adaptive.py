@@ -100,7 +100,7 @@ class SeriesDecay(nn.Module):
         for name, new in news.items():
             buffer = getattr(self, name).mul_(_MEMORY)
             buffer[: len(levels)] += new
-        self._follow(_upper_ratio(ahead, behind))
+        self._follow(_upper_ratio(ahead, behind).to(self.rate))
         self.law.copy_(best_law(*self._sizes(), self.rate, beside))
 
     def _follow(self, seen: Tensor) -> None:
