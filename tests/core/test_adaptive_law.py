@@ -71,14 +71,14 @@ def test_value_and_gradient_are_unbiased_while_it_adapts(gradient, rho):
     """z-tests from the very first step on; false-alarm rate 1e-5 a case, shared by value and nine weights."""
     block = linear_block(symmetric(3, rho), gradient)
     limit = NormalDist().inv_cdf(1 - 1e-5 / 20)
-    assert z_scores(block, torch.zeros(8, 3), calls=600).max() < limit
+    assert z_scores(block, torch.zeros(8, 3), calls=300).max() < limit
     assert (block.decay.law - SeriesDecay().law).abs().max() > 0.1  # it did adapt
 
 
 def test_unbiased_in_several_probes_and_independent_draws():
     """As above, false-alarm rate 1e-5."""
     block = linear_block(symmetric(3, 0.6), probes=2, probe=Gaussian(), stratified=False)
-    assert z_scores(block, torch.zeros(8, 3), calls=600).max() < NormalDist().inv_cdf(1 - 1e-5 / 20)
+    assert z_scores(block, torch.zeros(8, 3), calls=300).max() < NormalDist().inv_cdf(1 - 1e-5 / 20)
 
 
 def second_moments(weights: Tensor, a: Tensor) -> list[float]:
@@ -119,18 +119,18 @@ def test_drawn_second_moments_at_095_agree_and_the_paper_has_a_heavy_tail():
     assert share["paper"] > 0.2
 
 
-@pytest.mark.parametrize("rho", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99])
-@pytest.mark.parametrize("size", [1, 2, 16])
+@pytest.mark.parametrize("rho", [0.0, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize("size", [1, 16])
 def test_q_stays_above_rho_squared_at_every_step(size, rho):
     block, x = linear_block(symmetric(size, rho)), torch.zeros(16, size)
     generator = Generator().manual_seed(5)
-    for step in range(120):
+    for step in range(40):
         block.forward_and_logdet(x, generator=generator)
         q, rate = block.decay.law[0].item(), block.decay.rate.item()
         assert rate < q < 1
         assert block.decay.law.isfinite().all()
-        if step >= 20:
-            assert q > block.g.module.weight.detach().norm(2).item() ** 2 / size or q > rho**2
+        if step >= 10:
+            assert rho**2 < q
 
 
 def test_it_is_quick_to_rise_and_slow_to_fall():

@@ -50,7 +50,7 @@ class SeriesDecay(nn.Module):
     with ρ̂ an upper estimate of the decay ‖u_{k+1}‖/‖u_k‖, quick to rise and slow to fall, and m the number that
     minimises variance × cost. All of it is buffers: part of the state, exact on resume. docs/maths/adaptive-law.md.
 
-    Starts as the paper's law, 2 exact terms and q = 1/√2.
+    Starts with the paper's 2 exact terms, and q = 1/√2.
 
     Attributes:
         rows: running number of rows that computed level k, ``(48,)``.
