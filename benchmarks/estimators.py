@@ -251,8 +251,8 @@ entries, or symmetric with Gaussian entries. The gradient is that along one rand
 in closed form from the spectrum, for the law that a block has learned after {LEARNING_STEPS} steps of batch {BATCH}; a
 step costs n + 7 products (4 + P(n + 3) with P probes), a value alone n + 1. Mean over {RUNS} runs (matrix, direction,
 draws; at D = 784 {RUNS_LARGE}), with the range where it shows. Part of the gain at small D is the Rademacher probe's.
-With two probes part of the gain is not the law's: two probes share what a step costs beside the series, for the paper's law too
-(9 instead of 11 at equal variance, a ratio of 0.82).
+With two probes part of the gain is not the law's: they share what a step costs beside the series, and would under the
+paper's law too (9 instead of 11 at equal variance, a ratio of 0.82).
 """
 
 
