@@ -157,10 +157,10 @@ def test_a_tenth_of_slow_samples_is_enough_to_raise_it():
 
 def test_few_terms_where_rho_is_small_and_many_where_it_is_not():
     def terms(rho: float) -> float:
-        q, m = taught(linear_block(symmetric(16, rho)), torch.zeros(64, 16), 300).law.tolist()
+        q, m = taught(linear_block(symmetric(16, rho)), torch.zeros(64, 16), 100).law.tolist()
         return sum(1.0 if k == 1 else min(1.0, q ** (k - m)) for k in range(1, 1000))
 
-    assert terms(0.1) < 2.5
+    assert terms(0.1) < 3
     assert terms(0.9) > 8
 
 

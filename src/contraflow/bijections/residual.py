@@ -33,6 +33,8 @@ class ResidualBlock(Bijection):
         InversionError: the inverse did not reach its tolerance.
     """
 
+    decay: SeriesDecay | None
+
     def __init__(
         self,
         g: Contraction,
@@ -52,8 +54,9 @@ class ResidualBlock(Bijection):
         self.logdet = logdet
         self.solver = inverse if inverse is not None else Anderson()
         self.gradient = gradient
-        #: What an adaptive estimator has learned about this block; part of the state. None under other estimators.
-        self.decay = SeriesDecay() if isinstance(logdet, AdaptiveRoulette) else None
+        # What an adaptive estimator has learned about this block; None under other estimators. Registered either way,
+        # so that `with_logdet` can put one into a twin without touching the original.
+        self.register_module("decay", SeriesDecay() if isinstance(logdet, AdaptiveRoulette) else None)
 
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
