@@ -281,6 +281,15 @@ def test_single_and_double_precision_may_meet():
     assert block.forward_and_logdet(torch.zeros(8, 3, dtype=torch.float32))[1].dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_jacobians_leave_a_sound_law_in_either_precision(dtype):
+    """A law that hardly computes the second term shows as a negative m: it was found so in float32."""
+    block = linear_block(symmetric(16, 0.2)).to(dtype)
+    q, m = taught(block, torch.zeros(32, 16, dtype=dtype), 150).law.tolist()
+    assert 0.1 < q < 0.5
+    assert m >= 0
+
+
 def test_no_probe_is_refused():
     with pytest.raises(DomainError, match="probes=0"):
         AdaptiveRoulette(probes=0)

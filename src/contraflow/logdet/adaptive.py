@@ -147,6 +147,8 @@ def best_law(squares: Tensor, values: Tensor, rate: Tensor, beside: float) -> Te
         rate: ρ̂², the fall of both beyond K.
         beside: products of a step beside those of the series.
     """
+    # In float32 q^72 underflows, and 0 · ∞ would win the argmin.
+    squares, values, rate = squares.double(), values.double(), rate.double()
     q = rate.sqrt()
     k = torch.arange(1, len(squares) + 1, device=rate.device)
     heads = _HEADS.to(rate)
