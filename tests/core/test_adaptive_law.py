@@ -26,6 +26,7 @@ from contraflow.bijections import with_logdet
 from contraflow.errors import DomainError
 from contraflow.logdet import GRADIENTS, SeriesDecay
 from contraflow.logdet.adaptive import LEVELS, Products, best_law
+from contraflow.recipes.recipe import EstimatorSettings
 from contraflow.testing import check_bijection
 from contraflow.training import TrainingSettings, TrainingState, load_checkpoint, save_checkpoint, train
 
@@ -281,13 +282,17 @@ def test_single_and_double_precision_may_meet():
     assert block.forward_and_logdet(torch.zeros(8, 3, dtype=torch.float32))[1].dtype == torch.float32
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_small_jacobians_leave_a_sound_law_in_either_precision(dtype):
-    """A law that hardly computes the second term shows as a negative m: it was found so in float32."""
-    block = linear_block(symmetric(16, 0.2)).to(dtype)
-    q, m = taught(block, torch.zeros(32, 16, dtype=dtype), 150).law.tolist()
-    assert 0.1 < q < 0.5
-    assert m >= 0
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.5, 0.98])
+def test_single_precision_states_give_the_same_law(rate):
+    """In float32 q^72 underflowed, and the law hardly ever computed a second term."""
+    t = torch.tensor(rate) ** torch.arange(1.0, LEVELS + 1)
+    q, m = best_law(t.float(), t.float(), torch.tensor(rate).float(), 7.0).tolist()
+    assert q == pytest.approx(math.sqrt(rate), rel=1e-6)
+    assert m == pytest.approx(best_law(t, t, torch.tensor(rate), 7.0)[1].item())
+
+
+def test_recipes_know_it():
+    assert EstimatorSettings(law="adaptive", probes=2).build() == AdaptiveRoulette(probes=2)
 
 
 def test_no_probe_is_refused():
