@@ -31,6 +31,7 @@ from contraflow.lipschitz import (
 from contraflow.logdet import (
     EVALUATION,
     TRAINING,
+    AdaptiveRoulette,
     Exact,
     Gaussian,
     Geometric,
@@ -49,6 +50,7 @@ __all__ = [
     "EVALUATION",
     "TRAINING",
     "ActNorm",
+    "AdaptiveRoulette",
     "Affine",
     "Anderson",
     "Bijection",

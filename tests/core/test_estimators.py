@@ -12,6 +12,7 @@ from torch import nn
 from contraflow import (
     EVALUATION,
     TRAINING,
+    AdaptiveRoulette,
     Exact,
     Gaussian,
     Geometric,
@@ -31,6 +32,8 @@ UNBIASED = {
     "exact": Exact(),
     "training": TRAINING,
     "evaluation": EVALUATION,
+    "adaptive, at its start": AdaptiveRoulette(),
+    "adaptive, two Gaussian probes, independent draws": AdaptiveRoulette(Gaussian(), 2, stratified=False),
     "geometric, no exact terms": RussianRoulette(Geometric(0.4), 0),
     "geometric, independent draws": RussianRoulette(Geometric(0.5), 2, stratified=False),
     "geometric, Gaussian probes": RussianRoulette(Geometric(0.5), 2, Gaussian()),

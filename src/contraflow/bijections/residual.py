@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from contraflow.bijections.bijection import Bijection
 from contraflow.errors import DomainError, InversionError, unknown_name
-from contraflow.logdet import GRADIENTS, TRAINING, Contraction, LogDetEstimator
+from contraflow.logdet import GRADIENTS, TRAINING, AdaptiveRoulette, Contraction, LogDetEstimator, SeriesDecay
 from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, dual_order
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -34,6 +34,8 @@ class ResidualBlock(Bijection):
         InversionError: the inverse did not reach its tolerance.
     """
 
+    decay: SeriesDecay | None
+
     def __init__(
         self,
         g: Contraction,
@@ -53,11 +55,14 @@ class ResidualBlock(Bijection):
         self.logdet = logdet
         self.solver = inverse if inverse is not None else Anderson()
         self.gradient = gradient
+        # What an adaptive estimator has learned about this block; None under other estimators. Registered either way,
+        # so that `with_logdet` can put one into a twin without touching the original.
+        self.register_module("decay", SeriesDecay() if isinstance(logdet, AdaptiveRoulette) else None)
 
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        gx, logdet = GRADIENTS[self.gradient](self.g, self.logdet, x, generator)
+        gx, logdet = self._value_and_logdet(x, generator)
         return x + gx, logdet
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
@@ -67,11 +72,18 @@ class ResidualBlock(Bijection):
         self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         x = self.inverse(z, context)
-        _, logdet = GRADIENTS[self.gradient](self.g, self.logdet, x, generator)
+        _, logdet = self._value_and_logdet(x, generator)
         return x, -logdet
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         return _Solve.apply(self, z, *self.g.tensors())
+
+    def _value_and_logdet(self, x: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """g(x) and log|det(I + J_g(x))|."""
+        estimator = self.logdet
+        if isinstance(estimator, AdaptiveRoulette) and self.decay is not None:
+            estimator = estimator.following(self.decay, learn=self.training and torch.is_grad_enabled())
+        return GRADIENTS[self.gradient](self.g, estimator, x, generator)
 
     def solve(self, z: Tensor) -> FixedPoint:
         """x = z - g(x) with iterations, true residual and error bound; raises nothing."""
@@ -158,11 +170,14 @@ def _raise_unless_converged(block: ResidualBlock, found: FixedPoint, what: str) 
 def with_logdet(module: _M, logdet: LogDetEstimator) -> _M:
     """The same module, sharing all parameters and buffers, whose residual blocks use another estimator.
 
-    `module` itself is not changed: training and evaluation estimators live side by side.
+    `module` itself is not changed: training and evaluation estimators live side by side. Where a block has learned
+    nothing yet and the new estimator is adaptive, the twin's block starts a state of its own.
     """
     twin = copy.copy(module)
     if isinstance(twin, ResidualBlock):
         twin.logdet = logdet
+        if isinstance(logdet, AdaptiveRoulette) and twin.decay is None:
+            twin._modules = {**module._modules, "decay": SeriesDecay().to(next(module.parameters(), torch.empty(0)))}
     else:
         twin._modules = {name: child and with_logdet(child, logdet) for name, child in module._modules.items()}
     return twin

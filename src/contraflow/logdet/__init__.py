@@ -1,5 +1,6 @@
 """log|det(I + J_g)|: exact, by the power series, and unbiased by Russian roulette."""
 
+from contraflow.logdet.adaptive import AdaptiveRoulette, SeriesDecay
 from contraflow.logdet.contraction import Contraction, ModuleContraction
 from contraflow.logdet.estimators import EVALUATION, TRAINING, Exact, LogDetEstimator, PowerSeries, RussianRoulette
 from contraflow.logdet.gradients import GRADIENTS
@@ -10,6 +11,7 @@ __all__ = [
     "EVALUATION",
     "GRADIENTS",
     "TRAINING",
+    "AdaptiveRoulette",
     "Contraction",
     "Exact",
     "Gaussian",
@@ -21,5 +23,6 @@ __all__ = [
     "Probe",
     "Rademacher",
     "RussianRoulette",
+    "SeriesDecay",
     "TruncationLaw",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,12 @@ from contraflow.logdet.probes import Probe, Rademacher
 
 # x -> g(x) and u ↦ J_g(x)ᵀu
 Linearize = Callable[[Tensor], tuple[Tensor, Vjp]]
+
+# c_1, c_2, …: numbers, or a tensor of them that never leaves its device
+Coefficients = Sequence[float] | Tensor
+
+# (u_k, mean over probes of vᵀu_k) of the rows that compute level k
+Watch = Callable[[Tensor, Tensor], None]
 
 
 class Estimate(NamedTuple):
@@ -107,7 +113,7 @@ class PowerSeries(LogDetEstimator):
         return Estimate(gx, value, v, adjoints)
 
     def __str__(self) -> str:
-        return f"{self.terms} terms (biased), {_count(self.probes, 'probe')}"
+        return f"{self.terms} terms (biased), {count(self.probes, 'probe')}"
 
 
 @dataclass(frozen=True)
@@ -143,27 +149,51 @@ class RussianRoulette(LogDetEstimator):
         return 1.0 if k <= self.exact_terms else 1 / self.law.survival(k - self.exact_terms)
 
     def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
-        batch = x.shape[0]
         terms = self.exact_terms + draw_terms(
-            self.law, batch, stratified=self.stratified, generator=generator, device=x.device
+            self.law, x.shape[0], stratified=self.stratified, generator=generator, device=x.device
         )
         v = self.probe.sample((self.probes, *x.shape), x, generator)
-        # Longest first, so that the samples still at work are the first rows: a view, not a copy.
-        terms, order = terms.sort(descending=True, stable=True)
-        longest = int(terms[0]) if batch else 0
-        at_work = (terms[None, :] >= torch.arange(1, longest + 1, device=x.device)[:, None]).sum(dim=1).tolist()
-        back = order.argsort()
-        gx, vjp = linearize(x[order])
-        coefficients = [self.coefficient(k) for k in range(1, longest + 1)]
-        value, adjoints = _series(vjp, v[:, order], at_work, coefficients, adjoint_terms=longest)
-        return Estimate(gx[back], value[back], v, adjoints[:, back])
+        return roulette(linearize, x, v, terms, lambda longest: [self.coefficient(k) for k in range(1, longest + 1)])
 
     def __str__(self) -> str:
-        return f"{self.exact_terms} exact terms + {self.law}, {_count(self.probes, 'probe')}"
+        return f"{self.exact_terms} exact terms + {self.law}, {count(self.probes, 'probe')}"
+
+
+def roulette(
+    linearize: Linearize,
+    x: Tensor,
+    v: Tensor,
+    terms: Tensor,
+    coefficients: Callable[[int], Coefficients],
+    watch: Watch | None = None,
+) -> Estimate:
+    """The series of every sample to its own number of terms.
+
+    Args:
+        linearize, x: as for `LogDetEstimator.estimate`.
+        v: probes ``(probes, batch, *event)``.
+        terms: how many each sample computes, ``(batch,)``.
+        coefficients: n ↦ c_k = 1/P(term k is computed) for k = 1, …, n.
+        watch: told u_k and the mean over probes of vᵀu_k, for the rows that compute level k.
+    """
+    # Longest first, so that the samples still at work are the first rows: a view, not a copy.
+    terms, order = terms.sort(descending=True, stable=True)
+    longest = int(terms[0]) if len(terms) else 0
+    at_work = (terms[None, :] >= torch.arange(1, longest + 1, device=x.device)[:, None]).sum(dim=1).tolist()
+    back = order.argsort()
+    gx, vjp = linearize(x[order])
+    value, adjoints = _series(vjp, v[:, order], at_work, coefficients(longest), adjoint_terms=longest, watch=watch)
+    return Estimate(gx[back], value[back], v, adjoints[:, back])
 
 
 def _series(
-    vjp: Vjp, v: Tensor, at_work: list[int], coefficients: list[float], *, adjoint_terms: int
+    vjp: Vjp,
+    v: Tensor,
+    at_work: list[int],
+    coefficients: Coefficients,
+    *,
+    adjoint_terms: int,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Σ_{k>=1} (-1)^(k+1)/k c_k v·u_k and Σ_{k=0} (-1)^k c_k u_k, from the same u_k = Jᵀu_{k-1}, u_0 = v."""
     value = v.new_zeros(v.shape[1])
@@ -173,6 +203,8 @@ def _series(
         u = vjp(u[:, :rows])
         sign = -1.0 if k % 2 else 1.0
         inner = (u * v[:, :rows]).flatten(2).sum(dim=2).mean(dim=0)
+        if watch is not None:
+            watch(u, inner)
         value[:rows] += (-sign * c / k) * inner
         if k <= adjoint_terms:
             adjoints[:, :rows] += (sign * c) * u
@@ -184,7 +216,8 @@ def _at_least(name: str, value: int, least: int) -> None:
         raise DomainError(f"{name}={value}: at least {least} is needed.")
 
 
-def _count(n: int, noun: str) -> str:
+def count(n: int, noun: str) -> str:
+    """`1 probe`, `2 probes`."""
     return f"{n} {noun}" + ("s" if n != 1 else "")
 
 

@@ -112,10 +112,15 @@ def systematic_uniforms(n: int, generator: Generator | None, device: torch.devic
     return torch.remainder(start + torch.arange(n, device=device, dtype=torch.float64) / max(n, 1), 1.0)
 
 
+def uniforms(n: int, *, stratified: bool, generator: Generator | None, device: torch.device) -> Tensor:
+    """n numbers, each uniform on [0, 1), in float64: systematic ones, or independent ones as in the paper."""
+    if stratified:
+        return systematic_uniforms(n, generator, device)
+    return torch.rand(n, generator=generator, device=device, dtype=torch.float64)
+
+
 def draw_terms(
     law: TruncationLaw, n: int, *, stratified: bool, generator: Generator | None, device: torch.device
 ) -> Tensor:
-    """n draws of N, long ``(n,)``: systematic ones, or independent ones as in the paper."""
-    if stratified:
-        return law.quantile(systematic_uniforms(n, generator, device))
-    return law.quantile(torch.rand(n, generator=generator, device=device, dtype=torch.float64))
+    """n draws of N, long ``(n,)``."""
+    return law.quantile(uniforms(n, stratified=stratified, generator=generator, device=device))

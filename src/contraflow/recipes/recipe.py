@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from contraflow.errors import CheckpointError, ConfigurationError
 from contraflow.logdet import (
+    AdaptiveRoulette,
     Exact,
     Gaussian,
     Geometric,
@@ -84,7 +85,8 @@ class EstimatorSettings:
 
     Args:
         kind: roulette (unbiased), series (biased, as in i-ResNets), exact (dense Jacobian, small dimensions).
-        law: of the roulette's number of further terms.
+        law: of the roulette's number of further terms; adaptive learns it block by block (p, rate and exact_terms are
+            not used).
         p: of the geometric law.
         rate: of the Poisson law.
         exact_terms: terms of the roulette that every sample computes.
@@ -95,7 +97,7 @@ class EstimatorSettings:
     """
 
     kind: Literal["roulette", "series", "exact"] = "roulette"
-    law: Literal["geometric", "poisson"] = "geometric"
+    law: Literal["geometric", "poisson", "adaptive"] = "geometric"
     p: float = 0.5
     rate: float = 2.0
     exact_terms: int = 2
@@ -111,6 +113,8 @@ class EstimatorSettings:
         probe: Probe = Rademacher() if self.probe == "rademacher" else Gaussian()
         if self.kind == "series":
             return PowerSeries(self.terms, probe, self.probes)
+        if self.law == "adaptive":
+            return AdaptiveRoulette(probe, self.probes, self.stratified)
         law: TruncationLaw = Geometric(self.p) if self.law == "geometric" else Poisson(self.rate)
         return RussianRoulette(law, self.exact_terms, probe, self.probes, self.stratified)
 

@@ -1,0 +1,238 @@
+"""The truncation law that follows its block: docs/maths/adaptive-law.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from contraflow.errors import DomainError
+from contraflow.logdet.estimators import Estimate, Linearize, LogDetEstimator, count, roulette
+from contraflow.logdet.laws import uniforms
+from contraflow.logdet.probes import Probe, Rademacher
+
+#: Terms of the series whose size is tracked; beyond them it is continued geometrically.
+LEVELS = 48
+
+#: Candidates for m, the (real) number of terms that are computed almost always.
+_HEADS = torch.arange(-24, 49) / 2
+
+#: Of the running means a step; half of a mean is forgotten in 70 steps.
+_MEMORY = 0.99
+
+#: A level's ratio is believed once so many rows have reached it.
+_ENOUGH = 8.0
+
+#: ρ̂² is at most this, so that q is at most 0.99 and the largest conceivable number of terms is 3,700.
+_LARGEST_RATE = 0.98
+_SMALLEST_RATE = 0.01
+
+
+class Products(NamedTuple):
+    """What one pass over the series shows about a level k, for the rows that computed it.
+
+    Attributes:
+        norms: ‖u_k‖₂ with u_k = (Jᵀ)ᵏv, ``(probes, rows)``.
+        inner: mean over the probes of vᵀu_k, ``(rows,)``.
+    """
+
+    norms: Tensor
+    inner: Tensor
+
+
+class SeriesDecay(nn.Module):
+    r"""How fast the terms of one block's series fall, from the products of earlier steps, and the law that follows.
+
+        P(term k is computed) = min(1, q^(k-m)), and 1 for k = 1;   q = ρ̂ > ρ̂²
+
+    with ρ̂ an upper estimate of the decay ‖u_{k+1}‖/‖u_k‖, quick to rise and slow to fall, and m the number that
+    minimises variance × cost. All of it is buffers: part of the state, exact on resume. docs/maths/adaptive-law.md.
+
+    Starts with the paper's 2 exact terms, and q = 1/√2.
+
+    Attributes:
+        rows: running number of rows that computed level k, ``(48,)``.
+        squares: running sums of ‖u_k‖²/‖v‖² over them.
+        before: the same of ‖u_{k-1}‖²/‖v‖², over the rows that computed level k.
+        values: the same of (vᵀu_k)²/‖v‖².
+        rate: ρ̂².
+        law: q and m.
+    """
+
+    rows: Tensor
+    squares: Tensor
+    before: Tensor
+    values: Tensor
+    rate: Tensor
+    law: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("rows", "squares", "before", "values"):
+            self.register_buffer(name, torch.zeros(LEVELS))
+        self.register_buffer("rate", torch.tensor(0.5))
+        self.register_buffer("law", torch.tensor([0.5**0.5, 3.0]))
+
+    @torch.no_grad()
+    def learn(self, levels: list[Products], scale: float, probes: int, beside: float) -> None:
+        """Take in the products of one pass.
+
+        Args:
+            levels: of k = 1, 2, …
+            scale: ‖v‖² in the mean, the number of dimensions.
+            probes: averaged by `inner`.
+            beside: products that a step costs beside those of the series, per probe.
+        """
+        levels = levels[:LEVELS]
+        if not levels or not len(levels[0].inner):
+            return
+        rows = [len(level.inner) for level in levels]
+        ahead = [level.norms.square().mean(0) / scale for level in levels]
+        behind = [torch.ones_like(ahead[0]), *(a[:n] for a, n in zip(ahead, rows[1:], strict=False))]
+        news = {
+            "rows": torch.tensor(rows, dtype=self.rows.dtype).to(self.rows.device, non_blocking=True),
+            "squares": torch.stack([one.sum() for one in ahead]),
+            "before": torch.stack([one.sum() for one in behind]),
+            "values": torch.stack([level.inner.square().sum() for level in levels]) * (probes / scale),
+        }
+        for name, new in news.items():
+            buffer = getattr(self, name).mul_(_MEMORY)
+            buffer[: len(levels)] += new
+        self._follow(_upper_ratio(ahead, behind).to(self.rate))
+        self.law.copy_(best_law(*self._sizes(), self.rate, beside))
+
+    def _follow(self, seen: Tensor) -> None:
+        """ρ̂²: at once up to what is seen, slowly down."""
+        believed = self.rows >= _ENOUGH
+        believed[0] = False  # ‖u_1‖/‖v‖ says how large J is, not how its powers decay
+        tiny = torch.finfo(self.before.dtype).tiny
+        ratios = torch.where(believed, self.squares / self.before.clamp_min(tiny), self.rate.new_zeros(()))
+        seen = torch.maximum(ratios.max(), seen).clamp(_SMALLEST_RATE, _LARGEST_RATE)
+        self.rate.copy_(torch.where(seen > self.rate, seen, torch.lerp(self.rate, seen, 1 - _MEMORY)))
+
+    def _sizes(self) -> tuple[Tensor, Tensor]:
+        """E‖u_k‖²/‖v‖² and E(vᵀu_k)²/‖v‖² of all levels; where hardly a row has been, an upper extrapolation."""
+        k = torch.arange(LEVELS, device=self.rate.device)
+        fall = self.rate**k
+        first = self.squares[0] / self.rows[0]
+        squares = (self.squares + first * fall) / (self.rows + 1)
+        values = (self.values + self.values[0] / self.rows[0] * fall) / (self.rows + 1)
+        return squares, values
+
+
+def _upper_ratio(ahead: list[Tensor], behind: list[Tensor]) -> Tensor:
+    """The largest over levels of the 0.9 quantile over rows of ‖u_k‖²/‖u_{k-1}‖², k >= 2."""
+    found = [ahead[0].new_zeros(())]
+    for after, before in zip(ahead[1:], behind[1:], strict=True):
+        if len(after) >= _ENOUGH:
+            ratio = after / before.clamp_min(torch.finfo(before.dtype).tiny)
+            found.append(ratio.kthvalue(1 + int(0.9 * (len(ratio) - 1))).values)
+    return torch.stack(found).max()
+
+
+def best_law(squares: Tensor, values: Tensor, rate: Tensor, beside: float) -> Tensor:
+    r"""q and m of P_k = min(1, q^(k-m)), P_1 = 1, with the least variance × cost; ``(2,)``.
+
+    q = ρ̂, the minimiser for terms that fall like ρ̂^k, and m that of
+
+        (1 + ½ Σ_k (1/P_k - 1) (t_k/t_0 + s_k/(k² t_1))) · (beside + Σ_k P_k)
+
+    over a grid: the relative excess of the variance of gradient and value over the probes' own, times products.
+
+    Args:
+        squares: t_k = E‖u_k‖²/‖v‖² for k = 1, 2, …, K; t_0 = 1.
+        values: s_k = E(vᵀu_k)²/‖v‖².
+        rate: ρ̂², the fall of both beyond K.
+        beside: products of a step beside those of the series.
+    """
+    # In float32 q^72 underflows, and 0 · ∞ would win the argmin.
+    squares, values, rate = squares.double(), values.double(), rate.double()
+    q = rate.sqrt()
+    k = torch.arange(1, len(squares) + 1, device=rate.device)
+    heads = _HEADS.to(rate)
+    computed = (q ** (k - heads[:, None])).clamp_max(1.0)
+    computed[:, 0] = 1.0
+    size = squares + values / (k.square() * squares[0].clamp_min(torch.finfo(rate.dtype).tiny))
+    weights = 1 / computed
+    beyond = q / (1 - q)  # both the continuation of Σ P_k and, as rate/q = q, that of Σ size/P_k
+    excess = ((weights - 1) * size).sum(1) + weights[:, -1] * size[-1] * beyond
+    cost = computed.sum(1) + computed[:, -1] * beyond + beside
+    return torch.stack([q, heads[((1 + excess / 2) * cost).argmin()]])
+
+
+@dataclass(frozen=True)
+class AdaptiveRoulette(LogDetEstimator):
+    r"""Russian roulette whose law follows the decay of each block's own series.
+
+        log|det(I + J)| = E[ Σ_{k=1}^{n} (-1)^(k+1)/k · vᵀJᵏv / P_k ],   P(n >= k) = P_k = min(1, q^(k-m)), P_1 = 1.
+
+    q and m are held and learned by the block (`SeriesDecay`), from the products of earlier training steps only, so
+    value and gradient stay unbiased. q = ρ̂ > ρ̂² keeps the variance finite where Geometric(0.5) loses it (ρ > 0.71).
+    Theorems 1 and 2 of Chen et al., Residual flows for invertible generative modeling, 2019 (arXiv:1906.02735), with
+    the optimal law of Rhee and Glynn, Unbiased estimation with square root convergence for SDE models, 2015.
+    Derivation: docs/maths/adaptive-law.md.
+
+    Args:
+        probe: distribution of v.
+        probes: number of probes averaged.
+        stratified: draw n over the batch by systematic sampling (constant cost a step) or independently.
+
+    Raises:
+        DomainError: fewer than one probe.
+    """
+
+    probe: Probe = field(default_factory=Rademacher)
+    probes: int = 1
+    stratified: bool = True
+
+    def __post_init__(self) -> None:
+        if self.probes < 1:
+            raise DomainError(f"probes={self.probes}: at least 1 is needed.")
+
+    def following(self, decay: SeriesDecay, *, learn: bool) -> LogDetEstimator:
+        """The estimator under the law that `decay` holds now, which it goes on teaching or leaves alone."""
+        return _Following(self, decay, learn)
+
+    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+        """Outside a block there is no state: the law that every block starts from."""
+        return self.following(SeriesDecay().to(x), learn=False).estimate(linearize, x, generator)
+
+    def __str__(self) -> str:
+        return f"adaptive roulette, {count(self.probes, 'probe')}"
+
+
+@dataclass(frozen=True)
+class _Following(LogDetEstimator):
+    """An adaptive roulette at one block, for one pass."""
+
+    settings: AdaptiveRoulette
+    decay: SeriesDecay
+    learn: bool
+
+    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+        settings = self.settings
+        q, m = self.decay.law.double().unbind()
+        u = uniforms(x.shape[0], stratified=settings.stratified, generator=generator, device=x.device)
+        # P(n >= k) = P(1 - u <= q^(k-m)) = min(1, q^(k-m))
+        terms = torch.floor(m + torch.log1p(-u) / q.log()).clamp_min(1).long()
+        v = settings.probe.sample((settings.probes, *x.shape), x, generator)
+        levels: list[Products] = []
+
+        def watch(u: Tensor, inner: Tensor) -> None:
+            levels.append(Products(torch.linalg.vector_norm(u.detach().flatten(2), dim=2), inner.detach()))
+
+        def coefficients(longest: int) -> Tensor:
+            k = torch.arange(1, longest + 1, device=x.device)
+            weights = (q ** (m - k)).clamp_min(1.0)
+            weights[:1] = 1.0
+            return weights.to(x.dtype)
+
+        estimate = roulette(linearize, x, v, terms, coefficients, watch if self.learn else None)
+        if self.learn:
+            self.decay.learn(levels, x.shape[1:].numel(), settings.probes, beside=3 + 4 / settings.probes)
+        return estimate
+
+    def __str__(self) -> str:
+        return str(self.settings)
