@@ -82,7 +82,9 @@ def section(name: str, folders: list[Path], seeds: Sequence[int]) -> str:
         values = [report["value"] for report in reports]
         lines.append(f"\nOver seeds: {statistics.mean(values):.3f}, standard deviation {statistics.stdev(values):.3f}.")
     lines += ["", f"{parameters:,} parameters; {reports[0]['estimator']}, {reports[0]['draws']} draw(s) a row."]
-    lines += [baseline(trained.recipe, reports[0]["rows"]), "", f"![{name}](pictures/{name}.png)", ""]
+    lines.append(baseline(trained.recipe, reports[0]["rows"]))
+    lines.append(f"`contraflow certify RUN`: {str(trained.flow.certify()).splitlines()[-1]}.")
+    lines += ["", f"![{name}](pictures/{name}.png)", ""]
     return "\n".join(lines)
 
 

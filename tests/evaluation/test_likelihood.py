@@ -78,7 +78,7 @@ def test_the_error_falls_as_one_over_root_n() -> None:
 def test_exact_scores_have_no_error(flow: Flow) -> None:
     x = torch.randn(10, 3, generator=seeded()).double()
     found = score(flow, x, estimator=Exact(), draws=3)
-    assert torch.equal(found.standard_error, torch.zeros(10).double())
+    assert found.standard_error.max() < 1e-12, "three equal draws, up to the rounding of their mean"
     assert torch.allclose(found.log_prob, flow.with_logdet(Exact()).log_prob(x))
     assert torch.isnan(score(flow, x, estimator=Exact()).standard_error).all()
 
