@@ -14,7 +14,7 @@ from contraflow.distributions import StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError, ShapeError
 from contraflow.lipschitz import BlockCertificate, Certificate, LipschitzNetwork
 from contraflow.lipschitz.certification import certify_network, vouched
-from contraflow.logdet import EVALUATION, LogDetEstimator, RussianRoulette
+from contraflow.logdet import EVALUATION, AdaptiveRoulette, LogDetEstimator, RussianRoulette
 from contraflow.numerics import fixed_means, two_stage_means
 
 
@@ -205,7 +205,7 @@ class Flow(nn.Module):
         (True, True)
         """
         _check_precision(target_error, probes, budget, batch_size)
-        if isinstance(estimator, RussianRoulette):
+        if isinstance(estimator, (RussianRoulette, AdaptiveRoulette)):
             estimator = replace(estimator, stratified=False)
         flow = self.with_logdet(estimator)
         at_once = batch_size or max(len(x), 256)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from contraflow import Exact, Flow, RussianRoulette, residual_flow
+from contraflow import AdaptiveRoulette, Exact, Flow, RussianRoulette, residual_flow
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import score
 from contraflow.lipschitz import LipschitzLayer
@@ -104,13 +105,14 @@ def test_an_exact_estimator_has_no_error():
     assert (estimate.probes == 4).all()
 
 
-def test_the_same_seed_gives_the_same_numbers_and_a_stratified_roulette_is_made_independent():
+@pytest.mark.parametrize("make", [partial(RussianRoulette, exact_terms=2), AdaptiveRoulette])
+def test_the_same_seed_gives_the_same_numbers_and_a_stratified_roulette_is_made_independent(make):
     flow, x = steep_flow(), torch.randn(9, 6)
     runs = [
         flow.log_prob_estimate(
             x,
             target_error=0.1,
-            estimator=RussianRoulette(exact_terms=2, stratified=stratified),
+            estimator=make(stratified=stratified),
             generator=torch.Generator().manual_seed(3),
         )
         for stratified in (False, True)
