@@ -170,11 +170,12 @@ class Steep(Activation):
     def core(self, s: Tensor) -> Tensor:
         return 3 * torch.sin(s)
 
-    def core_derivative(self, s: Tensor) -> Tensor:
-        return 3 * torch.cos(s)
+    def core_with_slope(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        return 3 * torch.sin(s), 3 * torch.cos(s)
 
-    def core_second_derivative(self, s: Tensor) -> Tensor:
-        return -3 * torch.sin(s)
+    def core_with_curvature(self, s: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        value.copy_(3 * torch.sin(s))
+        return 3 * torch.cos(s), -3 * torch.sin(s)
 
 
 class Doubled(LipschitzMLP):

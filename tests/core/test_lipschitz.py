@@ -30,7 +30,7 @@ from contraflow.lipschitz import (
     certified_dense_norm,
     largest_estimate,
 )
-from contraflow.lipschitz.convolution import convolve, convolve_adjoint
+from contraflow.lipschitz.convolution import convolve, convolve_adjoint, kernel_gradient
 from contraflow.numerics import power_iteration
 
 
@@ -368,16 +368,48 @@ def test_closed_form_derivatives_are_those_of_autograd(name):
     s = torch.cat([torch.linspace(-30, -1e-3, 400), torch.linspace(1e-3, 30, 400)]).requires_grad_()
     (first,) = torch.autograd.grad(activation.core(s).sum(), s, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), s)
-    torch.testing.assert_close(activation.core_derivative(s.detach()), first.detach())
-    torch.testing.assert_close(activation.core_second_derivative(s.detach()), second)
+    fixed = s.detach()
+    value, slope = activation.core_with_slope(fixed.clone())
+    filled = torch.empty_like(fixed)
+    again, curvature = activation.core_with_curvature(fixed.clone(), filled)
+    torch.testing.assert_close(value, activation.core(fixed))
+    torch.testing.assert_close(filled, activation.core(fixed))
+    torch.testing.assert_close(slope, first.detach())
+    torch.testing.assert_close(again, first.detach())
+    torch.testing.assert_close(curvature, second)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("preactivation", [True, False])
 @pytest.mark.parametrize("probes", [1, 3])
-def test_the_dual_activation_has_the_gradient_of_its_formula(name, probes):
-    activation = ACTIVATIONS[name]()
-    s, t = torch.randn(4, 5, requires_grad=True), torch.randn(probes, 4, 5, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda s, t: activation.core_dual(s, t), (s, t))
+def test_the_dual_pass_has_the_gradient_of_its_formula(activation, preactivation, probes):
+    g = LipschitzMLP(3, (4, 5), activation=activation, preactivation=preactivation)
+    tensors = [one.detach().requires_grad_() for one in g.tensors()]
+    x, t = torch.randn(2, 3, requires_grad=True), torch.randn(probes, 2, 3, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, t, *tensors: g.dual(tensors, x, t), (x, t, *tensors))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_the_dual_pass_of_convolutions_has_the_gradient_of_its_formula(channels):
+    g = LipschitzConvNet(channels, 6, (3, 4))
+    tensors = [one.detach().requires_grad_() for one in g.tensors()]
+    x, t = torch.randn(2, channels, 3, 4, requires_grad=True), torch.randn(1, 2, channels, 3, 4, requires_grad=True)
+    # Random directions instead of every column: a thousand columns take a minute.
+    assert torch.autograd.gradcheck(lambda x, t, *tensors: g.dual(tensors, x, t), (x, t, *tensors), fast_mode=True)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 5), (5, 1), (3, 8), (8, 3), (1, 1), (7, 6)])
+@pytest.mark.parametrize("rows", [2, 17])
+def test_every_way_to_convolve_is_the_library_convolution(kernel, inputs, outputs, rows):
+    x = torch.randn(rows, inputs, 4, 5, requires_grad=True)
+    weight = torch.randn(outputs, inputs, kernel, kernel, requires_grad=True)
+    y = torch.randn(rows, outputs, 4, 5)
+    expected = torch.nn.functional.conv2d(x, weight, padding=kernel // 2)
+    grad_x, grad_weight = torch.autograd.grad(expected, (x, weight), y)
+    torch.testing.assert_close(convolve(x, weight), expected)
+    torch.testing.assert_close(convolve_adjoint(y, weight), grad_x)
+    torch.testing.assert_close(kernel_gradient(x, y, kernel), grad_weight)
 
 
 def test_a_network_respects_its_bound_between_any_two_points():

@@ -8,12 +8,10 @@ costs one `silu`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 #: max_z |d/dz z·σ(z)| = 1.09983932…, attained at z = 2.39936; independent of β; rounded up.
 SWISH_LIPSCHITZ = 1.0998393202
@@ -38,41 +36,18 @@ class Activation(nn.Module, ABC):
         """φ₀(s); twice differentiable by autograd."""
 
     @abstractmethod
-    def core_derivative(self, s: Tensor) -> Tensor:
-        """φ₀'(s)."""
+    def core_with_slope(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """φ₀(s) and φ₀'(s) in as few passes over memory as possible; s may be overwritten. Not differentiable."""
 
     @abstractmethod
-    def core_second_derivative(self, s: Tensor) -> Tensor:
-        """φ₀''(s)."""
-
-    def core_dual(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """φ₀(s) and φ₀'(s)·t for tangents ``(probes, *s.shape)``; differentiable once."""
-        return _CoreDual.apply(self, s, t)
+    def core_with_curvature(self, s: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """φ₀'(s) and φ₀''(s), and φ₀(s) into `value`; s may be overwritten. Not differentiable."""
 
     def forward(self, z: Tensor) -> Tensor:
         gain = self.input_gain()
         out = self.core(z if gain is None else z * gain)
         gain = self.output_gain()
         return out if gain is None else out * gain
-
-
-class _CoreDual(torch.autograd.Function):
-    """Closed-form backward of the dual activation: s̄ = φ₀'·ā + φ₀''·Σ_p t_p t̄_p,  t̄_in = φ₀'·t̄."""
-
-    @staticmethod
-    def forward(ctx: Any, activation: Activation, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        derivative = activation.core_derivative(s)
-        ctx.activation = activation
-        ctx.save_for_backward(s, t, derivative)
-        return activation.core(s), derivative * t
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_value: Tensor, grad_t: Tensor) -> tuple[Tensor | None, ...]:
-        s, t, derivative = ctx.saved_tensors
-        inner = t[0] * grad_t[0] if t.shape[0] == 1 else (t * grad_t).sum(dim=0)
-        grad_s = ctx.activation.core_second_derivative(s).mul_(inner).addcmul_(derivative, grad_value)
-        return None, grad_s, grad_t * derivative
 
 
 class _SiluActivation(Activation):
@@ -93,15 +68,23 @@ class _SiluActivation(Activation):
     def core(self, s: Tensor) -> Tensor:
         return F.silu(s)
 
-    def core_derivative(self, s: Tensor) -> Tensor:
-        # σ + sσ(1-σ), in one pass
-        return torch.ops.aten.silu_backward(s.new_ones(()).expand(s.shape), s)
-
-    def core_second_derivative(self, s: Tensor) -> Tensor:
-        # σ(1-σ)(2 + s(1-2σ))
+    def core_with_slope(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        # One sigmoid for both: φ₀ = sσ, φ₀' = φ₀ + σ(1 - φ₀).
         sigma = torch.sigmoid(s)
-        slope = torch.addcmul(sigma, sigma, sigma, value=-1)
-        return torch.addcmul(s + 2, s, sigma, value=-2).mul_(slope)
+        value = s.mul_(sigma)
+        return value, torch.lerp(value, _one(value), sigma)
+
+    def core_with_curvature(self, s: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        # φ₀'' = (1 - σ)(2φ₀' - φ₀)
+        sigma = torch.sigmoid(s)
+        torch.mul(s, sigma, out=value)
+        slope = torch.lerp(value, _one(value), sigma)
+        reach = torch.add(value, slope, alpha=-2, out=s)
+        return slope, sigma.mul_(reach).sub_(reach)
+
+
+def _one(like: Tensor) -> Tensor:
+    return like.new_ones(()).expand(like.shape)
 
 
 class LipSwish(_SiluActivation):
@@ -132,11 +115,13 @@ class ELU(Activation):
     def core(self, s: Tensor) -> Tensor:
         return F.elu(s)
 
-    def core_derivative(self, s: Tensor) -> Tensor:
-        return s.clamp_max(0).exp()
+    def core_with_slope(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        return F.elu(s), s.clamp_max_(0).exp_()
 
-    def core_second_derivative(self, s: Tensor) -> Tensor:
-        return torch.where(s > 0, torch.zeros_like(s), s.clamp_max(0).exp())
+    def core_with_curvature(self, s: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        value.copy_(F.elu(s))
+        slope = s.clamp_max(0).exp_()
+        return slope, slope.masked_fill(s > 0, 0)
 
 
 class Softplus(Activation):
@@ -145,12 +130,13 @@ class Softplus(Activation):
     def core(self, s: Tensor) -> Tensor:
         return F.softplus(s)
 
-    def core_derivative(self, s: Tensor) -> Tensor:
-        return torch.sigmoid(s)
+    def core_with_slope(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        return F.softplus(s), torch.sigmoid(s)
 
-    def core_second_derivative(self, s: Tensor) -> Tensor:
-        sigma = torch.sigmoid(s)
-        return torch.addcmul(sigma, sigma, sigma, value=-1)
+    def core_with_curvature(self, s: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        value.copy_(F.softplus(s))
+        slope = torch.sigmoid(s)
+        return slope, torch.addcmul(slope, slope, slope, value=-1)
 
 
 #: Name → class.

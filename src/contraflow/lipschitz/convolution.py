@@ -1,7 +1,7 @@
-"""Zero-padded convolution and its adjoint, each by the faster of convolution and matrix product.
+"""Zero-padded convolution, its adjoint and its kernel gradient, each by the faster of convolution and matrix product.
 
-Where one side has a single channel (grey images), library convolutions leave most of the processor idle; gathering the
-patches and one matrix product is 2 to 10 times faster (docs/decisions/001-single-channel-convolutions.md).
+On CPU, library convolutions leave most of the processor idle where one side has few channels (the data); matrix
+products with the patches are 1.5 to 10 times faster (docs/decisions/001-convolutions-with-few-channels.md).
 """
 
 from __future__ import annotations
@@ -9,28 +9,50 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+#: From so many channels on, the library is faster: where they enter, and where they leave.
+_FEW_IN, _FEW_OUT = 2, 5
+
+#: From so many rows on, the library's 1×1 convolution is as fast as a product and keeps channels-last memory.
+_MANY_ROWS = 16
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """W x + b for a kernel ``(out, in, k, k)`` with odd k, stride 1, padding k//2."""
     outputs, inputs, k, _ = weight.shape
-    if k > 1 and inputs == 1:
+    if _few(inputs, _FEW_IN, k, x):
         y = _gather(x, weight)
-    elif k > 1 and outputs == 1:
-        y = _scatter(x, weight.transpose(0, 1).flip(2, 3))
+    elif _few(outputs, _FEW_OUT, k, x):
+        y = _scatter(x, weight)
+    elif k == 1 and len(x) < _MANY_ROWS:
+        y = (_rows(x) @ weight[:, :, 0, 0].t()).reshape(len(x), *x.shape[2:], outputs).permute(0, 3, 1, 2)
     else:
-        return F.conv2d(x, weight, bias, padding=k // 2)
+        return F.conv2d(channels_last(x), weight, bias, padding=k // 2)
     return y if bias is None else y + bias.view(1, -1, 1, 1)
 
 
 def convolve_adjoint(u: Tensor, weight: Tensor) -> Tensor:
-    """Wᵀ u for the same kernel."""
-    outputs, inputs, k, _ = weight.shape
-    if k > 1 and inputs == 1:
-        return _scatter(u, weight)
-    if k > 1 and outputs == 1:
-        return _gather(u, weight.transpose(0, 1).flip(2, 3))
-    return F.conv_transpose2d(u, weight, padding=k // 2)
+    """Wᵀ u for the same kernel: the convolution with its transpose, mirrored, which is faster than a transposed one."""
+    return convolve(u, weight.transpose(0, 1).flip(2, 3))
+
+
+def kernel_gradient(x: Tensor, y: Tensor, k: int) -> Tensor:
+    """∂⟨y, W x⟩/∂W ``(out, in, k, k)``, summed over the batch."""
+    if k == 1:
+        return (_rows(y).t() @ _rows(x))[:, :, None, None]
+    outputs, inputs = y.shape[1], x.shape[1]
+    if _few(inputs, _FEW_IN, k, x):
+        return (_patches(x, k).flatten(0, 1) @ _rows(y)).t().reshape(outputs, inputs, k, k)
+    if _few(outputs, _FEW_OUT, k, x):
+        flipped = (_patches(y, k).flatten(0, 1) @ _rows(x)).reshape(outputs, k, k, inputs)
+        return flipped.permute(0, 3, 1, 2).flip(2, 3)
+    return conv2d_weight(x, (outputs, inputs, k, k), y, padding=k // 2)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x in channels-last memory; by permutations, since torch.func.vmap knows no memory formats."""
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def within_reach(weight: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -40,17 +62,33 @@ def within_reach(weight: Tensor, size: tuple[int, ...]) -> Tensor:
     return weight * (distance < size[0])[:, None] * (distance < size[1])
 
 
+def _few(channels: int, limit: int, k: int, like: Tensor) -> bool:
+    return k > 1 and channels < limit and like.device.type == "cpu"
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``(batch, C, H, W)`` as ``(batch·H·W, C)``; a view in channels-last memory."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _patches(x: Tensor, k: int) -> Tensor:
+    """x around every pixel, ``(C, k·k, batch·H·W)``."""
+    r = k // 2
+    padded = F.pad(x.transpose(0, 1), (r, r, r, r))
+    return padded.unfold(2, k, 1).unfold(3, k, 1).permute(0, 4, 5, 1, 2, 3).reshape(x.shape[1], k * k, -1)
+
+
 def _gather(x: Tensor, weight: Tensor) -> Tensor:
-    """Patches of x ``(batch, 1, H, W)`` times the kernel ``(out, 1, k, k)``; channels-last result."""
+    """The kernel ``(out, in, k, k)`` times the patches of x ``(batch, in, H, W)``; channels-last result."""
     batch, _, height, width = x.shape
-    k = weight.shape[-1]
-    patches = F.unfold(x, k, padding=k // 2).transpose(1, 2)
-    return (patches @ weight.flatten(1).t()).reshape(batch, height, width, len(weight)).permute(0, 3, 1, 2)
+    y = _patches(x, weight.shape[-1]).flatten(0, 1).t() @ weight.flatten(1).t()
+    return y.reshape(batch, height, width, len(weight)).permute(0, 3, 1, 2)
 
 
-def _scatter(u: Tensor, weight: Tensor) -> Tensor:
-    """The adjoint of `_gather`: u ``(batch, out, H, W)`` times the kernel, added up where patches overlap."""
-    batch, outputs, height, width = u.shape
+def _scatter(x: Tensor, weight: Tensor) -> Tensor:
+    """Every pixel of x ``(batch, in, H, W)`` times the kernel ``(out, in, k, k)``, added up where results overlap."""
+    batch, inputs, height, width = x.shape
     k = weight.shape[-1]
-    patches = u.permute(0, 2, 3, 1).reshape(batch, height * width, outputs) @ weight.flatten(1)
-    return F.fold(patches.transpose(1, 2), (height, width), k, padding=k // 2)
+    taps = weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)
+    spread = taps @ x.permute(0, 2, 3, 1).reshape(batch, height * width, inputs).transpose(1, 2)
+    return F.fold(spread, (height, width), k, padding=k // 2)

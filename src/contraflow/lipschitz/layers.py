@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from contraflow.errors import DomainError, ShapeError
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
-from contraflow.lipschitz.convolution import convolve, convolve_adjoint
+from contraflow.lipschitz.convolution import convolve, convolve_adjoint, kernel_gradient
 from contraflow.lipschitz.gram import convolution_gram, dense_gram
 from contraflow.lipschitz.induced_certificate import certified_induced_norm
 from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm
@@ -93,6 +93,18 @@ class LipschitzLayer(nn.Module, ABC):
     @abstractmethod
     def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         """W x + b."""
+
+    @abstractmethod
+    def weight_gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """∂⟨y, W x⟩/∂W, summed over the batch."""
+
+    def spread(self, bias: Tensor) -> Tensor:
+        """The bias in a shape that can be added to an output."""
+        return bias
+
+    def spread_gradient(self, y: Tensor) -> Tensor:
+        """∂⟨y, spread(b)⟩/∂b, summed over the batch."""
+        return y.sum(dim=0)
 
     @abstractmethod
     def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
@@ -199,13 +211,16 @@ class LipschitzLinear(LipschitzLayer):
         super().__init__(torch.empty(outputs, inputs), outputs, (inputs,), bound, norm)
 
     def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
-        return F.linear(x, weight)
+        return x @ weight.t()
 
     def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
-        return F.linear(u, weight.t())
+        return u @ weight
 
     def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
+
+    def weight_gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        return y.t() @ x
 
     def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
         return certified_dense_norm(weight) if p == q == 2 else certified_induced_norm(weight, p, q)
@@ -266,6 +281,15 @@ class LipschitzConv2d(LipschitzLayer):
                 f"{tuple(x.shape)}. Build the flow for that image size."
             )
         return convolve(x, weight, bias)
+
+    def weight_gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        return kernel_gradient(x, y, self.weight.shape[-1])
+
+    def spread(self, bias: Tensor) -> Tensor:
+        return bias[:, None, None]
+
+    def spread_gradient(self, y: Tensor) -> Tensor:
+        return y.sum(dim=(0, 2, 3))
 
     def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
         if p == q == 2:

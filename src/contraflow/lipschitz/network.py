@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from contraflow.errors import ConfigurationError, unknown_name
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation
+from contraflow.lipschitz.convolution import channels_last
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
+from contraflow.lipschitz.passes import Adjoint, DualPass, Kept, KeptAdjoint
 
 _SPECTRAL = Spectral()
 
@@ -48,25 +50,29 @@ class LipschitzNetwork(nn.Module):
         places = len(layers) - (0 if preactivation else 1)
         self.activations = nn.ModuleList(copy.deepcopy(activation) for _ in range(places))
 
-    def _before(self, index: int) -> Activation | None:
-        """The activation before layer `index`."""
+    def activation_before(self, index: int) -> Activation | None:
+        """The activation before layer `index`, counted from 0."""
         place = index if self.preactivation else index - 1
         return cast(Activation, self.activations[place]) if place >= 0 else None
 
     def _layer(self, index: int) -> LipschitzLayer:
         return cast(LipschitzLayer, self.layers[index])
 
+    def stack(self) -> list[LipschitzLayer]:
+        """The layers W_1 … W_n."""
+        return cast(list[LipschitzLayer], list(self.layers))
+
     def tensors(self) -> tuple[Tensor, ...]:
         """The input gain of a preactivation, then W_l and b_l of every layer, with gains folded in and c applied."""
-        first = self._before(0)
+        first = self.activation_before(0)
         out: list[Tensor] = []
         gain = first.input_gain() if first is not None else None
         out.append(self._layer(0).weight.new_ones(()) if gain is None else gain)
         for index in range(len(self.layers)):
             layer = self._layer(index)
             weight, bias = layer.normalised(), layer.bias
-            before = self._before(index)
-            after = self._before(index + 1) if index + 1 < len(self.layers) else None
+            before = self.activation_before(index)
+            after = self.activation_before(index + 1) if index + 1 < len(self.layers) else None
             incoming = before.output_gain() if before is not None else None
             outgoing = after.input_gain() if after is not None else None
             if incoming is not None:
@@ -81,59 +87,47 @@ class LipschitzNetwork(nn.Module):
         return x
 
     def value(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
-        h = self.prepare(x)
-        if self.preactivation:
-            h = h * tensors[0]
+        h = self._begin(tensors, x)
         for index in range(len(self.layers)):
-            before = self._before(index)
+            before = self.activation_before(index)
             h = h if before is None else before.core(h)
             h = self._layer(index).affine(tensors[1 + 2 * index], tensors[2 + 2 * index], h)
         return h
 
-    def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Adjoint]:
         """g(x) and u ↦ J_g(x)ᵀu; keeps the activation derivatives of this one block until the closure is dropped."""
+        h = self._begin(tensors, x)
+        slopes: list[Tensor | None] = []
+        for index, layer in enumerate(self.stack()):
+            slope, before = None, self.activation_before(index)
+            if before is not None:
+                h, slope = before.core_with_slope(h)
+            slopes.append(slope)
+            h = layer.affine(tensors[1 + 2 * index], tensors[2 + 2 * index], h)
+        return h, Adjoint(self, tensors, slopes)
+
+    def linearize_kept(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, KeptAdjoint]:
+        """The same, and the closure also gives the gradient without computing an activation again."""
+        h = self._begin(tensors, x)
+        kept = []
+        for index, layer in enumerate(self.stack()):
+            before = self.activation_before(index)
+            if before is None:
+                kept.append(Kept(h, None, None))
+            else:
+                value = torch.empty_like(h)
+                kept.append(Kept(value, *before.core_with_curvature(h, value)))
+            h = layer.affine(tensors[1 + 2 * index], tensors[2 + 2 * index], kept[-1].value)
+        return h, KeptAdjoint(self, tensors, x, kept)
+
+    def _begin(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
+        """What reaches the first layer or the activation before it."""
         h = self.prepare(x)
-        if self.preactivation:
-            h = h * tensors[0]
-        derivatives: list[Tensor | None] = []
-        for index in range(len(self.layers)):
-            before = self._before(index)
-            derivatives.append(None if before is None else before.core_derivative(h))
-            h = h if before is None else before.core(h)
-            h = self._layer(index).affine(tensors[1 + 2 * index], tensors[2 + 2 * index], h)
-        if self.preactivation:
-            assert derivatives[0] is not None
-            derivatives[0] = derivatives[0] * tensors[0]
-
-        def vjp(u: Tensor) -> Tensor:
-            probes, rows = u.shape[:2]
-            u = u.flatten(0, 1)
-            for index in reversed(range(len(self.layers))):
-                u = self._layer(index).apply_adjoint(tensors[1 + 2 * index], u)
-                derivative = derivatives[index]
-                if derivative is not None:
-                    if probes == 1:
-                        u = u.mul_(derivative[:rows])
-                    else:
-                        u = (u.unflatten(0, (probes, rows)).mul_(derivative[:rows])).flatten(0, 1)
-            return u.unflatten(0, (probes, rows))
-
-        return h, vjp
+        return h * tensors[0] if self.preactivation else h
 
     def dual(self, tensors: Sequence[Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        probes, rows = t.shape[:2]
-        h, t = self.prepare(x), self.prepare(t.flatten(0, 1))
-        if self.preactivation:
-            h, t = h * tensors[0], t * tensors[0]
-        for index in range(len(self.layers)):
-            before = self._before(index)
-            if before is not None:
-                h, dt = before.core_dual(h, t.unflatten(0, (probes, rows)))
-                t = dt.flatten(0, 1)
-            layer, weight = self._layer(index), tensors[1 + 2 * index]
-            h = layer.affine(weight, tensors[2 + 2 * index], h)
-            t = layer.apply_weight(weight, t)
-        return h, t.unflatten(0, (probes, rows))
+        gx, products = DualPass.apply(self, x, t.flatten(0, 1), *tensors)
+        return gx, products.unflatten(0, t.shape[:2])
 
     @property
     def norm_order(self) -> float:
@@ -259,5 +253,4 @@ class LipschitzConvNet(LipschitzNetwork):
         super().__init__(layers, make_activation(activation), preactivation=preactivation, orders=orders)
 
     def prepare(self, x: Tensor) -> Tensor:
-        # By permutations, since torch.func.vmap knows no memory formats.
-        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        return channels_last(x)

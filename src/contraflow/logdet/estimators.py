@@ -35,12 +35,14 @@ class Estimate(NamedTuple):
         gx: g(x), ``(batch, *event)``.
         value: estimate of log|det(I + J)| in nats, ``(batch,)``.
         probes, adjoints: ``(probes, batch, *event)``.
+        order: the order in which `linearize` was given the rows, ``(batch,)``; None for their own.
     """
 
     gx: Tensor
     value: Tensor
     probes: Tensor
     adjoints: Tensor
+    order: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Exact(LogDetEstimator):
         gx, vjp = linearize(x)
         batch, event = x.shape[0], x.shape[1:]
         size = event.numel()
-        basis = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *event).expand(size, batch, *event)
+        basis = unit_vectors(x)
         jacobian = vjp(basis).reshape(size, batch, size).transpose(0, 1)
         matrix = jacobian + torch.eye(size, dtype=x.dtype, device=x.device)
         _, value = torch.linalg.slogdet(matrix)
@@ -79,6 +81,13 @@ class Exact(LogDetEstimator):
 
     def __str__(self) -> str:
         return "exact log-determinant"
+
+
+def unit_vectors(x: Tensor) -> Tensor:
+    """e_1, …, e_D for every row of x, ``(D, batch, *event)``."""
+    batch, event = x.shape[0], x.shape[1:]
+    size = event.numel()
+    return torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *event).expand(size, batch, *event)
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,7 @@ def roulette(
     back = order.argsort()
     gx, vjp = linearize(x[order])
     value, adjoints = _series(vjp, v[:, order], at_work, coefficients(longest), adjoint_terms=longest, watch=watch)
-    return Estimate(gx[back], value[back], v, adjoints[:, back])
+    return Estimate(gx[back], value[back], v, adjoints[:, back], order)
 
 
 def _series(
@@ -202,13 +211,20 @@ def _series(
     for k, (rows, c) in enumerate(zip(at_work, coefficients, strict=True), start=1):
         u = vjp(u[:, :rows])
         sign = -1.0 if k % 2 else 1.0
-        inner = (u * v[:, :rows]).flatten(2).sum(dim=2).mean(dim=0)
+        inner = torch.linalg.vecdot(u.flatten(2), v[:, :rows].flatten(2)).mean(dim=0)
         if watch is not None:
             watch(u, inner)
-        value[:rows] += (-sign * c / k) * inner
+        _accumulate(value[:rows], inner, -sign * c / k)
         if k <= adjoint_terms:
-            adjoints[:, :rows] += (sign * c) * u
+            _accumulate(adjoints[:, :rows], u, sign * c)
     return value, adjoints / v.shape[0]
+
+
+def _accumulate(total: Tensor, term: Tensor, weight: float | Tensor) -> None:
+    if isinstance(weight, Tensor):
+        total.addcmul_(term, weight)
+    else:
+        total.add_(term, alpha=weight)
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -1,0 +1,167 @@
+"""The passes through a `LipschitzNetwork` in closed form: transposed products, tangents, and their gradient.
+
+Value and tangents travel as one batch, so that a layer is one product forward, one back and one for its weight.
+Derivation: docs/maths/dual-pass-gradient.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+if TYPE_CHECKING:
+    from contraflow.lipschitz.activations import Activation
+    from contraflow.lipschitz.network import LipschitzNetwork
+
+
+class Kept(NamedTuple):
+    """What a layer keeps of the way forward: φ(s), its input, and φ'(s), φ''(s), where an activation stands before."""
+
+    value: Tensor
+    slope: Tensor | None
+    curvature: Tensor | None
+
+
+class Adjoint:
+    """u ↦ J_g(x)ᵀu for u ``(probes, rows, *event)``; keeps one block's activation derivatives until it is dropped."""
+
+    def __init__(self, net: LipschitzNetwork, tensors: Sequence[Tensor], slopes: Sequence[Tensor | None]) -> None:
+        self.net = net
+        self.gain, *self.parameters = tensors
+        self.slopes = list(slopes)
+        if net.preactivation and slopes[0] is not None:
+            self.slopes[0] = slopes[0] * self.gain
+
+    def __call__(self, u: Tensor) -> Tensor:
+        probes, rows = u.shape[:2]
+        u = u.flatten(0, 1)
+        for index, layer in reversed(list(enumerate(self.net.stack()))):
+            u = layer.apply_adjoint(self.parameters[2 * index], u)
+            slope = self.slopes[index]
+            if slope is not None:
+                _by_probe(u, rows).mul_(slope[:rows])
+        return u.unflatten(0, (probes, rows))
+
+
+class KeptAdjoint(Adjoint):
+    """The same, keeping all that the gradient needs, so that no activation is computed twice."""
+
+    def __init__(self, net: LipschitzNetwork, tensors: Sequence[Tensor], x: Tensor, kept: Sequence[Kept]) -> None:
+        super().__init__(net, tensors, [one.slope for one in kept])
+        self.x = x
+        self.kept = kept
+
+    def gradient(
+        self, grad_gx: Tensor, probes: Tensor, adjoints: Tensor, wanted: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors; None where not wanted."""
+        net, rows = self.net, len(self.x)
+        start = net.prepare(torch.cat([self.x, probes.flatten(0, 1)]))
+        t = start[rows:] * self.gain if net.preactivation else start[rows:]
+        stages = []
+        for index, (layer, kept) in enumerate(zip(net.stack(), self.kept, strict=True)):
+            curved = None
+            if kept.slope is not None and kept.curvature is not None:
+                curved = _by_probe(t, rows) * kept.curvature
+                _by_probe(t, rows).mul_(kept.slope)
+            stages.append(_Stage(torch.cat([kept.value, t]), kept.slope, curved))
+            t = layer.apply_weight(self.parameters[2 * index], t)
+        y = net.prepare(torch.cat([grad_gx, adjoints.flatten(0, 1)]))
+        tensors = (self.gain, *self.parameters)
+        y, grads = _pull_back(net, start, tensors, stages, y, rows, wanted[1:])
+        return [y[:rows], *grads]
+
+
+class DualPass(torch.autograd.Function):
+    """g(x) and J_g(x) t for x ``(batch, *event)`` and t ``(probes·batch, *event)``; differentiable once."""
+
+    @staticmethod
+    def forward(ctx: Any, net: LipschitzNetwork, x: Tensor, t: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        rows = len(x)
+        start = net.prepare(torch.cat([x, t]))
+        gain, *parameters = tensors
+        z = start * gain if net.preactivation else start
+        stages = []
+        for index, layer in enumerate(net.stack()):
+            stage = _forward_stage(net.activation_before(index), z, rows)
+            z = layer.apply_weight(parameters[2 * index], stage.inputs)
+            z[:rows].add_(layer.spread(parameters[2 * index + 1]))
+            stages.append(stage)
+        ctx.net, ctx.rows, ctx.stages = net, rows, stages
+        ctx.save_for_backward(start, *tensors)
+        return z[:rows], z[rows:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_gx: Tensor, grad_products: Tensor) -> tuple[Tensor | None, ...]:
+        start, *tensors = ctx.saved_tensors
+        y = ctx.net.prepare(torch.cat([grad_gx, grad_products]))
+        y, grads = _pull_back(ctx.net, start, tensors, ctx.stages, y, ctx.rows, ctx.needs_input_grad[3:])
+        return None, y[: ctx.rows], y[ctx.rows :], *grads
+
+
+class _Stage(NamedTuple):
+    """What a layer and the activation before it leave for the way back.
+
+    Attributes:
+        inputs: [φ(s); φ'(s)·t], which the layer multiplied.
+        slope: φ'(s) ``(batch, …)``; None without an activation.
+        curved: φ''(s)·t ``(probes, batch, …)``.
+    """
+
+    inputs: Tensor
+    slope: Tensor | None
+    curved: Tensor | None
+
+
+def _forward_stage(activation: Activation | None, z: Tensor, rows: int) -> _Stage:
+    """[s; t] ↦ [φ(s); φ'(s)·t]; z is used up where there is an activation."""
+    if activation is None:
+        return _Stage(z, None, None)
+    inputs = torch.empty_like(z)
+    slope, curvature = activation.core_with_curvature(z[:rows], inputs[:rows])
+    tangents = _by_probe(z[rows:], rows)
+    torch.mul(tangents, slope, out=_by_probe(inputs[rows:], rows))
+    return _Stage(inputs, slope, tangents.mul_(curvature))
+
+
+def _pull_back(
+    net: LipschitzNetwork,
+    start: Tensor,
+    tensors: Sequence[Tensor],
+    stages: Sequence[_Stage],
+    y: Tensor,
+    rows: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Cotangents y = [ḡ; w] of g(x) and J t back to [x; t], and to the tensors where they are wanted."""
+    gain, *parameters = tensors
+    grads: list[Tensor | None] = []
+    for index, layer in reversed(list(enumerate(net.stack()))):
+        grads.append(layer.spread_gradient(y[:rows]) if wanted[2 + 2 * index] else None)
+        grads.append(layer.weight_gradient(stages[index].inputs, y) if wanted[1 + 2 * index] else None)
+        y = layer.apply_adjoint(parameters[2 * index], y)
+        _backward_stage(stages[index], y, rows)
+    if not net.preactivation:
+        return y, [None, *reversed(grads)]
+    grad_gain = (y * start).sum() if wanted[0] else None
+    return y * gain, [grad_gain, *reversed(grads)]
+
+
+def _backward_stage(stage: _Stage, y: Tensor, rows: int) -> None:
+    """[ā; t̄] ↦ [φ'·ā + Σ_p φ''·t_p·t̄_p; φ'·t̄], in place."""
+    if stage.slope is None or stage.curved is None:
+        return
+    value, tangents = y[:rows].mul_(stage.slope), _by_probe(y[rows:], rows)
+    for curved, tangent in zip(stage.curved, tangents, strict=True):
+        value.addcmul_(curved, tangent)
+    tangents.mul_(stage.slope)
+
+
+def _by_probe(t: Tensor, rows: int) -> Tensor:
+    """``(probes·rows, …)`` as ``(probes, rows, …)``, a view; as it is where there is one probe."""
+    return t.unflatten(0, (-1, rows)) if len(t) != rows else t[None]
