@@ -23,13 +23,13 @@ from contraflow.lipschitz.convolution import convolve_adjoint
 from contraflow.numerics import Order, dual_order, duality_map
 
 #: Share of the equal weights mixed into ω and ν, so that no entry of W is multiplied by more than a power of it.
-FLOORS = (0.02, 0.3)
+FLOOR = 0.05
 
 #: Steps that improve ω and ν where p >= 2 >= q.
-_AVERAGING = 8
+_AVERAGING = 4
 
 #: Power iterations after every change of ω and ν.
-_FOLLOWING = 4
+_FOLLOWING = 3
 
 #: 1/q of a column norm below which norm equivalence from the largest entry is used.
 _NEARLY_INFINITE = 1e-3
@@ -90,7 +90,7 @@ def densities_near(
     v: Tensor,
     orders: tuple[float, float],
     size: tuple[int, int],
-    floor: float,
+    floor: float = FLOOR,
     effort: int = 1,
 ) -> Densities:
     """Densities of the maximiser: ω ∝ |W v|^q and ν ∝ |Wᵀu|^{p*} ∝ |v|^p, above a floor.

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from contraflow.lipschitz.balance import FLOORS, balance, densities_near
+from contraflow.lipschitz.balance import FLOOR, balance, densities_near
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
 from contraflow.lipschitz.convolution import convolve, convolve_adjoint, within_reach
 from contraflow.numerics import induced_power_iteration
@@ -18,11 +18,11 @@ from contraflow.numerics import induced_power_iteration
 #: Relative allowance for the rounding of sums and powers.
 _ROUNDING = 1e-12
 
-#: Floors that a certificate tries, those of training among them.
-_FLOORS = (0.005, *FLOORS, 0.1, 1.0)
+#: Floors that a certificate tries, that of training among them.
+_FLOORS = (FLOOR, 0.005, 0.3, 1.0)
 
 #: Starts of the search for the maximiser, and the effort of the second trial of every floor, in a certificate.
-_STARTS, _EFFORT = 20, 5
+_STARTS, _EFFORT = 20, 8
 
 
 def certified_induced_norm(
@@ -100,7 +100,7 @@ def _balanced_norm(weight: Tensor, p: float, q: float, size: tuple[int, int], v:
             lambda x: operator(weight, x), lambda u: adjoint(weight, u), starts, p, q, tolerance=1e-4
         )
         v = found.v[found.sigma.argmax()][None]
-    trials = [(floor, 1) for floor in _FLOORS] + [(floor, _EFFORT) for floor in FLOORS if p >= 2 >= q]
+    trials = [(floor, 1) for floor in _FLOORS] + [(floor, _EFFORT) for floor in (FLOOR, 0.3) if p >= 2 >= q]
     best = math.inf
     for floor, effort in trials:
         densities = densities_near(operator, adjoint, weight, v.double(), (p, q), size, floor, effort)

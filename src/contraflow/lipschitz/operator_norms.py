@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from contraflow.errors import DomainError
-from contraflow.lipschitz.balance import FLOORS, Balanced, Densities, balance, densities_near
+from contraflow.lipschitz.balance import Balanced, Densities, balance, densities_near
 from contraflow.lipschitz.convolution import within_reach
 from contraflow.lipschitz.induced_certificate import induced_method
 from contraflow.lipschitz.norms import BlockOrders
@@ -173,16 +173,9 @@ class InducedNorm(OperatorNorm):
         p, q = self.orders()
         if p == 1 or q == math.inf:
             return None
-        trials = [
-            densities_near(layer.apply_weight, layer.apply_adjoint, layer.weight, layer.v, (p, q), _pixels(layer), floor)
-            for floor in FLOORS
-        ]
-        found = [self.balanced(layer, one) for one in trials]
-        values = [
-            float(layer.apply_weight(one.weight, densities.v).norm() ** one.exponent)
-            for one, densities in zip(found, trials, strict=True)
-        ]
-        return trials[values.index(min(values))]
+        return densities_near(
+            layer.apply_weight, layer.apply_adjoint, layer.weight, layer.v, (p, q), _pixels(layer)
+        )
 
     def statement(self, layer: LipschitzLayer) -> str:
         p, q = self.orders()
