@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from contraflow.cli.console import show
+from contraflow.cli.sample import check_output
 from contraflow.evaluation import norm_orders_picture
 from contraflow.lipschitz import norm_orders
 from contraflow.recipes import load_run
@@ -27,6 +28,8 @@ def certify(
         dtype: precision of the weights; as trained when not given. The bounds are computed in float64.
         json: print JSON.
     """
+    if orders is not None:
+        check_output(orders, True, (".png",))
     trained = load_run(run, device=device, dtype=dtype)
     certificate = trained.flow.certify()
     if orders is not None:

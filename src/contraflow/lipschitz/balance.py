@@ -129,7 +129,9 @@ def _density(x: Tensor, order: float, floor: float) -> Tensor:
     """|x|^order summed over pixels, of sum one, every entry at least floor / channels."""
     size = x.abs().amax().clamp_min(torch.finfo(x.dtype).tiny)
     powers = ((x[0].abs() / size) ** order).flatten(1).sum(dim=1) if x.ndim > 2 else (x[0].abs() / size) ** order
-    return torch.lerp(powers / powers.sum().clamp_min(torch.finfo(x.dtype).tiny), torch.ones_like(powers) / len(powers), floor)
+    return torch.lerp(
+        powers / powers.sum().clamp_min(torch.finfo(x.dtype).tiny), torch.ones_like(powers) / len(powers), floor
+    )
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class BlockCertificate:
 
     @property
     def inverse_error(self) -> float:
-        r"""1/(1 - L): ‖x - x*‖_p is at most so many times the residual ‖z - x - g(x)‖_p, p = `order`; infinite for L >= 1.
+        r"""1/(1 - L): ‖x - x*‖_p is at most so many times ‖z - x - g(x)‖_p, p = `order`; infinite where L >= 1.
 
         Euclidean errors of D-dimensional x are at most D^{max(0, 1/2 - 1/p)} times ‖·‖_p.
         """
@@ -171,7 +171,9 @@ def certify_layer(name: str, layer: LipschitzLayer) -> LayerCertificate:
     """Estimate, certified bound and promise of one layer."""
     bound = layer.lipschitz_bound()
     estimate = layer.norm.estimate(layer, layer.normalised())
-    return LayerCertificate(name, estimate, bound, layer.bound, format_orders(layer.norm.orders()), layer.norm.statement(layer))
+    return LayerCertificate(
+        name, estimate, bound, layer.bound, format_orders(layer.norm.orders()), layer.norm.statement(layer)
+    )
 
 
 def vouched(name: str, bound: float, reason: str) -> BlockCertificate:

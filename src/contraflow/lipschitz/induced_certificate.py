@@ -1,4 +1,4 @@
-"""Induced norms ‖W‖_{p→q} from above, in float64: exact where a closed form exists, by a balanced spectral norm elsewhere.
+"""Induced norms ‖W‖_{p→q} from above, in float64: exact in the closed cases, by a balanced spectral norm elsewhere.
 
 Derivations and how loose each bound is: docs/maths/induced-norms.md.
 """

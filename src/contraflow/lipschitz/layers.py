@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contraflow.errors import DomainError, ShapeError
-from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm, spectral_method
 from contraflow.lipschitz.balance import Densities
+from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm, spectral_method
 from contraflow.lipschitz.convolution import convolve, convolve_adjoint
 from contraflow.lipschitz.gram import convolution_gram, dense_gram
 from contraflow.lipschitz.induced_certificate import certified_induced_norm

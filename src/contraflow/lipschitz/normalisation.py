@@ -147,10 +147,12 @@ def _certify_induced(layers: list[LipschitzLayer], gap: float) -> None:
         return
     balanced = [norm.balanced_exactly(layer, densities) for layer, norm, densities in open_cases]
     weights = [one.weight for one in balanced]
-    sigma = torch.stack([
-        layer.apply_weight(weight, densities.v.double()).norm() / densities.v.double().norm()
-        for weight, (layer, _, densities) in zip(weights, open_cases, strict=True)
-    ])
+    sigma = torch.stack(
+        [
+            layer.apply_weight(weight, densities.v.double()).norm() / densities.v.double().norm()
+            for weight, (layer, _, densities) in zip(weights, open_cases, strict=True)
+        ]
+    )
     bounds = _spectral_bounds([layer for layer, _, _ in open_cases], weights, sigma, gap).tolist()
     for (layer, norm, densities), one, bound in zip(open_cases, balanced, bounds, strict=True):
         layer.densities = densities

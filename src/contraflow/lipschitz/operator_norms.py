@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from contraflow.errors import DomainError
 from contraflow.lipschitz.balance import Balanced, Densities, balance, densities_near
 from contraflow.lipschitz.convolution import within_reach
 from contraflow.lipschitz.induced_certificate import induced_method
@@ -106,15 +105,9 @@ class InducedNorm(OperatorNorm):
     Args:
         orders: the block's.
         index: the layer's place in the block.
-
-    Raises:
-        DomainError: an order outside [1, ∞].
     """
 
     def __init__(self, orders: BlockOrders, index: int) -> None:
-        wrong = [p for p in orders.values() if not p >= 1]
-        if wrong:
-            raise DomainError(f"norm order {wrong[0]:g}: orders lie in [1, ∞].")
         self._orders = orders
         self.index = index
 
@@ -173,9 +166,7 @@ class InducedNorm(OperatorNorm):
         p, q = self.orders()
         if p == 1 or q == math.inf:
             return None
-        return densities_near(
-            layer.apply_weight, layer.apply_adjoint, layer.weight, layer.v, (p, q), _pixels(layer)
-        )
+        return densities_near(layer.apply_weight, layer.apply_adjoint, layer.weight, layer.v, (p, q), _pixels(layer))
 
     def statement(self, layer: LipschitzLayer) -> str:
         p, q = self.orders()
