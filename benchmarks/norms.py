@@ -96,7 +96,8 @@ def differences(folders: dict[str, Path]) -> str:
         ours, base = reports[kind], reports["spectral"]
         error = math.hypot(ours["standard_error"], base["standard_error"])
         lines.append(f"{kind} less spectral: {ours['value'] - base['value']:+.3f} ± {error:.3f} nats")
-    return "; ".join(lines) + " (as if the test rows were independent; the rows are the same, so this is cautious)."
+    caution = "One seed each: what another seed would change is not in these errors."
+    return f"{'; '.join(lines)} (as if the rows of the two were independent). {caution}"
 
 
 def orders(kind: str, flow: Flow) -> str:

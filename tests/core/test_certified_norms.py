@@ -82,6 +82,18 @@ def test_any_densities_bound_a_convolution_at_its_size(p, q, size):
     assert searched_norm(matrix_of(kernel, size), p, q) <= bound * (1 + 1e-9)
 
 
+def test_the_column_of_the_fullest_pixel_counts():
+    """Positive kernels near 1→1: the middle of 3×3 pixels sees nine taps, a corner four."""
+    kernel, densities = (
+        torch.rand(2, 2, 3, 3) + 0.5,
+        Densities(torch.ones(2) / 2, torch.ones(2) / 2, torch.ones(1, 2, 3, 3)),
+    )
+    for p, q in ((1.02, 1.02), (50.0, 50.0)):
+        found = balance(kernel, p, q, densities, (3, 3))
+        bound = torch.linalg.matrix_norm(matrix_of(found.weight, (3, 3)), 2).item() ** found.exponent
+        assert 1 <= bound / searched_norm(matrix_of(kernel, (3, 3)), p, q) < 1.1
+
+
 @pytest.mark.parametrize(("p", "q"), [pair for pair in PAIRS if pair[1] > 1 and pair[0] < math.inf])
 def test_the_densities_of_the_maximiser_are_exact_for_positive_matrices(p, q):
     """For p >= q every end of the segment attains the norm (Perron and Frobenius); for p < q, if W has rank one."""
