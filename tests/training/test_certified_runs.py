@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from contraflow import residual_flow, update_lipschitz
+from contraflow import norm_orders, residual_flow, update_lipschitz
 from contraflow.cli.main import main
 from contraflow.errors import CheckpointError
 from contraflow.recipes import RECIPES, load_run, run_recipe
@@ -87,3 +87,62 @@ def test_the_weights_of_every_step_keep_their_promise_where_the_setting_asks_for
         assert with_weights(flow, state.evaluation_weights()).certify().kept
     assert len(kept) == 40
     assert all(kept) == certified
+
+
+def learned_recipe(kind, **training):
+    recipe = RECIPES["checkerboard_norms"]()
+    recipe.architecture.options, recipe.architecture.norms.kind = {"blocks": 2, "hidden": [8, 8]}, kind
+    settings = {"steps": 6, "schedule": "constant", "warmup_steps": 0, "log_every": 1, "learning_rate": 5e-2} | training
+    for name, value in settings.items():
+        setattr(recipe.training, name, value)
+    recipe.training.batch_size, recipe.training.validate_every = 50, 0
+    recipe.evaluation.limit, recipe.evaluation.samples = 8, 2
+    return recipe
+
+
+@pytest.mark.parametrize("kind", ["learned", "learned_shared"])
+def test_a_run_with_learned_orders_saves_loads_and_resumes_exactly(tmp_path, capsys, kind):
+    whole = run_recipe(learned_recipe(kind), tmp_path / "whole").flow
+    run_recipe(learned_recipe(kind, steps=3), tmp_path / "parts")
+    parts = run_recipe(learned_recipe(kind), tmp_path / "parts", resume=True).flow
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+    assert norm_orders(whole) == norm_orders(parts) == norm_orders(load_run(tmp_path / "whole").flow)
+    orders = next(iter(norm_orders(whole).blocks.values()))
+    assert len(set(orders)) == (1 if kind == "learned_shared" else 3)
+    assert max(abs(p - 2) for p in orders) > 1e-3
+    assert load_run(tmp_path / "whole").flow.certify().kept
+    assert (tmp_path / "whole" / "norm-orders.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    picture = tmp_path / "orders.png"
+    assert main(["certify", str(tmp_path / "whole"), "--orders", str(picture)]) == 0
+    assert f"{orders[0]:.4g} → {orders[1]:.4g}" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert main(["certify", str(tmp_path / "whole"), "--orders", str(tmp_path / "none" / "orders.png")]) == 2
+    assert "orders.png" in capsys.readouterr().err
+    assert main(["certify", str(tmp_path / "whole"), "--orders", str(tmp_path / "orders.pdf")]) == 2
+
+
+def test_mixed_norms_from_the_command_line(tmp_path, capsys):
+    small = ["architecture.options.blocks=1", "architecture.options.hidden=[8]", "training.steps=2"]
+    small += ["evaluation.limit=4", "evaluation.samples=2", "training.validate_every=0", "training.certified=true"]
+    norms = ["architecture.norms.kind=mixed", "architecture.norms.orders=[.inf,1.8,.inf]"]
+    out = tmp_path / "run"
+    assert main(["train", "checkerboard", "--out", str(out), *small, *norms]) == 0
+    assert main(["train", "--resume", str(out), "training.steps=3"]) == 0
+    assert load_run(out).recipe.architecture.norms.orders == [float("inf"), 1.8, float("inf")]
+    assert main(["certify", str(out)]) == 0
+    assert "∞ → 1.8" in capsys.readouterr().out
+    for wrong, message in (
+        (["architecture.norms.kind=mixed"], "mixed norms need orders"),
+        (["architecture.norms.kind=learned", "architecture.norms.orders=[2,2,2]"], "others take none"),
+        (["architecture.norms.kind=mixed", "architecture.norms.orders=[1,2,2]"], "do not close"),
+        (["architecture.norms.kind=mixed", "architecture.norms.orders=[2,2,2,2]"], "3 layers; this one has 2"),
+        (["architecture.norms.kind=median"], "median"),
+    ):
+        assert main(["train", "checkerboard", "--out", str(tmp_path / "wrong"), *small, *wrong]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "wrong").exists()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contraflow.lipschitz.convolution import convolve, convolve_adjoint
-from contraflow.lipschitz.gram import convolution_gram
+from contraflow.lipschitz.gram import LARGEST_BLOCK, convolution_gram
 from contraflow.numerics import norm_from_above, power_iteration
 
 #: Relative allowance for the rounding of the eigenvalue routines themselves.
@@ -79,6 +79,17 @@ def certified_conv_norm(
         if found is not None:
             return found
     return _by_symbol(kernel, max(grid, 16 * (k - 1)))
+
+
+def spectral_method(weight: Tensor, size: tuple[int, int]) -> str:
+    """How `certified_conv_norm` bounds this kernel at this size, in words."""
+    outputs, inputs, k, _ = weight.shape
+    if k == 1:
+        return "singular values"
+    if min(outputs, inputs) * size[0] * size[1] <= _DENSE:
+        return "eigenvalues at its size"
+    fits = (k - 1) * min(size) * min(outputs, inputs) <= LARGEST_BLOCK
+    return "Cholesky factor at its size" if fits else "symbol, for every size"
 
 
 def _at_size(kernel: Tensor, size: tuple[int, int], start: Tensor | None, target: float | None) -> float | None:

@@ -11,6 +11,7 @@ import torch
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation
 from contraflow.lipschitz.layers import LipschitzLayer
 from contraflow.lipschitz.network import LipschitzNetwork
+from contraflow.lipschitz.norms import format_orders
 
 
 @dataclass(frozen=True)
@@ -19,15 +20,19 @@ class LayerCertificate:
 
     Attributes:
         name: as in ``flow.named_modules()``.
-        estimate: ‖W̄v‖₂, the power iteration's value, from below.
+        estimate: ‖W̄v‖_q / ‖v‖_p at the power iteration's v, from below.
         bound: certified norm of W̄ in float64, from above.
         promise: c, the bound that the layer was given.
+        norm: the orders of ‖·‖_{p→q}, as text: "2 → 2" for the spectral norm.
+        method: how the bound was obtained.
     """
 
     name: str
     estimate: float
     bound: float
     promise: float
+    norm: str = "2 → 2"
+    method: str = ""
 
     @property
     def kept(self) -> bool:
@@ -46,6 +51,7 @@ class BlockCertificate:
         reason: why not, or empty.
         layers: of g, in order; empty where not certified.
         activations: the constants Lip(φ_l), in order.
+        order: p of the norm ‖·‖_p in which L holds.
     """
 
     name: str
@@ -54,6 +60,7 @@ class BlockCertificate:
     reason: str
     layers: tuple[LayerCertificate, ...] = ()
     activations: tuple[float, ...] = ()
+    order: float = 2.0
 
     @property
     def estimate(self) -> float | None:
@@ -77,7 +84,10 @@ class BlockCertificate:
 
     @property
     def inverse_error(self) -> float:
-        r"""1/(1 - L): ‖x - x*‖₂ is at most so many times the residual ‖z - x - g(x)‖₂; infinite where L >= 1."""
+        r"""1/(1 - L): ‖x - x*‖_p is at most so many times ‖z - x - g(x)‖_p, p = `order`; infinite where L >= 1.
+
+        Euclidean errors of D-dimensional x are at most D^{max(0, 1/2 - 1/p)} times ‖·‖_p.
+        """
         return 1 / self.margin if self.margin > 0 else math.inf
 
 
@@ -120,10 +130,14 @@ class Certificate:
     def __str__(self) -> str:
         if not self.blocks:
             return "no residual block: nothing to certify"
-        rows: list[tuple[str, ...]] = [("block or layer", "estimate", "certified", "promised", "1 - L", "1/(1 - L)")]
+        mixed = any(layer.norm != "2 → 2" for block in self.blocks for layer in block.layers)
+        norm = ("norm", "bounded by") if mixed else ()
+        rows: list[tuple[str, ...]] = [
+            ("block or layer", "estimate", "certified", "promised", "1 - L", "1/(1 - L)", *norm)
+        ]
         for block in self.blocks:
-            rows.append(_block_row(block))
-            rows += [_layer_row(block, layer) for layer in block.layers]
+            rows.append((*_block_row(block), *((f"ℓ_{format_orders((block.order,))}", "") if mixed else ())))
+            rows += [(*_layer_row(block, one), *((one.norm, one.method) if mixed else ())) for one in block.layers]
         return "\n".join([*_align(rows), self._verdict()])
 
     def _verdict(self) -> str:
@@ -149,15 +163,17 @@ def certify_network(name: str, g: LipschitzNetwork) -> BlockCertificate:
     )
     activations = tuple(cast(Activation, one).lipschitz_constant for one in g.activations)
     bound = math.prod((*(one.bound for one in layers), *activations))
-    return BlockCertificate(name, bound, True, "", layers, activations)
+    return BlockCertificate(name, bound, True, "", layers, activations, g.norm_order)
 
 
 @torch.no_grad()
 def certify_layer(name: str, layer: LipschitzLayer) -> LayerCertificate:
     """Estimate, certified bound and promise of one layer."""
     bound = layer.lipschitz_bound()
-    estimate = layer.apply_weight(layer.normalised().double(), layer.v.double()).norm() / layer.v.double().norm()
-    return LayerCertificate(name, estimate.item(), bound, layer.bound)
+    estimate = layer.norm.estimate(layer, layer.normalised())
+    return LayerCertificate(
+        name, estimate, bound, layer.bound, format_orders(layer.norm.orders()), layer.norm.statement(layer)
+    )
 
 
 def vouched(name: str, bound: float, reason: str) -> BlockCertificate:
@@ -186,6 +202,7 @@ def _block_values(block: BlockCertificate) -> dict[str, Any]:
         "margin": block.margin if math.isfinite(block.margin) else None,
         "inverse_error": block.inverse_error if math.isfinite(block.inverse_error) else None,
         "activations": list(block.activations),
+        "norm": format_orders((block.order,)),
         "layers": [vars(one) for one in block.layers],
     }
 

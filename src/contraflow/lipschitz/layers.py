@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contraflow.errors import DomainError, ShapeError
-from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
+from contraflow.lipschitz.balance import Densities
+from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm, spectral_method
 from contraflow.lipschitz.convolution import convolve, convolve_adjoint, kernel_gradient
 from contraflow.lipschitz.gram import convolution_gram, dense_gram
 from contraflow.lipschitz.induced_certificate import certified_induced_norm
@@ -75,6 +76,8 @@ class LipschitzLayer(nn.Module, ABC):
         self.warm = False
         #: Certified norm over estimate, at least 1: what a certified update of `update_lipschitz` multiplies σ by.
         self.excess = 1.0
+        #: What a certified update measures an induced norm with; ``None`` after one by estimates.
+        self.densities: Densities | None = None
         self.cache = NormalisedCache()
         self._certified: tuple[Any, float] | None = None
         self.register_load_state_dict_post_hook(_on_load)
@@ -156,7 +159,7 @@ class LipschitzLayer(nn.Module, ABC):
         if self.cache.key != (self._version_key(), tracked):
             # Outside inference mode, so that a later backward pass may use the tensor.
             with torch.inference_mode(False), torch.set_grad_enabled(tracked):
-                self.remember(self.normalise(self.sigma()), [self.cache])
+                self.remember(self.weight / self.divisor(), [self.cache])
         assert self.cache.weight is not None
         return self.cache.weight
 
@@ -169,9 +172,17 @@ class LipschitzLayer(nn.Module, ABC):
             # The graph behind it is gone after a backward pass.
             weight.register_hook(lambda grad: _clear_all(sharing))
 
-    def normalise(self, sigma: Tensor) -> Tensor:
-        """W / max(1, σ/c) for a given σ, which `excess` raises to a certified bound after a certified update."""
-        return self.weight / (sigma * (self.excess / self.bound)).clamp_min(1)
+    def divisor(self) -> Tensor:
+        """max(1, σ/c), with σ raised to a certified bound after a certified update."""
+        return (self.norm.measure(self) * (self.excess / self.bound)).clamp_min(1)
+
+    def by_estimate(self) -> None:
+        """Forget what a certified update found: the weight is divided by σ alone."""
+        self.excess, self.densities = 1.0, None
+
+    @abstractmethod
+    def spectral_method(self) -> str:
+        """How ‖·‖₂ is certified, in words."""
 
     def lipschitz_bound(self) -> float:
         """The certified norm of the normalised weight, from above, between the norms of the layer."""
@@ -185,7 +196,8 @@ class LipschitzLayer(nn.Module, ABC):
 
     def _version_key(self) -> Any:
         """Changes whenever the normalised weight does."""
-        return self.weight._version, self.v._version, id(self.weight), self.excess, self.norm.version()
+        measured = self.excess, self.densities is None
+        return self.weight._version, self.v._version, id(self.weight), measured, self.norm.version()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.affine(self.normalised(), self.bias, x)
@@ -194,7 +206,7 @@ class LipschitzLayer(nn.Module, ABC):
 def _on_load(layer: nn.Module, incompatible: Any) -> None:
     assert isinstance(layer, LipschitzLayer)
     layer.cache.clear()
-    layer.excess = 1.0
+    layer.by_estimate()
     # A checkpoint that brings its v needs no new start; one without (foreign weights) does.
     layer.warm = not any(key.rsplit(".", 1)[-1] == "v" for key in incompatible.missing_keys)
 
@@ -223,7 +235,10 @@ class LipschitzLinear(LipschitzLayer):
         return y.t() @ x
 
     def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
-        return certified_dense_norm(weight) if p == q == 2 else certified_induced_norm(weight, p, q)
+        return certified_dense_norm(weight) if p == q == 2 else certified_induced_norm(weight, p, q, v=self.v)
+
+    def spectral_method(self) -> str:
+        return "singular values"
 
     def gram(self, weights: Tensor) -> BlockTridiagonal:
         return dense_gram(weights)
@@ -294,7 +309,10 @@ class LipschitzConv2d(LipschitzLayer):
     def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
         if p == q == 2:
             return certified_conv_norm(weight, size=self.size, start=self.v, target=self.bound)
-        return certified_induced_norm(weight, p, q, self.size)
+        return certified_induced_norm(weight, p, q, self.size, self.v)
+
+    def spectral_method(self) -> str:
+        return spectral_method(self.weight, self.size)
 
     def gram(self, weights: Tensor) -> BlockTridiagonal | None:
         if weights.shape[-1] == 1:

@@ -151,7 +151,7 @@ class LipschitzNetwork(nn.Module):
     def lipschitz_estimate(self) -> float:
         """The same product of the power iterations' estimates, from below."""
         layers = [self._layer(index) for index in range(len(self.layers))]
-        estimates = [one.sigma().clamp_max(one.bound) for one in layers]
+        estimates = [one.sigma() / one.divisor() for one in layers]
         return torch.stack(estimates).prod().item() * self._activation_constants()
 
     def _activation_constants(self) -> float:

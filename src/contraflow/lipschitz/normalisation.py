@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from contraflow.errors import DomainError
+from contraflow.lipschitz.balance import Densities
 from contraflow.lipschitz.layers import LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzNetwork
-from contraflow.lipschitz.operator_norms import SpectralNorm
+from contraflow.lipschitz.operator_norms import InducedNorm, SpectralNorm
 from contraflow.numerics import norm_from_above, power_iteration
 
 #: Relative distance from the power iteration's estimate at which a bound is tried first along training.
@@ -19,6 +20,9 @@ TRAINING_GAP = 5e-3
 
 #: Certified bound over estimate from which the power iteration counts as stuck.
 _STUCK = 1.03
+
+#: Relative allowance for densities that a certificate finds anew, from the normalised weight and in float64.
+_ORDERS = 1e-4
 
 
 def update_lipschitz(
@@ -33,8 +37,9 @@ def update_lipschitz(
     W / max(1, σ/c) with the power iteration's σ, an estimate from below, may leave a layer above its bound c; after a
     large step by several per cent. With ``certified=True`` the weights are divided by a bound from above instead,
     W / max(1, u/c) with u >= ‖W‖₂ proved by a Cholesky factor of u²I - WᵀW in float64, so that no layer exceeds its c
-    at any moment; u is at most 1 % above the norm. Its gradient is that
-    of σ. Cost and derivation: docs/decisions/003-certified-training.md, docs/maths/lipschitz-bounds.md.
+    at any moment; u is at most 1 % above the norm. Its gradient is that of σ. Under other norms u >= ‖W‖_{p→q} is a
+    power of the certified spectral norm of a balanced W; the gradient, to learned orders too, is that of this bound.
+    Cost and derivation: docs/decisions/003-certified-training.md, docs/maths/lipschitz-bounds.md, induced-norms.md.
 
     Args:
         module: a flow or any module with bounded layers inside.
@@ -52,7 +57,7 @@ def update_lipschitz(
             _certify_stack(stack)
         else:
             for layer in stack:
-                layer.excess = 1.0
+                layer.by_estimate()
         if _is_dense_spectral(stack[0]):
             _normalise_stack(stack)
 
@@ -110,14 +115,12 @@ def _normalise_stack(layers: list[LipschitzLayer]) -> None:
 @torch.no_grad()
 def _certify_stack(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> None:
     """Set excess = u/σ of layers of one kind, with u >= ‖W‖₂ certified; 1 where u <= c and nothing is divided."""
+    if isinstance(layers[0].norm, InducedNorm):
+        _certify_induced(layers, gap)
+        return
     bounds = torch.tensor([layer.bound for layer in layers], dtype=torch.float64, device=layers[0].weight.device)
-    spectral = isinstance(layers[0].norm, SpectralNorm)
-    gram = layers[0].gram(torch.stack([layer.weight for layer in layers])) if spectral else None
     sigma = _estimates(layers)
-    if gram is None:
-        norms = torch.tensor([layer.norm.certified(layer, layer.weight) for layer in layers]).to(bounds)
-    else:
-        norms = norm_from_above(gram, sigma, gap, bounds)
+    norms = _spectral_bounds(layers, [layer.weight for layer in layers], sigma, gap, bounds)
     divided = norms > bounds
     stuck = (divided & (norms > _STUCK * sigma)).nonzero()[:, 0].tolist()
     for index in stuck:
@@ -127,6 +130,50 @@ def _certify_stack(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> N
     excess = torch.where(divided, norms / sigma * (1 + rounding(layers[0])), torch.ones_like(norms))
     for layer, value in zip(layers, excess.tolist(), strict=True):
         layer.excess = value
+
+
+def _certify_induced(layers: list[LipschitzLayer], gap: float) -> None:
+    """The same for ‖W‖_{p→q}: excess is certified bound over `OperatorNorm.measure`."""
+    open_cases: list[tuple[LipschitzLayer, InducedNorm, Densities]] = []
+    for layer in layers:
+        assert isinstance(layer.norm, InducedNorm)
+        layer.by_estimate()
+        densities = layer.norm.find_densities(layer)
+        if densities is None:
+            _exceed(layer, layer.norm.certified(layer, layer.weight))
+        else:
+            open_cases.append((layer, layer.norm, densities))
+    if not open_cases:
+        return
+    balanced = [norm.balanced_exactly(layer, densities) for layer, norm, densities in open_cases]
+    weights = [one.weight for one in balanced]
+    sigma = torch.stack(
+        [
+            layer.apply_weight(weight, densities.v.double()).norm() / densities.v.double().norm()
+            for weight, (layer, _, densities) in zip(weights, open_cases, strict=True)
+        ]
+    )
+    bounds = _spectral_bounds([layer for layer, _, _ in open_cases], weights, sigma, gap).tolist()
+    for (layer, norm, densities), one, bound in zip(open_cases, balanced, bounds, strict=True):
+        layer.densities = densities
+        _exceed(layer, bound ** float(one.exponent) * float(norm.copies_factor(layer)) * (1 + _ORDERS))
+
+
+def _exceed(layer: LipschitzLayer, bound: float) -> None:
+    """Set excess so that the divisor is bound / c; 1 where that is below one and nothing is divided."""
+    measure = layer.norm.measure(layer).item()
+    layer.excess = bound / measure * (1 + rounding(layer)) if bound > layer.bound else 1.0
+
+
+def _spectral_bounds(
+    layers: list[LipschitzLayer], weights: list[Tensor], sigma: Tensor, gap: float, target: Tensor | None = None
+) -> Tensor:
+    """Certified spectral norms of weights of one shape, each in its layer's place, with estimates from below."""
+    gram = layers[0].gram(torch.stack(weights))
+    if gram is not None:
+        return norm_from_above(gram, sigma, gap, target)
+    norms = [layer.certified_norm(weight) for layer, weight in zip(layers, weights, strict=True)]
+    return torch.tensor(norms, dtype=torch.float64).to(sigma.device)
 
 
 def _estimates(layers: list[LipschitzLayer]) -> Tensor:
@@ -174,7 +221,7 @@ def _rescale(layer: LipschitzLayer) -> bool:
         if not math.isfinite(certified):
             raise DomainError(f"{layer}: its weights hold NaN or infinity, so there is no bound to scale them to.")
         layer.weight.copy_(layer.normalised() * (layer.bound / certified / (1 + rounding(layer))))
-        layer.excess = 1.0
+        layer.by_estimate()
         changed = True
     return changed
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from contraflow.errors import ConfigurationError
+from contraflow.errors import ConfigurationError, DomainError
 from contraflow.numerics import Order
 
 
@@ -70,10 +70,17 @@ class BlockOrders(nn.Module, ABC):
 
 
 class FixedOrders(BlockOrders):
-    """Constants; nothing is stored in a state dict."""
+    """Constants; nothing is stored in a state dict.
+
+    Raises:
+        DomainError: an order outside [1, ∞].
+    """
 
     def __init__(self, orders: Sequence[float]) -> None:
         super().__init__()
+        wrong = [p for p in orders if not p >= 1]
+        if wrong:
+            raise DomainError(f"norm order {wrong[0]:g}: orders lie in [1, ∞].")
         self._orders = tuple(float(p) for p in orders)
 
     def pair(self, layer: int) -> tuple[Order, Order]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from contraflow.errors import DomainError
+from contraflow.lipschitz.balance import Balanced, Densities, balance, densities_near
 from contraflow.lipschitz.convolution import within_reach
+from contraflow.lipschitz.induced_certificate import induced_method
 from contraflow.lipschitz.norms import BlockOrders
 from contraflow.numerics import Order, dual_order, duality_map, induced_power_iteration, order_norm, power_iteration
 
@@ -27,6 +28,22 @@ class OperatorNorm(ABC):
     @abstractmethod
     def sigma(self, layer: LipschitzLayer) -> Tensor:
         """The estimate at the layer's v, from below; a scalar with gradient."""
+
+    def measure(self, layer: LipschitzLayer) -> Tensor:
+        """What, times `layer.excess`, the weight is brought below c by: σ, or after a certified update a bound."""
+        return self.sigma(layer)
+
+    @abstractmethod
+    def estimate(self, layer: LipschitzLayer, weight: Tensor) -> float:
+        """The estimate for any weight at the layer's v, in float64."""
+
+    @abstractmethod
+    def statement(self, layer: LipschitzLayer) -> str:
+        """How `certified` obtains its bound, in words."""
+
+    def orders(self) -> tuple[float, float]:
+        """p and q as numbers."""
+        return 2.0, 2.0
 
     @abstractmethod
     def search(self, layer: LipschitzLayer, tolerance: float, max_iterations: int) -> Tensor:
@@ -55,6 +72,13 @@ class SpectralNorm(OperatorNorm):
     def sigma(self, layer: LipschitzLayer) -> Tensor:
         return layer.apply_weight(layer.weight, layer.v).norm()
 
+    def estimate(self, layer: LipschitzLayer, weight: Tensor) -> float:
+        v = layer.v.double()
+        return (layer.apply_weight(weight.double(), v).norm() / v.norm()).item()
+
+    def statement(self, layer: LipschitzLayer) -> str:
+        return layer.spectral_method()
+
     def search(self, layer: LipschitzLayer, tolerance: float, max_iterations: int) -> Tensor:
         return power_iteration(
             lambda v: layer.apply_weight(layer.weight, v),
@@ -81,32 +105,72 @@ class InducedNorm(OperatorNorm):
     Args:
         orders: the block's.
         index: the layer's place in the block.
-
-    Raises:
-        DomainError: an order outside [1, ∞].
     """
 
     def __init__(self, orders: BlockOrders, index: int) -> None:
-        wrong = [p for p in orders.values() if not p >= 1]
-        if wrong:
-            raise DomainError(f"norm order {wrong[0]:g}: orders lie in [1, ∞].")
-        self.orders = orders
+        self._orders = orders
         self.index = index
 
     def pair(self) -> tuple[Order, Order]:
         """p and q."""
-        return self.orders.pair(self.index)
+        return self._orders.pair(self.index)
 
     def version(self) -> Any:
-        return self.orders.version()
+        return self._orders.version()
 
     def parameters(self) -> tuple[nn.Parameter, ...]:
-        return tuple(self.orders.parameters())
+        return tuple(self._orders.parameters())
+
+    def orders(self) -> tuple[float, float]:
+        p, q = self._orders.values()[self.index : self.index + 2]
+        return p, q
 
     def sigma(self, layer: LipschitzLayer) -> Tensor:
-        p, q = self.pair()
-        ratio = order_norm(layer.apply_weight(layer.weight, layer.v), q) / order_norm(layer.v, p)
+        return self._ratio(layer, layer.weight, layer.v, *self.pair())
+
+    def estimate(self, layer: LipschitzLayer, weight: Tensor) -> float:
+        return float(self._ratio(layer, weight.double(), layer.v.double(), *self.orders()))
+
+    def _ratio(self, layer: LipschitzLayer, weight: Tensor, v: Tensor, p: Order, q: Order) -> Tensor:
+        ratio = order_norm(layer.apply_weight(weight, v), q) / order_norm(v, p)
         return ratio[0] * _copies_factor(layer.copies, p, q)
+
+    def measure(self, layer: LipschitzLayer) -> Tensor:
+        if layer.densities is None:
+            return self.sigma(layer)
+        found = self.balanced(layer, layer.densities)
+        top = layer.densities.v.to(layer.weight)
+        spectral = layer.apply_weight(found.weight, top).norm() / top.norm()
+        return spectral.clamp_min(torch.finfo(spectral.dtype).tiny) ** found.exponent * self.copies_factor(layer)
+
+    def balanced(self, layer: LipschitzLayer, densities: Densities) -> Balanced:
+        """The operator whose spectral norm bounds that of the layer's weight, without its copies; with gradient."""
+        local = Densities(*(one.to(layer.weight) for one in densities))
+        return balance(layer.weight, *self.pair(), local, _pixels(layer))
+
+    def balanced_exactly(self, layer: LipschitzLayer, densities: Densities) -> Balanced:
+        """The same in float64."""
+        double = Densities(*(one.double() for one in densities))
+        return balance(layer.weight.double(), *self.orders(), double, _pixels(layer))
+
+    def copies_factor(self, layer: LipschitzLayer) -> Order:
+        """What the copies of a matrix at every pixel multiply its norm by."""
+        return _copies_factor(layer.copies, *self.pair())
+
+    @torch.no_grad()
+    def find_densities(self, layer: LipschitzLayer) -> Densities | None:
+        """Densities under which the bound on the layer's weight is small; ``None`` in the closed cases.
+
+        They follow from the weight, v and the orders alone, so that no state has to be kept.
+        """
+        p, q = self.orders()
+        if p == 1 or q == math.inf:
+            return None
+        return densities_near(layer.apply_weight, layer.apply_adjoint, layer.weight, layer.v, (p, q), _pixels(layer))
+
+    def statement(self, layer: LipschitzLayer) -> str:
+        p, q = self.orders()
+        return layer.spectral_method() if p == q == 2 else induced_method(p, q)
 
     @torch.no_grad()
     def search(self, layer: LipschitzLayer, tolerance: float, max_iterations: int) -> Tensor:
@@ -123,8 +187,7 @@ class InducedNorm(OperatorNorm):
         return self._iterate(layer, layer.v, tolerance, max_iterations) if closed is None else closed
 
     def certified(self, layer: LipschitzLayer, weight: Tensor) -> float:
-        p, q = self.orders.values()[self.index : self.index + 2]
-        return layer.certified_norm(weight, p, q)
+        return layer.certified_norm(weight, *self.orders())
 
     def _iterate(self, layer: LipschitzLayer, starts: Tensor, tolerance: float, max_iterations: int) -> Tensor:
         """v of the best start."""
@@ -150,6 +213,11 @@ class InducedNorm(OperatorNorm):
         assert isinstance(dual, float)
         rows = _power_sums(layer, layer.apply_weight, layer.v, dual)
         return duality_map(layer.apply_adjoint(layer.weight, _unit_vector(rows)), dual)
+
+
+def _pixels(layer: LipschitzLayer) -> tuple[int, int]:
+    """(H, W) of what v covers."""
+    return (layer.v.shape[2], layer.v.shape[3]) if layer.v.ndim == 4 else (1, 1)
 
 
 def _power_sums(layer: LipschitzLayer, apply: Any, like: Tensor, order: float) -> Tensor:

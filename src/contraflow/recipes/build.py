@@ -70,7 +70,13 @@ def build_flow(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
         torch.manual_seed(recipe.seed)
         logdet = recipe.estimator.build()
         try:
-            flow = ARCHITECTURES[name](event_shape, logdet=logdet, preprocessing=preprocessing, **options)
+            flow = ARCHITECTURES[name](
+                event_shape,
+                norms=recipe.architecture.norms.build(),
+                logdet=logdet,
+                preprocessing=preprocessing,
+                **options,
+            )
         except ContraflowError:
             raise
         except (TypeError, ValueError, RuntimeError) as error:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from contraflow.errors import CheckpointError, ConfigurationError
+from contraflow.lipschitz import LearnedNorms, MixedNorms, NarrowRange, Norms, SkewedRange, Spectral
 from contraflow.logdet import (
     AdaptiveRoulette,
     Exact,
@@ -67,16 +68,50 @@ class PreprocessingSettings:
 
 
 @dataclass
+class NormSettings:
+    """The norms in which every residual block is a contraction; train with training.certified=true to keep them proved.
+
+    Args:
+        kind: spectral, mixed (the given orders), learned (every order of a block free, but for the last, which is the
+            first) or learned_shared (one learned order a block). Appendix D of Chen et al. 2019.
+        orders: for mixed, p₀ … p_n with p_n = p₀, one more than the layers of a block, for instance [2,2.3,2.3,2].
+        squash: range of learned orders: narrow is (1.5, 2.5), skewed is (1, 5).
+    """
+
+    kind: Literal["spectral", "mixed", "learned", "learned_shared"] = "spectral"
+    orders: list[float] | None = None
+    squash: Literal["narrow", "skewed"] = "narrow"
+
+    def __post_init__(self) -> None:
+        if (self.kind == "mixed") != (self.orders is not None):
+            raise ConfigurationError(
+                f"architecture.norms.kind={self.kind}, orders={self.orders}: mixed norms need orders, others take none."
+            )
+        self.build()
+
+    def build(self) -> Norms:
+        """The norms."""
+        if self.orders is not None:
+            return MixedNorms(tuple(self.orders))
+        if self.kind == "spectral":
+            return Spectral()
+        squash = NarrowRange() if self.squash == "narrow" else SkewedRange()
+        return LearnedNorms(self.kind == "learned_shared", squash)
+
+
+@dataclass
 class ArchitectureSettings:
     """Which flow.
 
     Args:
         name: a name of `contraflow architectures`.
         options: keywords of its function, for instance architecture.options.hidden=128.
+        norms: the norms in which its blocks are contractions.
     """
 
     name: str = "residual_flow_digits"
     options: dict[str, Any] = field(default_factory=dict)
+    norms: NormSettings = field(default_factory=NormSettings)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """A whole experiment: data, training with checkpoints and a log, the test score, a picture of samples.
 
-RUN/ holds checkpoints/, log.jsonl (a line every few steps), evaluation.json and samples.png.
+RUN/ holds checkpoints/, log.jsonl (a line every few steps), evaluation.json and samples.png; where norm orders are
+learned, norm-orders.png too.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from torch import Generator, Tensor
 
 from contraflow.data import Dataset, ImagePreprocessing
 from contraflow.errors import ConfigurationError, OutputError
-from contraflow.evaluation import LikelihoodReport, evaluate_likelihood, score
+from contraflow.evaluation import LikelihoodReport, evaluate_likelihood, norm_orders_picture, score
 from contraflow.evaluation.pictures import density_picture, image_grid, save_png, scatter_picture
 from contraflow.flow import Flow
-from contraflow.lipschitz import largest_estimate
+from contraflow.lipschitz import largest_estimate, norm_orders
 from contraflow.logdet import Exact
 from contraflow.recipes.build import build_flow, describe, load_data, make_preprocessing
 from contraflow.recipes.recipe import Recipe
@@ -251,6 +252,8 @@ class _Run:
         samples = draw_samples(flow, settings.samples, settings.batch_size, generator, self.watcher)
         picture = self.out / "samples.png"
         draw_picture(flow, samples, self.data, picture)
+        if self.recipe.architecture.norms.kind.startswith("learned"):
+            norm_orders_picture(norm_orders(flow), self.out / "norm-orders.png")
         return Outcome(report, picture, flow)
 
 

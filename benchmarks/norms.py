@@ -1,0 +1,147 @@
+"""Spectral against learned norms on the checkerboard, and how loose bounds on ‖W‖_{p→q} are: writes docs/norms.md.
+
+    python -m benchmarks.norms --runs runs
+
+A run that is there is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.results import hardware, timing
+from contraflow import Flow, norm_orders
+from contraflow.lipschitz import LipschitzLayer, LipschitzLinear, certified_induced_norm
+from contraflow.numerics import induced_power_iteration
+from contraflow.recipes import load_run
+
+KINDS = ("spectral", "learned", "learned_shared")
+BLOCKS, STEPS = 4, 600
+PAIRS = ((2.0, 2.0), (2.4, 1.6), (2.4, 2.2), (2.0, 2.4), (1.6, 2.4), (2.4, 2.4), (1.6, 1.6), (math.inf, 1.0))
+STARTS = 200
+_DOCS = Path(__file__).parents[1] / "docs"
+
+
+def main() -> None:
+    """Train what is missing, then write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--remark", default="", help="a sentence about how the runs were made")
+    arguments = parser.parse_args()
+    folders = {kind: arguments.runs / f"{kind}-0" for kind in KINDS}
+    for kind, folder in folders.items():
+        if not (folder / "evaluation.json").is_file():
+            subprocess.run([sys.executable, "-m", "contraflow", *command(kind, folder)], check=True)
+    flows = {kind: load_run(folder).flow for kind, folder in folders.items()}
+    parts = [
+        "# Norms: spectral against learned orders, and how loose the bounds are",
+        f"Written by `python -m benchmarks.norms`. Machine: {hardware()}. {arguments.remark}",
+        "## Checkerboard",
+        f"`contraflow {' '.join(command('KIND', Path('RUN')))}`: {BLOCKS} blocks of three hidden layers of 64, "
+        f"{STEPS} steps, certified at every step; one seed, exact log-determinants; ± is the standard error over the "
+        "test rows.",
+        scores(folders, flows),
+        differences(folders),
+        "## The learned orders, block by block",
+        "p₀ → p₁ → … of every block; all start at 2 (Figure 18 of the paper). `contraflow certify RUN --orders FILE` "
+        "draws them.",
+        *(orders(kind, flows[kind]) for kind in KINDS[1:]),
+        "## How loose the bounds on ‖W‖_{p→q} are",
+        f"Certified bound over the best of {STARTS} starts of the power method: mean, and largest, over matrices. "
+        "Gaussian: three of each shape. Trained: the normalised weights of the runs above.",
+        looseness(flows),
+    ]
+    (_DOCS / "norms.md").write_text("\n\n".join(parts) + "\n")
+
+
+def command(kind: str, folder: Path) -> list[str]:
+    """Arguments of the training command."""
+    changes = (f"architecture.norms.kind={kind}", f"architecture.options.blocks={BLOCKS}", f"training.steps={STEPS}")
+    return ["train", "checkerboard_norms", *changes, "training.validate_every=200", "--out", str(folder)]
+
+
+def scores(folders: dict[str, Path], flows: dict[str, Flow]) -> str:
+    """Held-out score, certificate and time of every run."""
+    rows = [
+        "| norms | test nats | largest certified L | its 1/(1 - L) | layers over c | seconds a step, median |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, folder in folders.items():
+        report: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+        certificate = flows[kind].certify()
+        worst = max(certificate.blocks, key=lambda block: block.bound)
+        over = sum(not layer.kept for block in certificate.blocks for layer in block.layers)
+        rows.append(
+            f"| {kind} | {report['value']:.3f} ± {report['standard_error']:.3f} | {worst.bound:.4f} | "
+            f"{worst.inverse_error:.2f} | {over} | {timing(folder)[1]:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def differences(folders: dict[str, Path]) -> str:
+    """Scores of learned norms less that of the spectral norm, with the error of independent rows."""
+    reports = {kind: json.loads((folder / "evaluation.json").read_text()) for kind, folder in folders.items()}
+    lines = []
+    for kind in KINDS[1:]:
+        ours, base = reports[kind], reports["spectral"]
+        error = math.hypot(ours["standard_error"], base["standard_error"])
+        lines.append(f"{kind} less spectral: {ours['value'] - base['value']:+.3f} ± {error:.3f} nats")
+    caution = "One seed each: what another seed would change is not in these errors."
+    return f"{'; '.join(lines)} (as if the rows of the two were independent). {caution}"
+
+
+def orders(kind: str, flow: Flow) -> str:
+    """The orders as text, and their picture."""
+    from contraflow.evaluation import norm_orders_picture
+
+    table = norm_orders(flow)
+    picture = _DOCS / "pictures" / f"norm-orders-{kind}.png"
+    norm_orders_picture(table, picture)
+    return f"### {kind}\n\n```text\n{table}\n```\n\n![{kind}](pictures/{picture.name})"
+
+
+def looseness(flows: dict[str, Flow]) -> str:
+    """The table of bounds over searched norms."""
+    torch.manual_seed(0)
+    sets = {f"Gaussian, {rows}×{columns}": gaussian(rows, columns) for rows, columns in ((32, 2), (32, 32), (128, 128))}
+    sets |= {f"trained, {kind}": trained(flow) for kind, flow in flows.items()}
+    lines = ["| p → q | " + " | ".join(sets) + " |", "|---" * (len(sets) + 1) + "|"]
+    for p, q in PAIRS:
+        cells = []
+        for matrices in sets.values():
+            ratios = [certified_induced_norm(one, p, q) / searched(one, p, q) for one in matrices]
+            cells.append(f"{sum(ratios) / len(ratios):.3f}, {max(ratios):.3f}")
+        name = "∞" if p == math.inf else f"{p:g}"
+        lines.append(f"| {name} → {q:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def gaussian(rows: int, columns: int) -> list[Tensor]:
+    """Three random matrices."""
+    return [torch.randn(rows, columns, dtype=torch.float64) for _ in range(3)]
+
+
+def trained(flow: Flow) -> list[Tensor]:
+    """The normalised weights of a flow."""
+    layers: Iterable[LipschitzLayer] = (one for one in flow.modules() if isinstance(one, LipschitzLinear))
+    return [layer.normalised().detach().double() for layer in layers]
+
+
+def searched(matrix: Tensor, p: float, q: float) -> float:
+    """The best of many starts of the power method."""
+    starts = torch.randn(STARTS, matrix.shape[1], dtype=torch.float64)
+    return induced_power_iteration(lambda v: v @ matrix.T, lambda u: u @ matrix, starts, p, q).sigma.max().item()
+
+
+if __name__ == "__main__":
+    main()

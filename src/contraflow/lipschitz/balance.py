@@ -1,0 +1,172 @@
+r"""‖W‖_{p→q} from above through the spectral norm of a balanced W: interpolation after a change of density.
+
+For weights ω, ν > 0 of sum one on outputs and inputs, x = ν^{1/p}·f and W x = ω^{1/q}·h turn ‖·‖_p and ‖·‖_q into the
+norms of f and h on probability spaces. There ‖T‖_{p→q} falls if p rises or q falls, and by Riesz and Thorin its
+logarithm is convex in (1/p, 1/q). Both together bound ‖W‖_{p→q} by
+
+    ‖ω^{1/2 - 1/q} W ν^{1/p - 1/2} · C^{θ/(1-θ)}‖_{2→2}^{1-θ},
+
+with θ = 0 for p >= 2 >= q, and otherwise C the norms of the columns (or rows) that the other end of the segment asks
+for. Valid for all ω, ν; nearly tight for those of the maximiser that the power method finds.
+Derivation and measured looseness: docs/maths/induced-norms.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from contraflow.lipschitz.convolution import convolve_adjoint
+from contraflow.numerics import Order, dual_order, duality_map
+
+#: Share of the equal weights mixed into ω and ν, so that no entry of W is multiplied by more than a power of it.
+FLOOR = 0.05
+
+#: Steps that improve ω and ν where p >= 2 >= q.
+_AVERAGING = 4
+
+#: Power iterations after every change of ω and ν.
+_FOLLOWING = 3
+
+#: 1/q of a column norm below which norm equivalence from the largest entry is used.
+_NEARLY_INFINITE = 1e-3
+
+
+class Densities(NamedTuple):
+    """ω and ν of sum one, an entry a channel, and a unit vector near the top of the balanced operator."""
+
+    outputs: Tensor
+    inputs: Tensor
+    v: Tensor
+
+
+class Balanced(NamedTuple):
+    """‖W‖_{p→q} <= ‖weight‖_{2→2} ** exponent."""
+
+    weight: Tensor
+    exponent: Order
+
+
+def balance(weight: Tensor, p: Order, q: Order, densities: Densities, size: tuple[int, int]) -> Balanced:
+    """The balanced operator; differentiable in the weight and in tensor orders at fixed densities.
+
+    Args:
+        weight: ``(out, in)``, or the kernel ``(out, in, k, k)`` of a zero-padded convolution.
+        p, q: orders, 1 < p and q < ∞.
+        densities: ω and ν.
+        size: (H, W) of a convolution.
+    """
+    a, b = 1 / p, 1 / q
+    pixels = size[0] * size[1]
+    outputs, inputs = densities.outputs / pixels, densities.inputs / pixels
+    if _number(a) <= 0.5 <= _number(b):
+        return Balanced(_scaled(weight, outputs ** (0.5 - b), inputs ** (a - 0.5)), 1.0)
+    if _number(a) + _number(b) >= 1:
+        return _by_columns(weight, a, b, outputs, size)
+    # W from p to q is its adjoint from q* to p*.
+    found = _by_columns(_adjoint(weight), 1 - b, 1 - a, inputs, size)
+    return Balanced(_adjoint(found.weight), found.exponent)
+
+
+def _by_columns(weight: Tensor, a: Order, b: Order, outputs: Tensor, size: tuple[int, int]) -> Balanced:
+    """For a = 1/p > 1/2 and a + b >= 1: the segment from (1/2, 1/2) through (a, b) ends at 1→1/B.
+
+    For b > a it goes through (a, a) instead, whose codomain norm is larger.
+    """
+    theta = 2 * a - 1
+    end = 0.5 - (0.5 - b) / theta if _number(b) <= _number(a) else 1.0
+    columns = _column_norms(_scaled(weight, outputs ** (end - b)), end, size)
+    return Balanced(_scaled(weight, outputs ** (0.5 - b), columns ** (theta / (1 - theta))), 1 - theta)
+
+
+@torch.no_grad()
+def densities_near(
+    operator: Callable[[Tensor, Tensor], Tensor],
+    adjoint: Callable[[Tensor, Tensor], Tensor],
+    weight: Tensor,
+    v: Tensor,
+    orders: tuple[float, float],
+    size: tuple[int, int],
+    floor: float = FLOOR,
+    effort: int = 1,
+) -> Densities:
+    """Densities of the maximiser: ω ∝ |W v|^q and ν ∝ |Wᵀu|^{p*} ∝ |v|^p, above a floor.
+
+    Where p >= 2 >= q they are improved: at the best ones ω and ν are the squared singular vectors themselves.
+
+    Args:
+        operator, adjoint: (W, x) ↦ W x and (W, u) ↦ Wᵀu.
+        v: the power method's vector for ‖W‖_{p→q}, ``(1, in, …)``.
+        orders: p and q.
+        size: (H, W) of a convolution.
+        floor: share of equal weights.
+        effort: factor on the iterations.
+    """
+    p, q = orders
+    dual = dual_order(p)
+    assert isinstance(dual, float)
+    image = operator(weight, v)
+    back = adjoint(weight, duality_map(image, q))
+    outputs, inputs = _density(image, q, floor), _density(back, dual, floor)
+    top = v.sign() * v.abs().pow(min(p, 16.0) / 2)
+    averaged = p >= 2 >= q
+    for step in range(effort * _AVERAGING if averaged else 1):
+        balanced = balance(weight, p, q, Densities(outputs, inputs, top), size).weight
+        for _ in range(effort * _FOLLOWING):
+            left = _unit(operator(balanced, top))
+            top = _unit(adjoint(balanced, left))
+        if averaged:
+            rate = 1 / (step + 5)
+            outputs = torch.lerp(outputs, _density(left, 2.0, 0.0), rate)
+            inputs = torch.lerp(inputs, _density(top, 2.0, 0.0), rate)
+    return Densities(outputs, inputs, top)
+
+
+def _density(x: Tensor, order: float, floor: float) -> Tensor:
+    """|x|^order summed over pixels, of sum one, every entry at least floor / channels."""
+    size = x.abs().amax().clamp_min(torch.finfo(x.dtype).tiny)
+    powers = ((x[0].abs() / size) ** order).flatten(1).sum(dim=1) if x.ndim > 2 else (x[0].abs() / size) ** order
+    return torch.lerp(
+        powers / powers.sum().clamp_min(torch.finfo(x.dtype).tiny), torch.ones_like(powers) / len(powers), floor
+    )
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / x.norm().clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def _scaled(weight: Tensor, rows: Tensor, columns: Tensor | None = None) -> Tensor:
+    """diag(rows) · W · diag(columns), channel by channel."""
+    ones = [1] * (weight.ndim - 2)
+    weight = weight * rows.reshape(-1, 1, *ones)
+    return weight if columns is None else weight * columns.reshape(1, -1, *ones)
+
+
+def _number(order: Order) -> float:
+    return float(order.detach()) if isinstance(order, Tensor) else order
+
+
+def _adjoint(weight: Tensor) -> Tensor:
+    transposed = weight.transpose(0, 1)
+    return transposed if weight.ndim == 2 else transposed.flip(2, 3)
+
+
+def _column_norms(weight: Tensor, b: Order, size: tuple[int, int]) -> Tensor:
+    """The 1/b-norm of the columns of every input channel, from above: the largest over the pixels, ``(in,)``."""
+    absolute = weight.abs()
+    tiny = torch.finfo(weight.dtype).tiny
+    largest = absolute.detach().amax().clamp_min(tiny)
+    if _number(b) < _NEARLY_INFINITE:
+        entries = weight[:, 0].numel()
+        per_column = absolute.transpose(0, 1).flatten(1).amax(dim=1)
+        return per_column.clamp_min(tiny) * entries**b
+    powers = (absolute / largest) ** (1 / b)
+    if weight.ndim == 2:
+        sums = powers.sum(dim=0)
+    else:
+        sums = convolve_adjoint(powers.new_ones(1, len(weight), *size), powers)[0].flatten(1).amax(dim=1)
+    # An empty column takes any scale.
+    return largest * sums.clamp_min(torch.finfo(weight.dtype).eps ** 2) ** b
