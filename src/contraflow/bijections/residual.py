@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -89,7 +90,11 @@ class ResidualBlock(Bijection):
         """x = z - g(x) with iterations, true residual and error bound; raises nothing."""
         with torch.no_grad():
             tensors = self.g.tensors()
-            return self.solver.solve(lambda x, rows: z[rows] - self.g.value(tensors, x), z, norm_order(self.g))
+            return self._solve(tensors, z)
+
+    def _solve(self, tensors: Sequence[Tensor], z: Tensor) -> FixedPoint:
+        bound = self.g.lipschitz_bound()
+        return self.solver.solve(lambda x, rows: z[rows] - self.g.value(tensors, x), z, norm_order(self.g), bound)
 
     def inverse_error_bound(self, found: FixedPoint) -> Tensor:
         """‖x - x*‖₂ <= D^{max(0, 1/2 - 1/p)} residual / (1 - L) of every sample; ``(batch,)``.
@@ -115,7 +120,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, block: ResidualBlock, z: Tensor, *tensors: Tensor) -> Tensor:
-        found = block.solver.solve(lambda x, rows: z[rows] - block.g.value(tensors, x), z, norm_order(block.g))
+        found = block._solve(tensors, z)
         _raise_unless_converged(block, found, "the inverse of a residual block")
         ctx.block = block
         ctx.save_for_backward(found.value, *tensors)
@@ -140,8 +145,8 @@ class _Solve(torch.autograd.Function):
 
         # The caller's gradients may be tiny (a mean over many samples), so the tolerance is on their scale.
         scale = grad_x.flatten(1).norm(dim=1).max().clamp_min(torch.finfo(grad_x.dtype).tiny)
-        dual = float(dual_order(norm_order(block.g)))
-        found = block.solver.solve(lambda u, rows: pull(u * scale, rows) / scale, grad_x / scale, dual)
+        dual, bound = float(dual_order(norm_order(block.g))), block.g.lipschitz_bound()
+        found = block.solver.solve(lambda u, rows: pull(u * scale, rows) / scale, grad_x / scale, dual, bound)
         _raise_unless_converged(block, found, "the gradient through an inverse residual block")
         grad_z = found.value * scale
         asked = [one for one in inputs if one.requires_grad]
