@@ -17,7 +17,10 @@ RowMap = Callable[[Tensor, Tensor], Tensor]
 PATIENCE = 10
 
 #: λ of the newest difference in Anderson's least-squares problem; ten times more for each older one.
-RIDGE = 1e-4
+RIDGE = 1e-5
+
+#: Evaluations that Anderson's extrapolations may fall behind what Picard's steps guarantee.
+LOAN = 2
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,10 @@ class _AndersonSearch(_Search):
 
     def judge(self, image: Tensor, step: Tensor) -> None:
         super().judge(image, step)
-        self.promised = self.contraction * (self.promised if self.count else step)
+        if not self.count:
+            self.promised = step
+        elif self.count >= LOAN:
+            self.promised = self.contraction * self.promised
         g = image.flatten(1)
         f = g - self.x.flatten(1)
         if self.count:
