@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -56,6 +56,8 @@ class ResidualBlock(Bijection):
         self.logdet = logdet
         self.solver = inverse if inverse is not None else Anderson()
         self.gradient = gradient
+        #: Told of the solution of every inverse; `contraflow.bijections.invert` sets it on a twin.
+        self.observer: Callable[[FixedPoint], None] | None = None
         # What an adaptive estimator has learned about this block; None under other estimators. Registered either way,
         # so that `with_logdet` can put one into a twin without touching the original.
         self.register_module("decay", SeriesDecay() if isinstance(logdet, AdaptiveRoulette) else None)
@@ -122,6 +124,8 @@ class _Solve(torch.autograd.Function):
     def forward(ctx: Any, block: ResidualBlock, z: Tensor, *tensors: Tensor) -> Tensor:
         found = block._solve(tensors, z)
         _raise_unless_converged(block, found, "the inverse of a residual block")
+        if block.observer is not None:
+            block.observer(found)
         ctx.block = block
         ctx.save_for_backward(found.value, *tensors)
         return found.value

@@ -112,7 +112,7 @@ class FixedPointSolver(ABC):
 class _Search:
     """Where every row at work stands, and its best point so far; moves by Picard's steps."""
 
-    _per_row = ("x", "image", "best", "best_image", "shortest", "failures")
+    _per_row: tuple[str, ...] = ("x", "image", "best", "best_image", "shortest", "failures")
 
     def __init__(self, start: Tensor) -> None:
         self.x = self.image = self.best = self.best_image = start
