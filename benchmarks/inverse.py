@@ -51,7 +51,7 @@ Layers at their bound, semi-orthogonal and aligned, so that a branch of two laye
 200 samples, 3·N(0, 1), float64.
 
 {stressed}
-## Ten thousand samples
+## Samples and their bounds
 
 z ~ N(0, 1); x = f⁻¹(z) by `flow.invert`, then x' = f⁻¹(f(x)), in float64 at its default tolerance 1e-11, before the
 preprocessing is undone. The bound of a block is tested against its true solution: x is that of z' = x + g(x), computed
