@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow.bijections import Bijection, Chain, ResidualBlock, with_logdet
+from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, invert, with_inverse, with_logdet
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError, ShapeError
 from contraflow.lipschitz import BlockCertificate, Certificate, LipschitzNetwork
 from contraflow.lipschitz.certification import certify_network, vouched
 from contraflow.logdet import EVALUATION, AdaptiveRoulette, LogDetEstimator, RussianRoulette
-from contraflow.numerics import fixed_means, two_stage_means
+from contraflow.numerics import FixedPointSolver, fixed_means, two_stage_means
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,10 @@ class Flow(nn.Module):
         """
         return with_logdet(self, logdet)
 
+    def with_inverse(self, solver: FixedPointSolver) -> Flow:
+        """This flow with another solver in its residual blocks, sharing all parameters."""
+        return with_inverse(self, solver)
+
     def certify(self) -> Certificate:
         r"""What is proved about invertibility: the certified Lipschitz bound of every residual block and layer.
 
@@ -150,6 +154,16 @@ class Flow(nn.Module):
             names = [name for name, module in self.named_modules() if module is error.block]
             raise InversionError(f"{names[0] if names else 'a block'}: {error}") from error
         return self.preprocessing.inverse(x, context, generator=generator)
+
+    def invert(self, z: Tensor, context: Tensor | None = None) -> Inversion:
+        """`inverse` without gradients, with every block's evaluations and error bound, and one on the error of x.
+
+        >>> from contraflow import residual_flow
+        >>> found = residual_flow((2,), blocks=2, hidden=(16,)).invert(torch.zeros(3, 2))
+        >>> len(found.blocks), found.error_bound.shape
+        (2, torch.Size([3]))
+        """
+        return invert(self, Chain([self.preprocessing, self.bijection]), z, context)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """log p(x) in nats, ``(batch,)``; an unbiased estimate under a roulette estimator.

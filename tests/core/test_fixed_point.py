@@ -169,3 +169,67 @@ def test_anderson_goes_on_from_the_best_point_after_a_step_that_grew():
             else:
                 best, best_image = step, image
     assert rejected > 5
+
+
+def random_contraction(kind: str, L: float, dimensions: int) -> Tensor:
+    """A random matrix of spectral norm L."""
+    matrix = torch.randn(dimensions, dimensions)
+    matrix = {"symmetric": matrix + matrix.T, "skew": matrix - matrix.T, "non-normal": matrix}[kind]
+    return matrix * (L / torch.linalg.matrix_norm(matrix, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [0, 1, 1000])
+@pytest.mark.parametrize("kind", ["symmetric", "skew", "non-normal"])
+def test_anderson_is_never_worse_than_picard_on_random_linear_contractions(kind, batch, dtype):
+    for L in (0.3, 0.6, 0.95):
+        for dimensions in (2, 5, 20):
+            torch.manual_seed(1)
+            matrix, b = random_contraction(kind, L, dimensions).to(dtype), torch.randn(dimensions, dtype=dtype)
+            start = torch.randn(batch, dimensions, dtype=dtype)
+            picard, anderson = (
+                solver(1e-5, 3000).solve(lambda x, rows, A=matrix, b=b: x @ A.T + b, start, contraction=L)
+                for solver in (Picard, Anderson)
+            )
+            assert picard.converged.all()
+            assert anderson.converged.all()
+            assert (anderson.iterations <= picard.iterations).all()
+            assert anderson.value.dtype == dtype
+            truth = torch.linalg.solve(torch.eye(dimensions) - matrix.double(), b.double())
+            rounding = 100 * torch.finfo(dtype).eps * (1 + truth.norm()) / (1 - L)
+            assert ((anderson.value - truth).norm(dim=1) <= anderson.error_bound(L) + rounding).all()
+
+
+def test_an_exact_contraction_leaves_credit_for_an_extrapolation():
+    """A turn by 90° that contracts by exactly L: plain steps never get ahead of L^k."""
+    matrix = 0.95 * torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    found = Anderson(1e-6).solve(lambda x, rows: x @ matrix.T + 1, torch.randn(10, 2), contraction=0.95)
+    assert (found.iterations <= 8).all()
+
+
+@pytest.mark.parametrize("L", [0.5, 0.9])
+def test_useless_extrapolations_cost_two_evaluations_at_most(monkeypatch, L):
+    """Whatever is proposed, the best step stays below L^(k-3) times the first one."""
+
+    def rubbish(search):
+        return 5 * torch.randn_like(search.f)
+
+    monkeypatch.setattr("contraflow.numerics.fixed_point._AndersonSearch._correction", rubbish)
+    matrix = L * torch.linalg.qr(torch.randn(4, 4))[0]
+    start = torch.randn(50, 4)
+    first = (start @ matrix.T + 1 - start).norm(dim=1)
+    for evaluations in range(1, 30):
+        found = Anderson(0.0, evaluations).solve(lambda x, rows: x @ matrix.T + 1, start, contraction=L)
+        assert (found.residual <= L ** max(0, evaluations - 3) * first + 1e-13).all()
+
+
+@pytest.mark.parametrize("solver", [Picard(1e-12), Anderson(1e-12)], ids=str)
+def test_a_tolerance_below_rounding_ends_soon_and_is_not_called_convergence(solver):
+    start = 100 * torch.randn(50, 3, dtype=torch.float32)
+    offset = 100 * torch.randn(50, 3, dtype=torch.float32)
+    found = solver.solve(lambda x, rows: offset[rows] - 0.5 * x.sin(), start, contraction=0.5)
+    stalled = found.residual > 1e-12 * math.sqrt(3)
+    assert stalled.any()
+    assert torch.equal(found.converged, ~stalled)
+    assert (found.iterations <= 60).all()
+    assert found.residual.max() < 1e-4

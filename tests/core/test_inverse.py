@@ -11,6 +11,7 @@ from torch import nn
 
 from contraflow import (
     ActNorm,
+    Affine,
     Anderson,
     Chain,
     Exact,
@@ -179,3 +180,35 @@ def test_a_block_asks_for_a_contraction_and_a_known_route():
         ResidualBlock(nn.Linear(2, 2))
     with pytest.raises(ConfigurationError, match="Did you mean 'dual'"):
         ResidualBlock(LipschitzMLP(2, (4,)), gradient="duel")
+
+
+def test_the_whole_flow_reports_blocks_and_a_bound_that_holds():
+    flow = Flow((3,), Chain([ActNorm(3), steep_block(), ActNorm(3), steep_block()]), preprocessing=Affine(1.0, 3.0))
+    with torch.no_grad():
+        x = torch.randn(40, 3)
+        z = flow(x)  # sets ActNorm
+        found = flow.with_inverse(Picard(1e-3)).invert(z)
+    error = (found.value - x).norm(dim=1)
+    assert (error <= found.error_bound).all()
+    assert error.max() > 1e-4
+    names = [one.name for one in found.blocks]
+    assert names == ["bijection.bijections.3", "bijection.bijections.1"]
+    assert torch.equal(found.evaluations, found.blocks[0].found.iterations + found.blocks[1].found.iterations)
+    # By hand: scale 3, then exp(-s) of the first ActNorm, then 1 / (1 - L) and the second ActNorm.
+    near, far = found.blocks[1], found.blocks[0]
+    first, second = (flow.bijection.bijections[index].log_scale for index in (0, 2))
+    growth = 3 * (-first).exp().max()
+    by_hand = growth * (near.error_bound + near.lipschitz_bound * (-second).exp().max() * far.error_bound)
+    torch.testing.assert_close(found.error_bound, by_hand.detach())
+    assert flow.bijection.bijections[1].observer is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_anderson_needs_no_more_than_picard_on_a_block_at_its_bound(dtype):
+    block = steep_block().to(dtype)
+    z = torch.randn(1000, 3, dtype=dtype)
+    picard, anderson = (ResidualBlock(block.g, Exact(), solver(1e-5)).solve(z) for solver in (Picard, Anderson))
+    assert picard.converged.all()
+    assert anderson.converged.all()
+    assert (anderson.iterations <= picard.iterations + 1).all()
+    assert anderson.iterations.double().mean() < 0.85 * picard.iterations.double().mean()

@@ -4,6 +4,7 @@ from contraflow.bijections.actnorm import ActNorm
 from contraflow.bijections.bijection import Bijection
 from contraflow.bijections.chain import Chain, Inverse
 from contraflow.bijections.elementwise import Affine, Logit
+from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
 from contraflow.bijections.multiscale import MultiScale
 from contraflow.bijections.reshape import Flatten, Permutation, Squeeze
 from contraflow.bijections.residual import ResidualBlock, with_logdet
@@ -12,13 +13,17 @@ __all__ = [
     "ActNorm",
     "Affine",
     "Bijection",
+    "BlockInverse",
     "Chain",
     "Flatten",
     "Inverse",
+    "Inversion",
     "Logit",
     "MultiScale",
     "Permutation",
     "ResidualBlock",
     "Squeeze",
+    "invert",
+    "with_inverse",
     "with_logdet",
 ]

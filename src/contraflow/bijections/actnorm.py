@@ -80,6 +80,9 @@ class ActNorm(Bijection):
         shift, log_scale, logdet = self._per_channel(z)
         return z * (-log_scale).exp() - shift, -logdet
 
+    def inverse_lipschitz_bound(self) -> float:
+        return (-self.log_scale).exp().max().item()
+
 
 def _on_load(module: nn.Module, incompatible: Any) -> None:
     module._ready = False  # type: ignore[assignment]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 from torch import Generator, Tensor, nn
@@ -43,3 +44,7 @@ class Bijection(nn.Module, ABC):
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """x = f⁻¹(z)."""
         return self.inverse_and_logdet(z, context, generator=generator)[0]
+
+    def inverse_lipschitz_bound(self) -> float:
+        """A number with ‖f⁻¹(z) - f⁻¹(z')‖₂ <= it · ‖z - z'‖₂, from above; infinity where none is known."""
+        return math.inf

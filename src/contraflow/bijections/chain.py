@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from torch import Generator, Tensor, nn
 
 from contraflow.bijections.bijection import Bijection
+from contraflow.bijections.reshape import Rearrangement
 
 
 class Chain(Bijection):
@@ -81,3 +83,6 @@ class Inverse(Bijection):
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         return self.bijection(z, context, generator=generator)
+
+    def inverse_lipschitz_bound(self) -> float:
+        return 1.0 if isinstance(self.bijection, Rearrangement) else math.inf

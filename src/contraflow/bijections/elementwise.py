@@ -50,6 +50,9 @@ class Logit(Bijection):
         x = (torch.sigmoid(z) - self.alpha) / (1 - 2 * self.alpha)
         return x, -self._logdet(F.logsigmoid(z), F.logsigmoid(-z))
 
+    def inverse_lipschitz_bound(self) -> float:
+        return 1 / (4 * (1 - 2 * self.alpha))  # the sigmoid's steepest slope is 1/4
+
     def _logdet(self, log_s: Tensor, log_1ms: Tensor) -> Tensor:
         return (math.log1p(-2 * self.alpha) - log_s - log_1ms).flatten(1).sum(dim=1)
 
@@ -90,3 +93,6 @@ class Affine(Bijection):
         self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         return z * self.scale + self.shift, -self._logdet(z)
+
+    def inverse_lipschitz_bound(self) -> float:
+        return self.scale.abs().max().item()

@@ -12,7 +12,9 @@ from contraflow.bijections.bijection import Bijection
 from contraflow.errors import DomainError, ShapeError
 
 
-class _Rearrangement(Bijection):
+class Rearrangement(Bijection):
+    """A map that only moves numbers: an isometry."""
+
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor: ...
 
@@ -29,8 +31,11 @@ class _Rearrangement(Bijection):
     ) -> tuple[Tensor, Tensor]:
         return self.inverse(z), z.new_zeros(z.shape[0])
 
+    def inverse_lipschitz_bound(self) -> float:
+        return 1.0
 
-class Squeeze(_Rearrangement):
+
+class Squeeze(Rearrangement):
     """``(C, H, W)`` → ``(4C, H/2, W/2)``: every 2×2 patch becomes four channels. Real NVP, section 3.6.
 
     >>> Squeeze()(torch.arange(4.0).reshape(1, 1, 2, 2)).shape
@@ -53,7 +58,7 @@ class Squeeze(_Rearrangement):
         return patches.reshape(batch, channels // 4, 2 * height, 2 * width)
 
 
-class Flatten(_Rearrangement):
+class Flatten(Rearrangement):
     """``event_shape`` → vector.
 
     Args:
@@ -76,7 +81,7 @@ class Flatten(_Rearrangement):
         return str(self.event_shape)
 
 
-class Permutation(_Rearrangement):
+class Permutation(Rearrangement):
     """z_i = x_{order[i]} along dimension 1 (features or channels).
 
     Args:

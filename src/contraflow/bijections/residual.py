@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -55,6 +56,8 @@ class ResidualBlock(Bijection):
         self.logdet = logdet
         self.solver = inverse if inverse is not None else Anderson()
         self.gradient = gradient
+        #: Told of the solution of every inverse; `contraflow.bijections.invert` sets it on a twin.
+        self.observer: Callable[[FixedPoint], None] | None = None
         # What an adaptive estimator has learned about this block; None under other estimators. Registered either way,
         # so that `with_logdet` can put one into a twin without touching the original.
         self.register_module("decay", SeriesDecay() if isinstance(logdet, AdaptiveRoulette) else None)
@@ -89,7 +92,11 @@ class ResidualBlock(Bijection):
         """x = z - g(x) with iterations, true residual and error bound; raises nothing."""
         with torch.no_grad():
             tensors = self.g.tensors()
-            return self.solver.solve(lambda x, rows: z[rows] - self.g.value(tensors, x), z, norm_order(self.g))
+            return self._solve(tensors, z)
+
+    def _solve(self, tensors: Sequence[Tensor], z: Tensor) -> FixedPoint:
+        bound = self.g.lipschitz_bound()
+        return self.solver.solve(lambda x, rows: z[rows] - self.g.value(tensors, x), z, norm_order(self.g), bound)
 
     def inverse_error_bound(self, found: FixedPoint) -> Tensor:
         """‖x - x*‖₂ <= D^{max(0, 1/2 - 1/p)} residual / (1 - L) of every sample; ``(batch,)``.
@@ -115,8 +122,10 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, block: ResidualBlock, z: Tensor, *tensors: Tensor) -> Tensor:
-        found = block.solver.solve(lambda x, rows: z[rows] - block.g.value(tensors, x), z, norm_order(block.g))
+        found = block._solve(tensors, z)
         _raise_unless_converged(block, found, "the inverse of a residual block")
+        if block.observer is not None:
+            block.observer(found)
         ctx.block = block
         ctx.save_for_backward(found.value, *tensors)
         return found.value
@@ -140,8 +149,8 @@ class _Solve(torch.autograd.Function):
 
         # The caller's gradients may be tiny (a mean over many samples), so the tolerance is on their scale.
         scale = grad_x.flatten(1).norm(dim=1).max().clamp_min(torch.finfo(grad_x.dtype).tiny)
-        dual = float(dual_order(norm_order(block.g)))
-        found = block.solver.solve(lambda u, rows: pull(u * scale, rows) / scale, grad_x / scale, dual)
+        dual, bound = float(dual_order(norm_order(block.g))), block.g.lipschitz_bound()
+        found = block.solver.solve(lambda u, rows: pull(u * scale, rows) / scale, grad_x / scale, dual, bound)
         _raise_unless_converged(block, found, "the gradient through an inverse residual block")
         grad_z = found.value * scale
         asked = [one for one in inputs if one.requires_grad]

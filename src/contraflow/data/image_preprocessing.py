@@ -97,6 +97,9 @@ class ImagePreprocessing(Bijection):
         y, logdet = self.elementwise.inverse_and_logdet(self._check_channels(z))
         return y * self.reduced_levels, logdet + self._log_scale(z)
 
+    def inverse_lipschitz_bound(self) -> float:
+        return self.elementwise.inverse_lipschitz_bound() * self.reduced_levels
+
     def reduce(self, x: Tensor) -> Tensor:
         """The reduced integer pixels, as floating point: ⌊x / (levels / L)⌋.
 

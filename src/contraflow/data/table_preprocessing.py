@@ -95,6 +95,9 @@ class TablePreprocessing(Bijection):
         mean, std = self._like(z)
         return z * std + mean, std.log().sum().expand(len(z))
 
+    def inverse_lipschitz_bound(self) -> float:
+        return self.std.max().item()
+
     def config(self) -> dict[str, Any]:
         """The arguments as plain values, for `preprocessing_from_config`."""
         columns = None if self.columns is None else list(self.columns)

@@ -13,6 +13,15 @@ from torch import Tensor
 # (x of the rows still at work, their row numbers) -> T(x) of those rows
 RowMap = Callable[[Tensor, Tensor], Tensor]
 
+#: Evaluations in a row that may bring no shorter step before a sample is given up.
+PATIENCE = 10
+
+#: λ of the newest difference in Anderson's least-squares problem; ten times more for each older one.
+RIDGE = 1e-5
+
+#: Evaluations that Anderson's extrapolations may fall behind what Picard's steps guarantee.
+LOAN = 2
+
 
 @dataclass(frozen=True)
 class FixedPoint:
@@ -61,55 +70,77 @@ class FixedPointSolver(ABC):
             return self.tolerance
         return 1e-11 if dtype == torch.float64 else 1e-5
 
-    def solve(self, function: RowMap, start: Tensor, order: float = 2.0) -> FixedPoint:
+    def solve(self, function: RowMap, start: Tensor, order: float = 2.0, contraction: float = 1.0) -> FixedPoint:
         """Iterate every sample to its own tolerance; finished samples leave the batch.
 
-        Does not raise where a sample does not arrive: look at `FixedPoint.converged`.
+        Does not raise where a sample does not arrive: look at `FixedPoint.converged`. A sample whose step has not
+        become shorter in `PATIENCE` evaluations in a row is given up: in exact arithmetic a contraction shortens it
+        every second time at least, so rounding, or a T that does not contract, stands in the way.
 
         Args:
             function: T.
             start: ``(batch, *event)``.
             order: p of the norm in which T contracts and steps are measured. A step of Picard's shrinks in that norm
-                and in no other for certain, and the safeguards rely on it.
+                and in no other for certain, and the safeguard relies on it.
+            contraction: L with ‖T(x) - T(y)‖_p <= L ‖x - y‖_p where one is known; 1 otherwise.
         """
         batch = start.shape[0]
         limit = self.tolerance_for(start.dtype) * max(1, start[0].numel() if batch else 1) ** (1 / order)
-        value = start.clone()
-        residual = torch.full((batch,), math.inf, dtype=start.dtype, device=start.device)
+        value, residual = start.clone(), start.new_full((batch,), math.inf)
         iterations = torch.zeros(batch, dtype=torch.long, device=start.device)
         rows = torch.arange(batch, device=start.device)
-        proposer = self._proposer(start)
-        x = value
-        for _ in range(self.max_iterations):
+        search = self._search(start, min(contraction, 1.0))
+        for evaluation in range(1, self.max_iterations + 1):
             if not len(rows):
                 break
-            image = function(x, rows)
-            step = (image - x).flatten(1).norm(order, dim=1)
-            iterations[rows] += 1
-            better = step < residual[rows]
-            value[rows[better]] = x[better]
-            residual[rows[better]] = step[better]
-            keep = (step > limit) & step.isfinite()
-            if keep.all():
-                x = proposer.propose(x, image, step)
-            else:
-                rows = rows[keep]
-                proposer.keep(keep)
-                x = proposer.propose(x[keep], image[keep], step[keep])
+            image = function(search.x, rows)
+            step = (image - search.x).flatten(1).norm(order, dim=1)
+            search.judge(image, step)
+            working = (step > limit) & step.isfinite() & (search.failures < PATIENCE)
+            if evaluation == self.max_iterations or not working.all():
+                value[rows], residual[rows], iterations[rows] = search.best, search.shortest, evaluation
+                rows = rows[working]
+                search.keep(working)
+            search.move()
         return FixedPoint(value, iterations, residual, residual <= limit, order)
 
     @abstractmethod
-    def _proposer(self, start: Tensor) -> _Proposer:
-        """The rule that proposes the next iterate, with room for its memory."""
+    def _search(self, start: Tensor, contraction: float) -> _Search:
+        """What moves from point to point."""
 
 
-class _Proposer(ABC):
-    @abstractmethod
-    def propose(self, x: Tensor, image: Tensor, step: Tensor) -> Tensor:
-        """Next x from x, T(x) and ‖T(x) - x‖ of the rows still at work."""
+class _Search:
+    """Where every row at work stands, and its best point so far; moves by Picard's steps."""
 
-    def keep(self, mask: Tensor) -> None:  # noqa: B027 - memoryless rules have nothing to drop
-        """Forget the rows that are finished."""
+    _per_row: tuple[str, ...] = ("x", "image", "best", "best_image", "shortest", "failures")
+
+    def __init__(self, start: Tensor) -> None:
+        self.x = self.image = self.best = self.best_image = start
+        self.shortest = start.new_full((len(start),), math.inf)
+        self.failures = torch.zeros(len(start), dtype=torch.long, device=start.device)
+
+    def judge(self, image: Tensor, step: Tensor) -> None:
+        """Take in T(x) and the length of its step."""
+        shorter = step < self.shortest
+        self.image = image
+        self.failures = torch.where(shorter, 0, self.failures + 1)
+        self.shortest = torch.where(shorter, step, self.shortest)
+        chosen = _like_events(shorter, image)
+        self.best = torch.where(chosen, self.x, self.best)
+        self.best_image = torch.where(chosen, image, self.best_image)
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all other rows."""
+        for name in self._per_row:
+            setattr(self, name, getattr(self, name)[rows])
+
+    def move(self) -> None:
+        """Go on to the next point."""
+        self.x = self.image
+
+
+def _like_events(mask: Tensor, events: Tensor) -> Tensor:
+    return mask.view(-1, *[1] * (events.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -121,25 +152,24 @@ class Picard(FixedPointSolver):
     (True, 2.0)
     """
 
-    def _proposer(self, start: Tensor) -> _Proposer:
-        return _PicardProposer()
-
-
-class _PicardProposer(_Proposer):
-    def propose(self, x: Tensor, image: Tensor, step: Tensor) -> Tensor:
-        return image
+    def _search(self, start: Tensor, contraction: float) -> _Search:
+        return _Search(start)
 
 
 @dataclass(frozen=True)
 class Anderson(FixedPointSolver):
-    r"""Anderson acceleration, with a safeguard that falls back on Picard's step.
+    r"""Anderson acceleration that never falls behind what Picard's steps guarantee.
 
-    With f_k = T(x_k) - x_k and the last m differences ΔF, ΔG of f and T(x),
+    With f_k = T(x_k) - x_k and the last m differences ΔF, ΔG of f and T(x), columns scaled so that those of ΔF have
+    length 1,
 
-        γ = argmin ‖f_k - ΔF γ‖²,    x_{k+1} = T(x_k) - ΔG γ.
+        γ = argmin ‖f_k - ΔF γ‖² + Σ_i λ_i γ_i²,    x_{k+1} = T(x_k) - ΔG γ.
 
-    An iterate whose step is longer than the one before is given up for that sample: the memory is emptied and the
-    iteration goes on from T of the best point so far, which contracts (docs/maths/fixed-point-inverse.md).
+    λ grows with a difference's age: where the columns are nearly dependent, for certain once m exceeds the dimension,
+    the newest decide. An extrapolation is tried only where the best step so far is already as short as Picard's steps
+    guarantee for the *next* evaluation, and only after an evaluation that brought a shorter step; otherwise the
+    iteration goes on from T of the best point. So after k evaluations the best step is at most L^(k-1) times the first
+    one, as for Picard, whatever the extrapolations were worth (docs/maths/fixed-point-inverse.md).
 
     Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
 
@@ -153,48 +183,61 @@ class Anderson(FixedPointSolver):
 
     memory: int = 5
 
-    def _proposer(self, start: Tensor) -> _Proposer:
-        return _AndersonProposer(self.memory, start)
+    def _search(self, start: Tensor, contraction: float) -> _Search:
+        return _AndersonSearch(start, self.memory, contraction)
 
 
-class _AndersonProposer(_Proposer):
-    def __init__(self, memory: int, start: Tensor) -> None:
+class _AndersonSearch(_Search):
+    _per_row = (*_Search._per_row, "promised", "f", "g", "differences_f", "differences_g", "gram")
+
+    def __init__(self, start: Tensor, memory: int, contraction: float) -> None:
+        super().__init__(start)
         flat = start.flatten(1)
-        room = (flat.shape[0], memory, flat.shape[1])
         self.memory = memory
+        self.contraction = contraction
+        #: The step that Picard's iteration guarantees at the next evaluation.
+        self.promised = torch.full_like(self.shortest, math.inf)
         self.count = 0
-        self.differences_f = flat.new_zeros(room)
-        self.differences_g = flat.new_zeros(room)
-        self.f = self.g = self.best_g = flat.new_zeros(flat.shape)
-        self.best_step = torch.full_like(flat[:, 0], math.inf) if flat.shape[1] else flat.new_zeros(flat.shape[0])
+        self.f = self.g = flat
+        self.differences_f = flat.new_zeros(len(flat), memory, flat.shape[1])
+        self.differences_g = torch.zeros_like(self.differences_f)
+        self.gram = flat.new_zeros(len(flat), memory, memory)
 
-    def keep(self, mask: Tensor) -> None:
-        for name in ("differences_f", "differences_g", "f", "g", "best_g", "best_step"):
-            setattr(self, name, getattr(self, name)[mask])
-
-    def propose(self, x: Tensor, image: Tensor, step: Tensor) -> Tensor:
+    def judge(self, image: Tensor, step: Tensor) -> None:
+        super().judge(image, step)
+        if not self.count:
+            self.promised = step
+        elif self.count >= LOAN:
+            self.promised = self.contraction * self.promised
         g = image.flatten(1)
-        f = g - x.flatten(1)
-        worse = step >= self.best_step
+        f = g - self.x.flatten(1)
         if self.count:
-            slot = (self.count - 1) % self.memory
-            self.differences_f[:, slot] = f - self.f
-            self.differences_g[:, slot] = g - self.g
-        self.count += 1
-        self.best_g = torch.where(worse[:, None], self.best_g, g)
-        self.best_step = torch.where(worse, self.best_step, step)
+            self._remember(f - self.f, g - self.g)
         self.f, self.g = f, g
-        self.differences_f[worse] = 0
-        self.differences_g[worse] = 0
-        proposal = torch.where(worse[:, None], self.best_g, g - self._correction(f))
-        return proposal.reshape(image.shape)
+        self.count += 1
 
-    def _correction(self, f: Tensor) -> Tensor:
-        # Normal equations in float64: their condition number is the square of that of ΔF.
-        df = self.differences_f.double()
-        gram = df @ df.transpose(1, 2)
-        size = gram.diagonal(dim1=1, dim2=2).amax(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
-        ridge = torch.eye(self.memory, dtype=gram.dtype, device=gram.device) * 1e-10
-        right = (df @ f.double()[:, :, None]) / size[:, None, None]
-        gamma = torch.linalg.solve(gram / size[:, None, None] + ridge, right)
-        return (gamma.transpose(1, 2) @ self.differences_g.double())[:, 0].to(f.dtype)
+    def _remember(self, df: Tensor, dg: Tensor) -> None:
+        scale = df.norm(dim=1, keepdim=True).clamp_min(torch.finfo(df.dtype).tiny)
+        slot = (self.count - 1) % self.memory
+        self.differences_f[:, slot] = df / scale
+        self.differences_g[:, slot] = dg / scale
+        products = (self.differences_f @ self.differences_f[:, slot, :, None])[:, :, 0]
+        self.gram[:, slot] = products
+        self.gram[:, :, slot] = products
+
+    def move(self) -> None:
+        if self.count < 2:
+            self.x = self.image
+            return
+        affordable = (self.failures == 0) & (self.shortest <= self.promised)
+        proposal = (self.g - self._correction()).reshape(self.image.shape)
+        self.x = torch.where(_like_events(affordable, proposal), proposal, self.best_image)
+
+    def _correction(self) -> Tensor:
+        """ΔG γ."""
+        newest = (self.count - 2) % self.memory
+        ages = [(newest - slot) % self.memory for slot in range(self.memory)]
+        ridge = self.gram.new_tensor([RIDGE * 10**age for age in ages])
+        right = self.differences_f @ self.f[:, :, None]
+        gamma = torch.linalg.solve_ex(self.gram + ridge.diag(), right)[0]
+        return (gamma.transpose(1, 2) @ self.differences_g)[:, 0]
