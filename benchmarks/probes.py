@@ -1,4 +1,4 @@
-"""Which probes, how many, and what learning the law costs, at a trained flow: the figures of docs/decisions/005-probes.md.
+"""Which probes, how many, and what learning the law costs, at a trained flow: docs/decisions/005-probes.md.
 
 python -m benchmarks.probes RUN/digits-0
 """
@@ -23,7 +23,6 @@ from contraflow import (
     Gaussian,
     PairedRademacher,
     PowerSeries,
-    Rademacher,
     ResidualBlock,
     update_lipschitz,
 )
@@ -31,7 +30,7 @@ from contraflow.bijections import with_logdet
 from contraflow.recipes import load_run
 from contraflow.recipes.build import load_data
 
-DRAWS = 60
+DRAWS = 40
 BATCH = 64
 
 _PROBES = {
@@ -52,7 +51,7 @@ def main() -> None:
     data = load_data(trained.recipe.data, trained.recipe.seed)
     flow = trained.flow.requires_grad_(True)
     print(f"{run.name}; {hardware()}, one thread")
-    for part in (overhead, shares, probe_table, deflation_table):
+    for part in (overhead, probe_table, shares, deflation_table):
         print("\n".join(part(flow, data.train if part in (overhead, shares) else data.test)), flush=True)
 
 
@@ -100,7 +99,7 @@ def overhead(flow: Flow, data: Tensor, pairs: int = 40) -> list[str]:
     twin = with_logdet(flow, AdaptiveRoulette()).train()
     plain = with_logdet(flow, AdaptiveRoulette()).train()
     optimiser = torch.optim.Adam(flow.parameters(), lr=0.0)
-    blocks = [pair for pair in zip(residual_blocks(plain), residual_blocks(twin), strict=True)]
+    blocks = list(zip(residual_blocks(plain), residual_blocks(twin), strict=True))
     for one, learned in blocks:
         one._modules["decay"] = learned.decay
         one.training = False
@@ -117,7 +116,7 @@ def overhead(flow: Flow, data: Tensor, pairs: int = 40) -> list[str]:
     medians = {name: statistics.median(values[5:]) for name, values in spent.items()}
     more = statistics.median(a - b for a, b in zip(spent["learning"][5:], spent["not learning"][5:], strict=True))
     return [
-        f"a step: {1e3 * medians['not learning']:.1f} ms of processor time, {1e3 * medians['learning']:.1f} ms with learning "
+        f"a step: {1e3 * medians['not learning']:.1f} ms of processor time, {1e3 * medians['learning']:.1f} ms learning "
         f"(median of {pairs}; median difference {1e3 * more:.1f} ms, {100 * more / medians['not learning']:.1f} %)"
     ]
 
@@ -128,7 +127,7 @@ def residual_blocks(flow: nn.Module) -> list[ResidualBlock]:
 
 
 def probe_table(flow: Flow, data: Tensor) -> list[str]:
-    """Variance of value and of the gradient in the block's own parameters, at one row, over that of one Rademacher probe."""
+    """Variance of value and of the gradient in the block's parameters, at one row, over that of one Rademacher probe."""
     lines = [
         "",
         f"| block | {' | '.join(f'{name}: gradient, value' for name in _PROBES)} |",
@@ -152,7 +151,7 @@ def probe_table(flow: Flow, data: Tensor) -> list[str]:
 
 
 def deflation_table(flow: Flow, data: Tensor, rows: int = 32) -> list[str]:
-    """What is left of the first term's variance after deflation of the best directions, or with E J as control variate."""
+    """What is left of the first term's variance after deflation of the best directions, or minus E J."""
     lines = [
         "",
         "| block | diagonal's share of the symmetric part | k = 1 | 2 | 3 | 4 | J minus its mean |",
