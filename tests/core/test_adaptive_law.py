@@ -156,6 +156,14 @@ def test_a_tenth_of_slow_samples_is_enough_to_raise_it():
     assert decay.rate.item() == pytest.approx(0.95**2, rel=1e-6)
 
 
+def test_the_first_level_says_nothing_about_the_decay():
+    """‖u_1‖/‖v‖ = 0.95, and each further term a tenth of the one before."""
+    levels = [Products(torch.full((1, 64), 0.95 * 0.1 ** (k - 1)), torch.full((64,), 0.1**k)) for k in (1, 2, 3)]
+    decay = SeriesDecay()
+    decay.learn(levels, scale=1.0, probes=1, beside=7.0)
+    assert decay.rate.item() <= 0.5
+
+
 def test_few_terms_where_rho_is_small_and_many_where_it_is_not():
     def terms(rho: float) -> float:
         q, m = taught(linear_block(symmetric(16, rho)), torch.zeros(64, 16), 100).law.tolist()
