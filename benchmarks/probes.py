@@ -116,7 +116,7 @@ def overhead(flow: Flow, data: Tensor, pairs: int = 40) -> list[str]:
     medians = {name: statistics.median(values[5:]) for name, values in spent.items()}
     more = statistics.median(a - b for a, b in zip(spent["learning"][5:], spent["not learning"][5:], strict=True))
     return [
-        f"a step: {1e3 * medians['not learning']:.1f} ms of processor time, {1e3 * medians['learning']:.1f} ms learning "
+        f"a step: {1e3 * medians['not learning']:.1f} ms of CPU time, {1e3 * medians['learning']:.1f} ms learning "
         f"(median of {pairs}; median difference {1e3 * more:.1f} ms, {100 * more / medians['not learning']:.1f} %)"
     ]
 
@@ -127,7 +127,7 @@ def residual_blocks(flow: nn.Module) -> list[ResidualBlock]:
 
 
 def probe_table(flow: Flow, data: Tensor) -> list[str]:
-    """Variance of value and of the gradient in the block's parameters, at one row, over that of one Rademacher probe."""
+    """Variance of value and of the gradient in the block's parameters, at one row, over one Rademacher probe's."""
     lines = [
         "",
         f"| block | {' | '.join(f'{name}: gradient, value' for name in _PROBES)} |",
