@@ -19,11 +19,13 @@ from contraflow import (
     LipschitzConvNet,
     LipschitzMLP,
     ModuleContraction,
+    PairedRademacher,
     Poisson,
     PowerSeries,
     Rademacher,
     RussianRoulette,
 )
+from contraflow.bijections import Squeeze
 from contraflow.errors import DomainError
 from contraflow.logdet import GRADIENTS
 from contraflow.testing import check_estimator, check_probe_variance, check_unbiased
@@ -43,11 +45,63 @@ UNBIASED = {
     "poisson, independent draws, Gaussian probes": RussianRoulette(Poisson(2.0), 2, Gaussian(), stratified=False),
 }
 
+PAIRED = AdaptiveRoulette(PairedRademacher(), 2)
+
 
 @pytest.mark.parametrize("name", UNBIASED)
 def test_value_and_gradient_are_unbiased(name):
     """z-tests at a false-alarm rate of 1e-5 each case."""
     check_estimator(UNBIASED[name], false_alarm=1e-5)
+
+
+@pytest.mark.parametrize("estimator", [RussianRoulette(probe=PairedRademacher(), probes=3), PAIRED], ids=str)
+def test_paired_probes_are_unbiased(estimator):
+    """z-tests at a false-alarm rate of 1e-5 each case; J is dense, so that like signs couple as well."""
+    weight = torch.randn(4, 4)
+    g, x = linear(0.7 * weight / torch.linalg.matrix_norm(weight, 2)), torch.zeros(1, 4)
+    check_unbiased(estimator, g, x, false_alarm=1e-5)
+
+
+@pytest.mark.parametrize("event", [(2,), (6,), (1, 4, 4), (3, 4, 6), (8, 3, 3)])
+def test_a_pair_is_two_orthogonal_sign_vectors(event):
+    v = PairedRademacher().sample((4, 7, *event), torch.zeros(()), torch.Generator().manual_seed(0)).flatten(2)
+    assert (v.abs() == 1).all()
+    assert ((v[0] * v[1]).sum(1) == 0).all()
+    assert ((v[2] * v[3]).sum(1) == 0).all()
+    assert not torch.equal(v[0], v[2])
+    assert not torch.equal(v[0, 0], v[0, 1])
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+def test_a_pair_has_no_variance_where_neighbours_couple(squeezed):
+    """vᵀAv over 4×4 pixels with A between pixels one step apart, plainly and after a squeeze."""
+    row, column = torch.arange(16) // 4, torch.arange(16) % 4
+    apart = (row[:, None] - row).abs() + (column[:, None] - column).abs()
+    a = torch.randn(16, 16) * (apart <= 1)
+    v = PairedRademacher().sample((2, 50, *((4, 2, 2) if squeezed else (1, 4, 4))), a, None)
+    v = (Squeeze().inverse(v.flatten(0, 1)) if squeezed else v).reshape(2, 50, 16)
+    forms = torch.einsum("pbi,ij,pbj->pb", v, a, v)
+    if squeezed:  # steps within a patch cancel, those between patches need not
+        within = (row[:, None] // 2 == row // 2) & (column[:, None] // 2 == column // 2)
+        forms = torch.einsum("pbi,ij,pbj->pb", v, a * within, v)
+    torch.testing.assert_close(forms.mean(0), a.trace().expand(50))
+    assert forms[0].std() > 1
+
+
+def test_a_pair_of_random_halves_is_never_worse_than_two_independent_probes():
+    """Variance (D - 2)/(2(D - 1)) of one probe's, whichever entries couple; false-alarm rate 1e-5."""
+    a = torch.zeros(6, 6)
+    a[0, 2] = 1.0  # as good as any: a fixed pattern of alternating signs would leave all of it
+    generator = torch.Generator().manual_seed(0)
+    forms = torch.stack(
+        [
+            torch.einsum("pbi,ij,pbj->pb", v, a, v).mean()
+            for v in (PairedRademacher().sample((2, 1, 6), a, generator) for _ in range(8000))
+        ]
+    )
+    square = forms.square()
+    z = (square.mean() - 4 / 10).abs() / (square.std() / math.sqrt(8000))
+    assert z < 4.42
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)

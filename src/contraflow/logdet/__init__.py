@@ -5,7 +5,7 @@ from contraflow.logdet.contraction import Contraction, ModuleContraction
 from contraflow.logdet.estimators import EVALUATION, TRAINING, Exact, LogDetEstimator, PowerSeries, RussianRoulette
 from contraflow.logdet.gradients import GRADIENTS
 from contraflow.logdet.laws import Geometric, Poisson, TruncationLaw
-from contraflow.logdet.probes import Gaussian, Probe, Rademacher
+from contraflow.logdet.probes import Gaussian, PairedRademacher, Probe, Rademacher
 
 __all__ = [
     "EVALUATION",
@@ -18,6 +18,7 @@ __all__ = [
     "Geometric",
     "LogDetEstimator",
     "ModuleContraction",
+    "PairedRademacher",
     "Poisson",
     "PowerSeries",
     "Probe",

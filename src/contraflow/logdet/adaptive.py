@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from contraflow.errors import DomainError
 from contraflow.logdet.estimators import Estimate, Linearize, LogDetEstimator, count, roulette
@@ -88,19 +89,16 @@ class SeriesDecay(nn.Module):
         levels = levels[:LEVELS]
         if not levels or not len(levels[0].inner):
             return
-        rows = [len(level.inner) for level in levels]
-        ahead = [level.norms.square().mean(0) / scale for level in levels]
-        behind = [torch.ones_like(ahead[0]), *(a[:n] for a, n in zip(ahead, rows[1:], strict=False))]
-        news = {
-            "rows": torch.tensor(rows, dtype=self.rows.dtype).to(self.rows.device, non_blocking=True),
-            "squares": torch.stack([one.sum() for one in ahead]),
-            "before": torch.stack([one.sum() for one in behind]),
-            "values": torch.stack([level.inner.square().sum() for level in levels]) * (probes / scale),
-        }
-        for name, new in news.items():
+        ahead = pad_sequence([level.norms.square().mean(0) for level in levels], batch_first=True) / scale
+        inner = pad_sequence([level.inner for level in levels], batch_first=True)
+        rows = torch.tensor([len(level.inner) for level in levels]).to(ahead.device, non_blocking=True)
+        present = torch.arange(ahead.shape[1], device=ahead.device) < rows[:, None]
+        behind = torch.cat([torch.ones_like(ahead[:1]), ahead[:-1]]) * present
+        squares, before, values = torch.stack([ahead, behind, inner.square() * (probes / scale)]).sum(dim=2)
+        for name, new in {"rows": rows, "squares": squares, "before": before, "values": values}.items():
             buffer = getattr(self, name).mul_(_MEMORY)
             buffer[: len(levels)] += new
-        self._follow(_upper_ratio(ahead, behind).to(self.rate))
+        self._follow(_upper_ratio(ahead, behind, rows).to(self.rate))
         self.law.copy_(best_law(*self._sizes(), self.rate, beside))
 
     def _follow(self, seen: Tensor) -> None:
@@ -122,24 +120,23 @@ class SeriesDecay(nn.Module):
         return squares, values
 
 
-def _upper_ratio(ahead: list[Tensor], behind: list[Tensor]) -> Tensor:
-    """The largest over levels of the 0.9 quantile over rows of ‖u_k‖²/‖u_{k-1}‖², k >= 2."""
-    found = [ahead[0].new_zeros(())]
-    for after, before in zip(ahead[1:], behind[1:], strict=True):
-        if len(after) >= _ENOUGH:
-            ratio = after / before.clamp_min(torch.finfo(before.dtype).tiny)
-            found.append(ratio.kthvalue(1 + int(0.9 * (len(ratio) - 1))).values)
-    return torch.stack(found).max()
+def _upper_ratio(ahead: Tensor, behind: Tensor, rows: Tensor) -> Tensor:
+    """The largest over levels of the 0.9 quantile over rows of ‖u_k‖²/‖u_{k-1}‖², k >= 2; absent rows are 0 in both."""
+    ratios = (ahead / behind.clamp_min(torch.finfo(behind.dtype).tiny)).sort(dim=1, descending=True).values
+    last = rows - 1
+    quantiles = ratios.gather(1, (last - (0.9 * last).long())[:, None]).squeeze(1)
+    return (quantiles * (rows >= _ENOUGH))[1:].max() if len(rows) > 1 else ahead.new_zeros(())
 
 
 def best_law(squares: Tensor, values: Tensor, rate: Tensor, beside: float) -> Tensor:
-    r"""q and m of P_k = min(1, q^(k-m)), P_1 = 1, with the least variance × cost; ``(2,)``.
+    r"""q and m of P_k = min(1, q^(k-m)), P_1 = 1, that serve gradient and value both; ``(2,)``.
 
-    q = ρ̂, the minimiser for terms that fall like ρ̂^k, and m that of
+    q = ρ̂, the minimiser for terms that fall like ρ̂^k. Variance × cost, relative to what the probes alone cost in
+    variance, is over a grid of m
 
-        (1 + ½ Σ_k (1/P_k - 1) (t_k/t_0 + s_k/(k² t_1))) · (beside + Σ_k P_k)
+        (1 + Σ_k (1/P_k - 1) t_k) · C(m) for the gradient and (1 + Σ_k (1/P_k - 1) s_k/(k² t_1)) · C(m) for the value
 
-    over a grid: the relative excess of the variance of gradient and value over the probes' own, times products.
+    with C(m) = beside + Σ_k P_k; m minimises the larger of their two ratios to their own minima.
 
     Args:
         squares: t_k = E‖u_k‖²/‖v‖² for k = 1, 2, …, K; t_0 = 1.
@@ -152,14 +149,17 @@ def best_law(squares: Tensor, values: Tensor, rate: Tensor, beside: float) -> Te
     q = rate.sqrt()
     k = torch.arange(1, len(squares) + 1, device=rate.device)
     heads = _HEADS.to(rate)
-    computed = (q ** (k - heads[:, None])).clamp_max(1.0)
+    computed = (q.log() * (k - heads[:, None])).exp().clamp_max(1.0)
     computed[:, 0] = 1.0
-    size = squares + values / (k.square() * squares[0].clamp_min(torch.finfo(rate.dtype).tiny))
+    tiny = torch.finfo(rate.dtype).tiny
+    sizes = torch.stack([squares, values / (k.square() * squares[0].clamp_min(tiny))])
     weights = 1 / computed
     beyond = q / (1 - q)  # both the continuation of Σ P_k and, as rate/q = q, that of Σ size/P_k
-    excess = ((weights - 1) * size).sum(1) + weights[:, -1] * size[-1] * beyond
+    excess = sizes @ (weights - 1).T + sizes[:, -1:] * weights[:, -1] * beyond
     cost = computed.sum(1) + computed[:, -1] * beyond + beside
-    return torch.stack([q, heads[((1 + excess / 2) * cost).argmin()]])
+    scores = (1 + excess) * cost
+    regret = (scores / scores.min(dim=1, keepdim=True).values).amax(dim=0)
+    return torch.stack([q, heads[regret.argmin()]])
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from contraflow.logdet import (
     Gaussian,
     Geometric,
     LogDetEstimator,
+    PairedRademacher,
     Poisson,
     PowerSeries,
     Probe,
@@ -114,6 +115,9 @@ class ArchitectureSettings:
     norms: NormSettings = field(default_factory=NormSettings)
 
 
+_PROBES: dict[str, type[Probe]] = {"rademacher": Rademacher, "paired": PairedRademacher, "gaussian": Gaussian}
+
+
 @dataclass
 class EstimatorSettings:
     """How log|det(I + J)| is estimated.
@@ -126,7 +130,8 @@ class EstimatorSettings:
         rate: of the Poisson law.
         exact_terms: terms of the roulette that every sample computes.
         terms: terms of the biased series.
-        probe: distribution of the probes.
+        probe: distribution of the probes; paired is rademacher in pairs that cancel what couples neighbours, where
+            probes is even.
         probes: probes a sample.
         stratified: systematic draws over the batch (constant cost a step) instead of independent ones.
     """
@@ -137,7 +142,7 @@ class EstimatorSettings:
     rate: float = 2.0
     exact_terms: int = 2
     terms: int = 5
-    probe: Literal["rademacher", "gaussian"] = "rademacher"
+    probe: Literal["rademacher", "paired", "gaussian"] = "rademacher"
     probes: int = 1
     stratified: bool = True
 
@@ -145,7 +150,7 @@ class EstimatorSettings:
         """The estimator."""
         if self.kind == "exact":
             return Exact()
-        probe: Probe = Rademacher() if self.probe == "rademacher" else Gaussian()
+        probe = _PROBES[self.probe]()
         if self.kind == "series":
             return PowerSeries(self.terms, probe, self.probes)
         if self.law == "adaptive":
