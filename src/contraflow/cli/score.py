@@ -19,7 +19,7 @@ from contraflow.evaluation import score as score_rows
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import load_run
 from contraflow.recipes.build import make_generator
-from contraflow.recipes.run import write_text
+from contraflow.recipes.writing import write_text
 
 
 def score(
