@@ -12,6 +12,8 @@ from torch import Tensor
 
 from contraflow.errors import ConfigurationError, DataError
 
+# pillow tells formats by content, not by suffix, and would hand PostScript, whatever it is called, to Ghostscript to run
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
@@ -55,7 +57,7 @@ def _read_image(path: Path, size: int | None, grey: bool) -> np.ndarray:
         with warnings.catch_warnings():
             # pillow only warns of an image whose header claims an absurd number of pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 if opened.mode.startswith(("I", "F")):
                     raise DataError(f"{path}: more than 8 bits a channel (mode {opened.mode}). Convert it to 8 bits.")
                 image = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
