@@ -12,7 +12,7 @@ from torch import Tensor
 
 from contraflow.errors import ConfigurationError, DataError
 
-# pillow tells formats by content, not by suffix, and would hand PostScript, whatever it is called, to Ghostscript to run
+# pillow tells formats by content, not by suffix, and hands PostScript, whatever it is called, to Ghostscript to run
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 

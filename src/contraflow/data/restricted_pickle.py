@@ -84,17 +84,16 @@ def read_restricted_pickle(content: bytes, source: str) -> dict[str, Any]:
 
 def _check_opcodes(content: bytes) -> None:
     """Refuse what no batch needs and what would take memory or time without end before it fails."""
-    containers: set[int] = set()
-    before, memoised = "", 0
+    is_container: dict[int, bool] = {}  # by memo index
+    before = ""
     for opcode, argument, _ in pickletools.genops(content):
         name = opcode.name
         if "PUT" in name or name == "MEMOIZE":
-            index = memoised if name == "MEMOIZE" else int(argument or 0)
+            index = len(is_container) if name == "MEMOIZE" else int(argument or 0)
             if index > _LARGEST_MEMO:
                 raise DataError(f"memo index {argument}")
-            (containers.add if before.endswith(_CONTAINERS) else containers.discard)(index)
-            memoised += 1
-        elif name == "DUP" or ("GET" in name and int(argument or 0) in containers):
+            is_container[index] = before.endswith(_CONTAINERS)
+        elif name == "DUP" or ("GET" in name and is_container.get(int(argument or 0))):
             # doubled thirty times over, a tuple takes minutes to hash or print
             raise DataError("a container is used twice")
         before = name
