@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Bijection
@@ -78,7 +82,8 @@ def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
         return ARCHITECTURES[name](event_shape, logdet=logdet, preprocessing=preprocessing, **options)
     except ContraflowError:
         raise
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        # options are anything that a command or a file can say
         raise ConfigurationError(f"architecture.options={options}: {name} cannot be built so: {error}") from error
 
 
@@ -117,6 +122,22 @@ def make_generator(device: torch.device, seed: int) -> Generator:
     """
     check_seed(seed)
     return Generator(device).manual_seed(seed)
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Stop a construction that makes more parameters than that: a configuration may claim a billion blocks."""
+    made = itertools.count(1)
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if next(made) > parameters:
+            raise ValueError(f"it asks for more than the {parameters} tensors that are there")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -164,7 +185,7 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
             if not fine:
                 raise TypeError(f"event_shape={shape!r}, columns={columns!r}, levels={levels!r}")
         preprocessing = preprocessing_from_config(config["preprocessing"]) if config["preprocessing"] else None
-        with torch.device("meta"):  # sizes are compared before memory is taken
+        with torch.device("meta"), _at_most(len(checkpoint.model)):  # sizes are compared before memory is taken
             checkpoint.check_fits(_construct(recipe, tuple(shape), preprocessing))
         flow = build_flow(recipe, tuple(shape), preprocessing)
     except (KeyError, TypeError, ValueError) as error:
