@@ -67,8 +67,8 @@ class LikelihoodReport:
         return f"{self.unit} {self.value:.3f} ± {self.standard_error:.3f} ({', '.join(facts)})"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON, which has no NaN and no infinity: those are null."""
+        return {key: None if one in (math.inf, -math.inf) or one != one else one for key, one in asdict(self).items()}
 
 
 @torch.no_grad()
