@@ -72,6 +72,16 @@ def test_an_image_that_claims_too_many_pixels(tmp_path, monkeypatch):
         read_image_folder(tmp_path)
 
 
+def test_an_image_that_claims_more_than_its_file_can_hold(tmp_path):
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6 9000 9000 255\n" + bytes(300))
+    with pytest.raises(DataError, match=r"a\.ppm: claims 9000 × 9000 pixels, which a file of 317 bytes cannot hold"):
+        read_image_folder(tmp_path)
+    Image.new("L", (3000, 3000)).save(tmp_path / "blank.png")
+    path.unlink()
+    assert read_image_folder(tmp_path, size=2).shape == (1, 3, 2, 2)
+
+
 def test_postscript_under_another_name_is_not_handed_to_ghostscript(tmp_path, monkeypatch):
     from PIL import EpsImagePlugin
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,12 +80,18 @@ def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
             raise unknown_name("architecture option", option, architecture_options(name))
     logdet = recipe.estimator.build()
     try:
-        return ARCHITECTURES[name](event_shape, logdet=logdet, preprocessing=preprocessing, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below, in our words
+            flow = ARCHITECTURES[name](event_shape, logdet=logdet, preprocessing=preprocessing, **options)
     except ContraflowError:
         raise
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # options are anything that a command or a file can say
         raise ConfigurationError(f"architecture.options={options}: {name} cannot be built so: {error}") from error
+    for parameter, value in flow.named_parameters():
+        if not value.numel():
+            raise ConfigurationError(f"architecture.options={options}: {name} would have an empty {parameter}.")
+    return flow
 
 
 def architecture_options(name: str) -> dict[str, Any]:
