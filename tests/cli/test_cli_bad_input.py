@@ -65,7 +65,7 @@ TRAIN = [
     ("digits", ["architecture.name=residual_flow_digit"], ["Did you mean 'residual_flow_digits'?"]),
     ("digits", ["architecture.options.hiden=8"], ["Did you mean 'hidden'?"]),
     ("digits", ["architecture.options.hidden=eight"], ["architecture.options=", "'eight'"]),
-    ("digits", ["architecture.options.hidden=0"], ["would have an empty"]),
+    ("digits", ["architecture.options.hidden=0"], ["'hidden': 0", "cannot be built so"]),
     ("digits", ["architecture.options.activation=relu"], ["unknown activation 'relu'"]),
     ("digits", ["architecture.name=residual_flow_table"], ["dense_blocks"]),
     ("digits", ["preprocessing.kind=standardise"], ["preprocessing.kind=standardise", "must be image"]),
