@@ -325,3 +325,14 @@ def test_weights_that_are_not_numbers(folder: Path) -> None:
     tensors[name][0, 0] = math.nan
     rewrite(folder, "model.safetensors", save(tensors))
     assert f"{name} holds NaN or infinity" in load_as_a_user(folder)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [("training", "steps", "many"), ("training", "polyak", None), ("data", "columns", [1]), ("", "dtype", "float16")],
+)
+def test_settings_of_another_type_are_named(folder: Path, group: str, key: str, value: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (config["recipe"][group] if group else config["recipe"])[key] = value
+    rewrite(folder, "config.json", json.dumps(config).encode())
+    assert f"{key}={value!r} is of another type" in load_as_a_user(folder)
