@@ -1,11 +1,14 @@
-"""What every test shares: one thread, since the cores have other guests, a fixed seed, and the harsh climate.
+"""What every test shares: one thread, since the cores have other guests, a fixed seed, the harsh climate,
+and a disk that is soon full.
 
 The only conftest: pytest's doctest collection takes two modules of one name for the same.
 """
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,3 +26,20 @@ def _climate(request: pytest.FixtureRequest) -> Iterator[None]:
         torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("no mount command here, so no small disk to fill")
+    if mounted.returncode != 0:
+        pytest.skip(f"mounting a small tmpfs is not permitted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "contraflow"
 #: Left may be imported by right; packages of one level may not import each other.
 LEVELS = [
     {"errors"},
-    {"numerics"},
+    {"numerics", "inputs"},
     {"logdet", "lipschitz", "nets", "distributions"},
     {"bijections"},
     {"flow"},

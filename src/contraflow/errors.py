@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_SHORT = 24
+
 
 class ContraflowError(Exception):
     """Base of every error that contraflow raises on purpose; the command ends with exit code 2 on it."""
@@ -49,8 +51,11 @@ class TrainingError(ContraflowError, RuntimeError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
-    """An error for a name that is not in a table, with the nearest one that is."""
+    """An error for a name that is not in a table, with the nearest ones that are; a short table is shown whole."""
     known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    nearest = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return ConfigurationError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+    if len(known) <= _SHORT:
+        return ConfigurationError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+    others = f" Also near: {', '.join(nearest[1:])}." if nearest[1:] else ""
+    return ConfigurationError(f"unknown {kind} {name!r}.{hint}{others} It is none of {len(known)}.")

@@ -11,7 +11,8 @@ from torch import Generator, Tensor, nn
 
 from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, invert, with_inverse, with_logdet
 from contraflow.distributions import StandardNormal
-from contraflow.errors import ConfigurationError, DomainError, InversionError, ShapeError
+from contraflow.errors import ConfigurationError, DomainError, InversionError
+from contraflow.inputs import FLOATS, INTEGERS, accept, named
 from contraflow.lipschitz import BlockCertificate, Certificate, LipschitzNetwork
 from contraflow.lipschitz.certification import certify_network, vouched
 from contraflow.logdet import EVALUATION, AdaptiveRoulette, LogDetEstimator, RussianRoulette
@@ -49,6 +50,9 @@ class Flow(nn.Module):
 
     log p(x) = log p_Z(z) + log|det ∂f/∂x|,  z = f(x): docs/maths/change-of-variables.md. It is the density of the
     data *as given*: preprocessing (dequantisation, scaling, logit) is part of f and brings its own log-determinant.
+
+    The flow computes in the dtype of its weights, float32 or float64, and takes data in either, or integer images.
+    float16 and bfloat16, as data, as weights or by autocast, are refused with a `DomainError`: docs/choosing.md.
 
     Args:
         event_shape: shape of one x, for instance ``(2,)`` or ``(1, 28, 28)``.
@@ -119,35 +123,30 @@ class Flow(nn.Module):
         blocks = [(name, one) for name, one in self.named_modules() if isinstance(one, ResidualBlock)]
         return Certificate(tuple(_certify_block(name, one) for name, one in blocks))
 
-    def _check(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[1:]) != self.event_shape:
-            raise ShapeError(f"this flow takes data of shape (batch, {_join(self.event_shape)}), not {tuple(x.shape)}.")
-        if x.dtype not in (torch.float32, torch.float64, torch.uint8, torch.int16, torch.int32, torch.int64):
-            raise DomainError(f"data of dtype {x.dtype}: give uint8 or integer images, float32 or float64.")
-        if x.is_floating_point() and not _all_finite(x):
-            bad = int((~x.isfinite()).flatten(1).any(dim=1).nonzero()[0])
-            raise DomainError(f"the data hold NaN or infinity, first in sample {bad}. Drop or fill such rows.")
-        return x.to(self.dtype)
+    def _preprocess(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        x = accept(x, self.event_shape, (*FLOATS, *INTEGERS), self.dtype)
+        return self.preprocessing.forward_and_logdet(x, context, generator=generator)
 
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """z = f(x) and log|det ∂f/∂x| in nats, preprocessing included."""
-        x, first = self.preprocessing.forward_and_logdet(self._check(x), context, generator=generator)
+        x, first = self._preprocess(x, context, generator)
         z, second = self.bijection.forward_and_logdet(x, context, generator=generator)
         return z, first + second
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """z = f(x)."""
-        x = self.preprocessing(self._check(x), context, generator=generator)
-        return self.bijection(x, context, generator=generator)
+        return self.bijection(self._preprocess(x, context, generator)[0], context, generator=generator)
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """x = f⁻¹(z), differentiable.
 
         Raises:
+            ShapeError, DomainError: z has another shape, is no floating-point tensor, or is not finite.
             InversionError: a residual block did not reach its tolerance; the message names it.
         """
+        z = accept(z, self.base.event_shape, FLOATS, self.dtype)
         try:
             x = self.bijection.inverse(z, context, generator=generator)
         except InversionError as error:
@@ -167,6 +166,9 @@ class Flow(nn.Module):
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """log p(x) in nats, ``(batch,)``; an unbiased estimate under a roulette estimator.
+
+        It is -inf where log p(x) lies below the range of the dtype (in float32 for values beyond about 1e19), and NaN
+        where a number on the way overflows, which `log_prob_estimate` refuses.
 
         Args:
             x: ``(batch, *event_shape)``; for images the integer levels as given.
@@ -210,7 +212,7 @@ class Flow(nn.Module):
 
         Raises:
             ConfigurationError: both a target and a number of probes, or one that cannot be.
-            ShapeError, DomainError: as for `log_prob`.
+            ShapeError, DomainError: as for `log_prob`; DomainError also where an estimate is NaN.
 
         >>> from contraflow import residual_flow
         >>> flow = residual_flow((2,), blocks=2, hidden=(16,))
@@ -235,6 +237,11 @@ class Flow(nn.Module):
         else:
             found = two_stage_means(draw, len(x), target_error, budget, at_once)
             reached = found.standard_error <= target_error
+        if bool((bad := found.value.isnan()).any()):
+            raise DomainError(
+                f"log p(x) of {named(bad)} is NaN: a number overflowed {self.dtype} on the way. Rescale or drop such "
+                "samples, or compute with flow.double()."
+            )
         return LogProbEstimate(found.value, found.standard_error, found.draws, reached, found.degrees_of_freedom)
 
     def bits_per_dim(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
@@ -247,7 +254,12 @@ class Flow(nn.Module):
         """n samples ``(n, *event_shape)`` with gradients to the parameters, by implicit differentiation.
 
         Images come as real numbers before quantisation.
+
+        Raises:
+            ConfigurationError: n or the temperature is negative, or the temperature not finite.
         """
+        if n < 0 or not 0 <= temperature < math.inf:
+            raise ConfigurationError(f"n={n}, temperature={temperature}: neither can be negative or infinite.")
         z = self.base.sample(n, context, temperature=temperature, generator=generator)
         return self.inverse(z, context, generator=generator)
 
@@ -285,14 +297,3 @@ def _certify_block(name: str, block: ResidualBlock) -> BlockCertificate:
     if isinstance(block.g, LipschitzNetwork):
         return certify_network(name, block.g)
     return vouched(name, block.g.lipschitz_bound(), f"the bound of {type(block.g).__name__} is its author's")
-
-
-def _all_finite(x: Tensor) -> bool:
-    try:
-        return bool(x.isfinite().all())
-    except RuntimeError:  # under torch.func.vmap values cannot be looked at
-        return True
-
-
-def _join(shape: Sequence[int]) -> str:
-    return ", ".join(str(size) for size in shape)

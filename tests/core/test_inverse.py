@@ -86,11 +86,13 @@ def test_a_map_that_does_not_contract_is_named_with_block_sample_and_remedy():
 
 @pytest.mark.parametrize("solver", [Picard(), Anderson()], ids=str)
 def test_nan_is_an_error_and_never_an_answer(solver):
-    flow = Flow((3,), Chain([steep_block(solver)]))
+    block = steep_block(solver)
     z = torch.randn(3, 3)
     z[2, 1] = float("nan")
     with pytest.raises(InversionError, match="sample 2"):
-        flow.inverse(z)
+        block.inverse(z)
+    with pytest.raises(DomainError, match="NaN or infinity in sample 2"):
+        Flow((3,), Chain([block])).inverse(z)
 
 
 def test_too_few_iterations_is_an_error():

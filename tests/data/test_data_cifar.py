@@ -127,6 +127,14 @@ def test_a_pickle_cannot_claim_memory():
         read_cifar_python(b"\x80\x02}r" + struct.pack("<I", 2**32 - 2) + b".", "batch")
 
 
+@pytest.mark.parametrize("doubled", [b"q\x01h\x01\x86", b"2\x86", b"\x94h\x00\x86"])
+def test_a_pickle_cannot_double_itself_without_end(doubled):
+    # sixty levels of (x, x): hashing or printing the result would take 2^60 steps
+    content = b"\x80\x04}" + b")" + 60 * doubled + b"K\x01s."
+    with pytest.raises(DataError, match="used twice"):
+        read_cifar_python(content, "batch")
+
+
 def test_an_archive_cannot_write_or_claim(tmp_path):
     path = tmp_path / "cifar.tar.gz"
     with tarfile.open(path, "w:gz") as archive:

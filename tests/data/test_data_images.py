@@ -1,5 +1,8 @@
 """Folders of images, and SVHN's MATLAB files."""
 
+import struct
+import time
+import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -9,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contraflow.data import load_dataset, read_image_folder
+from contraflow.data import load_dataset, matlab, read_image_folder
+from contraflow.data.matlab import read_matlab
 from contraflow.data.svhn import read_svhn
 from contraflow.errors import ConfigurationError, DataError
 
@@ -66,6 +70,28 @@ def test_an_image_that_claims_too_many_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(DataError, match=r"a\.png.*DecompressionBomb"):
         read_image_folder(tmp_path)
+
+
+def test_an_image_that_claims_more_than_its_file_can_hold(tmp_path):
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6 9000 9000 255\n" + bytes(300))
+    with pytest.raises(DataError, match=r"a\.ppm: claims 9000 × 9000 pixels, which a file of 317 bytes cannot hold"):
+        read_image_folder(tmp_path)
+    Image.new("L", (3000, 3000)).save(tmp_path / "blank.png")
+    path.unlink()
+    assert read_image_folder(tmp_path, size=2).shape == (1, 3, 2, 2)
+
+
+def test_postscript_under_another_name_is_not_handed_to_ghostscript(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **options: ran.append(arguments))
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: cannot be read as an image"):
+        read_image_folder(tmp_path)
+    assert not ran
 
 
 def test_a_folder_becomes_a_data_set(tmp_path):
@@ -134,3 +160,29 @@ def test_svhn_fuzzed(tmp_path, data):
     with suppress(DataError):
         images, labels = read_svhn(path)
         assert images.shape == (len(labels), 3, 32, 32)
+
+
+def element(kind, content):
+    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def test_matlab_sizes_are_checked_before_they_are_multiplied(tmp_path):
+    flags, name = element(6, struct.pack("<II", 9, 0)), element(1, b"X")
+    sizes = element(5, struct.pack("<i", 2**30) * 500_000)
+    matrix = element(14, flags + sizes + name + element(2, b"1"))
+    path = tmp_path / "m.mat"
+    path.write_bytes(b" " * 124 + struct.pack("<H", 0x0100) + b"IM" + matrix)
+    start = time.process_time()
+    with pytest.raises(DataError, match="X has 500000 dimensions"):
+        read_matlab(path)
+    assert time.process_time() - start < 2
+
+
+def test_matlab_variables_share_one_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(matlab, "_LARGEST", 5000)
+    text = element(6, struct.pack("<II", 4, 0)) + bytes(3000)  # a variable of letters, which is passed over
+    one = zlib.compress(element(14, text))
+    path = tmp_path / "m.mat"
+    path.write_bytes(b" " * 124 + struct.pack("<H", 0x0100) + b"IM" + 2 * (struct.pack("<II", 15, len(one)) + one))
+    with pytest.raises(DataError, match="larger than 5000 bytes"):
+        read_matlab(path)

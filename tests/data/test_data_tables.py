@@ -156,6 +156,18 @@ def test_npz(tmp_path):
         read_npz(path)
 
 
+def test_members_of_an_npz_that_overlap_cannot_claim_the_file_again_and_again(tmp_path):
+    """A directory that names one member fifty times, each as large as the file can hold."""
+    path = tmp_path / "bomb.npz"
+    zeros = np.zeros(2_000_000, np.uint8)
+    np.savez_compressed(path, a=zeros)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.filelist += [archive.filelist[0]] * 50
+        archive._didModify = True
+    with pytest.raises(DataError, match=r"bomb\.npz: claims 1\d{8} bytes, which a file of this length cannot hold"):
+        read_npz(path)
+
+
 def test_a_table_becomes_a_data_set_split_by_seed(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,b\n" + "".join(f"{k},{k * k}\n" for k in range(40)))

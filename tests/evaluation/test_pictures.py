@@ -65,3 +65,14 @@ def test_histograms_are_drawn(columns: int, tmp_path: Path) -> None:
     scatter_picture(data, data, tmp_path / "a.png", names)
     with Image.open(tmp_path / "a.png") as image:
         assert image.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    "data", [torch.zeros(1, 2), torch.full((3, 2), 1e10), 1e20 * torch.randn(9, 2), torch.ones(2, 2)]
+)
+def test_one_row_and_constant_columns_are_drawn(data: torch.Tensor, tmp_path: Path) -> None:
+    density_picture(Flow((2,), Chain([])), data, torch.randn(5, 2), tmp_path / "density.png", points=5)
+    scatter_picture(data, torch.randn(5, 2), tmp_path / "columns.png")
+    for name in ("density.png", "columns.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "PNG"

@@ -110,6 +110,27 @@ def test_a_full_disk_leaves_the_old_one(saved: Path, when: int, monkeypatch: pyt
         assert load_checkpoint(saved.parent.parent).progress["step"] == 3
 
 
+@pytest.mark.parametrize("left", [0, 4096, 12_288, 20_480])
+def test_a_disk_that_is_really_full(small_disk: Path, left: int) -> None:
+    state = trained()
+    saved = save_checkpoint(small_disk / "run", state, {"note": "old"})
+    before = {path: path.read_bytes() for path in saved.iterdir()}
+    with open(small_disk / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    os.truncate(small_disk / "filler", (small_disk / "filler").stat().st_size - left)
+    for step in (3, 4):
+        state.step = step
+        with pytest.raises(OutputError, match=r"could not write the checkpoint.*No space left.*are intact; make room"):
+            save_checkpoint(small_disk / "run", state, {})
+        assert [path.name for path in saved.parent.iterdir()] == ["00000003"]
+        assert {path: path.read_bytes() for path in saved.iterdir()} == before
+    (small_disk / "filler").unlink()
+    assert load_checkpoint(small_disk / "run").config["note"] == "old"
+    save_checkpoint(small_disk / "run", state, {})
+    assert load_checkpoint(small_disk / "run").progress["step"] == 4
+
+
 class Killed(BaseException):
     """Stands in for SIGKILL: nothing catches it."""
 

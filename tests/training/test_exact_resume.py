@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -11,41 +10,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tiny_run import STEPS, TINY, logged
 from torch import Tensor
 
 from contraflow.cli import main
 from contraflow.training import TrainingState
-
-STEPS = 24
-TINY = [
-    "architecture.options.blocks=[1,1]",
-    "architecture.options.hidden=8",
-    "architecture.options.dense_blocks=1",
-    "architecture.options.dense_hidden=8",
-    f"training.steps={STEPS}",
-    "training.warmup_steps=3",
-    "training.batch_size=16",
-    "training.log_every=1",
-    "training.checkpoint_every=5",
-    "training.validate_every=8",
-    "training.validation_size=20",
-    "training.polyak=0.9",
-    "data.limit=72",
-    "evaluation.limit=30",
-    "evaluation.samples=4",
-    "evaluation.draws=1",
-    "seed=3",
-]
-EXACT = ("step", "epoch", "loss", "bits_per_dim", "validation bits_per_dim", "gradient_norm", "lipschitz")
-
-
-def logged(run: Path) -> list[dict[str, Any]]:
-    """The log without what depends on the clock."""
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{key: line[key] for key in (*EXACT, "learning_rate") if key in line} for line in lines]
 
 
 def start(run: Path) -> subprocess.Popen[str]:

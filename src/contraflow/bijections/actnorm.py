@@ -44,7 +44,9 @@ class ActNorm(Bijection):
         rows = x.detach().transpose(0, 1).flatten(1)
         std, mean = torch.std_mean(rows, dim=1, correction=0)
         # A spread at the level of rounding is no spread: the channel is constant.
-        constant = std <= 100 * torch.finfo(std.dtype).eps * (rows.abs().amax(dim=1) + torch.finfo(std.dtype).tiny)
+        # Below the normal numbers it has no finite inverse.
+        limits = torch.finfo(std.dtype)
+        constant = std <= (100 * limits.eps * rows.abs().amax(dim=1)).clamp(min=limits.tiny)
         self.shift.copy_(-mean)
         self.log_scale.copy_(-torch.where(constant, torch.ones_like(std), std).log())
         self.initialised.fill_(True)

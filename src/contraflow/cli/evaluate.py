@@ -39,7 +39,7 @@ def evaluate(
         draws: independent estimates averaged for every row.
         exact_terms: terms of the series before the roulette.
         exact: dense Jacobians instead of the roulette, for small dimensions.
-        batch_size: rows at once.
+        batch_size: rows at once; part of what decides which row gets which noise.
         limit: score only so many rows.
         seed: of probes, truncations and dequantisation noise.
         device: cpu, cuda or cuda:N.

@@ -107,7 +107,7 @@ def parse(parser: Any, arguments: list[str]) -> Any:
     for argument in arguments:
         option = argument.split("=", 1)[0]
         if option.startswith("--") and option not in known and not option.startswith("--architecture.options."):
-            raise unknown_name("option", option, known)
+            raise ConfigurationError(f"{unknown_name('option', option, known)} See: {parser.prog} --help")
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +16,7 @@ from contraflow.evaluation.pictures import image_grid, save_png
 from contraflow.recipes import TrainedFlow, load_run
 from contraflow.recipes.build import make_generator
 from contraflow.recipes.run import draw_samples
+from contraflow.recipes.writing import replacing
 
 
 def sample(
@@ -56,13 +56,8 @@ def sample(
     generator = make_generator(trained.flow.device, seed)
     with ProgressBar() as bar:
         samples = draw_samples(trained.flow, n, batch_size, generator, bar, temperature)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(out) as temporary:
         _write(samples, temporary, out.suffix, trained)
-        temporary.rename(out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{out}: cannot be written: {error.strerror}.") from error
     show(f"{n} samples {out}", {"samples": str(out), "n": n, "shape": list(trained.flow.event_shape)}, json)
 
 

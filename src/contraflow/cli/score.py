@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json as json_module
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from contraflow.evaluation import score as score_rows
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import load_run
 from contraflow.recipes.build import make_generator
-from contraflow.recipes.run import write_text
+from contraflow.recipes.writing import write_text
 
 
 def score(
@@ -49,12 +50,12 @@ def score(
         budget: most draws of a row under a target error; rows that did not reach it are counted at the end.
         exact_terms: terms of the series before the roulette.
         exact: dense Jacobians instead of the roulette, for small dimensions.
-        batch_size: rows at once.
+        batch_size: rows at once; part of what decides which row gets which noise.
         seed: of probes, truncations and dequantisation noise.
         device: cpu, cuda or cuda:N.
         dtype: precision to compute in; as trained when not given.
         force: overwrite `out`.
-        json: a JSON object a row instead of CSV.
+        json: a JSON object a row instead of CSV; null where log p(x) is below the range of the dtype.
     """
     if out is not None:
         check_output(out, force, (".csv", ".json", ".jsonl"))
@@ -93,9 +94,10 @@ def score(
 def _write(scores: Scores, stream: TextIO, as_json: bool) -> None:
     pairs = zip(scores.log_prob.tolist(), scores.standard_error.tolist(), strict=True)
     if as_json:
-        for row, (value, error) in enumerate(pairs):
-            error_or_null = error if error == error else None
-            stream.write(json_module.dumps({"row": row, "log_prob": value, "standard_error": error_or_null}) + "\n")
+        for row, pair in enumerate(pairs):
+            # JSON has no infinity and no NaN
+            value, error = (one if math.isfinite(one) else None for one in pair)
+            stream.write(json_module.dumps({"row": row, "log_prob": value, "standard_error": error}) + "\n")
         return
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("row", "log_prob", "standard_error"))

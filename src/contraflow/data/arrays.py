@@ -40,6 +40,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     path = Path(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_sizes(archive, path)
             return {
                 member.filename.removesuffix(".npy"): _read_member(archive, member, path)
                 for member in archive.infolist()
@@ -57,12 +58,17 @@ def _broken(source: str, error: Exception) -> DataError:
     )
 
 
+def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
+    # of all together: members that overlap could each claim as much as the whole file can hold
+    claimed = sum(member.file_size for member in archive.infolist())
+    if claimed > _DEFLATE_LIMIT * path.stat().st_size:
+        raise DataError(f"{path}: claims {claimed} bytes, which a file of this length cannot hold.")
+
+
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> np.ndarray:
     source = f"{path}:{member.filename}"
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{source}: compressed by another method than numpy's. Write it again with numpy.savez.")
-    if member.file_size > _DEFLATE_LIMIT * path.stat().st_size:
-        raise DataError(f"{source}: claims {member.file_size} bytes, which a file of this length cannot hold.")
     with archive.open(member) as stream:
         return _read_array(cast(BinaryIO, stream), member.file_size, source)
 

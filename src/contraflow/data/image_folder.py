@@ -12,6 +12,10 @@ from torch import Tensor
 
 from contraflow.errors import ConfigurationError, DataError
 
+# pillow tells formats by content, not by suffix, and hands PostScript, whatever it is called, to Ghostscript to run
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# a blank picture in the tightest of these formats; a header that claims more is false
+_PIXELS_A_BYTE = 10_000
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
@@ -55,9 +59,14 @@ def _read_image(path: Path, size: int | None, grey: bool) -> np.ndarray:
         with warnings.catch_warnings():
             # pillow only warns of an image whose header claims an absurd number of pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 if opened.mode.startswith(("I", "F")):
                     raise DataError(f"{path}: more than 8 bits a channel (mode {opened.mode}). Convert it to 8 bits.")
+                if opened.width * opened.height > _PIXELS_A_BYTE * path.stat().st_size:
+                    raise DataError(
+                        f"{path}: claims {opened.width} × {opened.height} pixels, which a file of "
+                        f"{path.stat().st_size} bytes cannot hold."
+                    )
                 image = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
         if size is not None:
             image = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)

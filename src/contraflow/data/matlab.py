@@ -21,7 +21,9 @@ _HEADER, _MATRIX, _COMPRESSED = 128, 14, 15
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8"}
 _NUMERIC_CLASSES = range(6, 14)
 _COMPLEX = 0x0800
-_LARGEST = 1 << 30
+# of all variables of a file together once inflated: SVHN's largest has 1.6 GB
+_LARGEST = 1 << 31
+_MOST_DIMENSIONS = 32
 
 Element = tuple[int, memoryview]
 
@@ -37,9 +39,11 @@ def read_matlab(path: Path) -> dict[str, np.ndarray]:
         order = {b"IM": "<", b"MI": ">"}.get(content[126:128], "")
         if not order or struct.unpack(f"{order}H", content[124:126]) != (0x0100,):
             raise ValueError("its header is another one")
-        arrays = {}
+        arrays, room = {}, _LARGEST
         for kind, body in _elements(memoryview(content)[_HEADER:], order):
-            matrix = next(_elements(_inflate(body), order)) if kind == _COMPRESSED else (kind, body)
+            inflated = _inflate(body, room) if kind == _COMPRESSED else memoryview(b"")
+            room -= len(inflated)
+            matrix = next(_elements(inflated, order)) if kind == _COMPRESSED else (kind, body)
             if matrix[0] == _MATRIX:
                 arrays.update(_read_matrix(matrix[1], order))
         return arrays
@@ -65,10 +69,10 @@ def _elements(buffer: memoryview, order: str) -> Iterator[Element]:
         offset = following
 
 
-def _inflate(body: memoryview) -> memoryview:
-    content = zlib.decompressobj().decompress(body, _LARGEST)
-    if len(content) == _LARGEST:
-        raise ValueError(f"a variable is larger than {_LARGEST} bytes")
+def _inflate(body: memoryview, room: int) -> memoryview:
+    content = zlib.decompressobj().decompress(body, room)
+    if len(content) == room:
+        raise ValueError(f"the variables are larger than {_LARGEST} bytes")
     return memoryview(content)
 
 
@@ -78,7 +82,10 @@ def _read_matrix(body: memoryview, order: str) -> dict[str, np.ndarray]:
     flags = struct.unpack_from(f"{order}I", next(parts)[1])[0]
     if flags & 0xFF not in _NUMERIC_CLASSES or flags & _COMPLEX:
         return {}
+    # the product of millions of sizes would take hours
     sizes, name = next(parts)[1], bytes(next(parts)[1]).decode("ascii")
+    if len(sizes) > 4 * _MOST_DIMENSIONS:
+        raise ValueError(f"{name} has {len(sizes) // 4} dimensions")
     shape = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
     kind, data = next(parts)
     if kind not in _NUMBERS or min(shape, default=-1) < 0:

@@ -19,6 +19,7 @@ from contraflow.errors import DataError
 
 # CPython's unpickler allots its memo up to the largest index named, so one opcode could claim gigabytes
 _LARGEST_MEMO = 1 << 20
+_CONTAINERS = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "DICT", "SET")
 _RECONSTRUCT = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")}
 
 
@@ -69,9 +70,7 @@ def read_restricted_pickle(content: bytes, source: str) -> dict[str, Any]:
         DataError: it is not a complete pickle of a dictionary, or names anything else than a numpy array.
     """
     try:
-        for opcode, argument, _ in pickletools.genops(content):
-            if "PUT" in opcode.name and int(argument or 0) > _LARGEST_MEMO:
-                raise DataError(f"memo index {argument}")
+        _check_opcodes(content)
         loaded = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         if not isinstance(loaded, dict):
             raise DataError(f"a {type(loaded).__name__} is inside")
@@ -81,6 +80,23 @@ def read_restricted_pickle(content: bytes, source: str) -> dict[str, Any]:
             f"{source}: expected a pickled dictionary of plain values and byte arrays, got {type(error).__name__}: "
             f"{error}. Download the official file again."
         ) from error
+
+
+def _check_opcodes(content: bytes) -> None:
+    """Refuse what no batch needs and what would take memory or time without end before it fails."""
+    is_container: dict[int, bool] = {}  # by memo index
+    before = ""
+    for opcode, argument, _ in pickletools.genops(content):
+        name = opcode.name
+        if "PUT" in name or name == "MEMOIZE":
+            index = len(is_container) if name == "MEMOIZE" else int(argument or 0)
+            if index > _LARGEST_MEMO:
+                raise DataError(f"memo index {argument}")
+            is_container[index] = before.endswith(_CONTAINERS)
+        elif name == "DUP" or ("GET" in name and is_container.get(int(argument or 0))):
+            # doubled thirty times over, a tuple takes minutes to hash or print
+            raise DataError("a container is used twice")
+        before = name
 
 
 def _text(key: object) -> str:

@@ -59,10 +59,12 @@ class TablePreprocessing(Bijection):
 
         Raises:
             ShapeError: train is not a table with rows.
-            DomainError: a column is constant.
+            DomainError: a column is constant, or there is one row only.
         """
         if train.dim() != 2 or len(train) == 0:
             raise ShapeError(f"expected rows of shape (n, D), n >= 1, got {tuple(train.shape)}.")
+        if len(train) == 1:
+            raise DomainError("train has one row, so no column has a spread. Give at least two different rows.")
         rows = train.to(torch.float64)
         for index, column in enumerate(rows.unbind(1)):
             if bool((column == column[0]).all()):

@@ -59,7 +59,8 @@ def read_parquet(path: str | os.PathLike[str], columns: Iterable[str] | None = N
     except DataError:
         raise
     except Exception as error:  # pyarrow has its own family of errors, and mixes it with the built-in ones
-        raise DataError(f"{path}: expected a Parquet file ({type(error).__name__}: {error}).") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: expected a Parquet file ({type(error).__name__}: {reason}).") from error
     if table.num_rows == 0:
         raise DataError(f"{path}: the table has no rows.")
     return Table(chosen, np.stack(values, axis=1))

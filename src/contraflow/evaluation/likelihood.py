@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.bijections import Bijection
-from contraflow.errors import ConfigurationError
+from contraflow.errors import ConfigurationError, DomainError
 from contraflow.flow import Flow, LogProbEstimate
 from contraflow.logdet import EVALUATION, LogDetEstimator
 
@@ -67,8 +67,8 @@ class LikelihoodReport:
         return f"{self.unit} {self.value:.3f} ± {self.standard_error:.3f} ({', '.join(facts)})"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON, which has no NaN and no infinity: those are null."""
+        return {key: None if one in (math.inf, -math.inf) or one != one else one for key, one in asdict(self).items()}
 
 
 @torch.no_grad()
@@ -86,7 +86,8 @@ def score(
 ) -> Scores:
     """log p(x) of every row, averaged over independent draws of all noise: `Flow.log_prob_estimate`, batch by batch.
 
-    The standard error of a row needs two draws; with one it is NaN.
+    The standard error of a row needs two draws; with one it is NaN. The same generator state, batch size and dtype
+    give the same noise on any number of threads; another batch size hands the noise out to other rows.
 
     Args:
         flow: any flow; its estimator is replaced by `estimator`.
@@ -96,14 +97,18 @@ def score(
         budget: most estimates of a row under a target.
         batch_size: rows at once.
         progress: called with rows done and rows in all.
+
+    Raises:
+        ConfigurationError: draws or batch size below 1.
+        DomainError: a row is not finite, or its log p(x) is NaN; the message names it.
     """
     if draws < 1 or batch_size < 1:
         raise ConfigurationError(f"draws={draws}, batch_size={batch_size}: both must be at least 1.")
     parts = []
     for done in range(0, len(x), batch_size):
         batch = x[done : done + batch_size].to(flow.device)
-        parts.append(
-            flow.log_prob_estimate(
+        try:
+            estimate = flow.log_prob_estimate(
                 batch,
                 target_error=target_error,
                 probes=draws if target_error is None else None,
@@ -112,7 +117,9 @@ def score(
                 batch_size=len(batch),
                 generator=generator,
             )
-        )
+        except DomainError as error:
+            raise DomainError(f"among rows {done} to {done + len(batch) - 1}, counted from {done}: {error}") from error
+        parts.append(estimate)
         if progress is not None:
             progress(min(done + batch_size, len(x)), len(x))
     return _joined(parts, draws)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,8 +61,7 @@ def density_picture(flow: Flow, data: Tensor, samples: Tensor, path: Path, *, po
     """
     from matplotlib.figure import Figure
 
-    margin = 0.08 * (data.amax(dim=0) - data.amin(dim=0))
-    low, high = (data.amin(dim=0) - margin).tolist(), (data.amax(dim=0) + margin).tolist()
+    low, high = zip(*(_span(column.min().item(), column.max().item(), 0.08) for column in data.T), strict=True)
     xs, ys = torch.linspace(low[0], high[0], points), torch.linspace(low[1], high[1], points)
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(-1, 2).to(flow.dtype)
     density = torch.cat([flow.log_prob(part) for part in grid.split(10_000)]).exp().reshape(points, points)
@@ -97,14 +97,28 @@ def scatter_picture(data: Tensor, samples: Tensor, path: Path, columns: tuple[st
         if index >= count:
             axes.set_axis_off()
             continue
-        low, high = torch.quantile(data[:100_000, index].double(), torch.tensor([0.001, 0.999]).double()).tolist()
-        bins = np.linspace(low, high + 1e-9, 80)
-        axes.hist(data[:, index].numpy(), bins=bins, density=True, alpha=0.5, label="data")
-        axes.hist(samples[:, index].numpy(), bins=bins, density=True, histtype="step", color="black", label="samples")
+        ends = torch.quantile(data[:100_000, index].double(), torch.tensor([0.001, 0.999]).double()).tolist()
+        bins = np.linspace(*_span(*ends), 80)
+        style: dict[str, Any]
+        for rows, style in (
+            (data, {"alpha": 0.5, "label": "data"}),
+            (samples, {"histtype": "step", "color": "black", "label": "samples"}),
+        ):
+            # not density=True: it divides by the rows inside of the bins, and there may be none
+            weights = np.full(len(rows), 1 / (len(rows) * (bins[1] - bins[0])))
+            axes.hist(rows[:, index].numpy(), bins=bins, weights=weights, **style)
         axes.set_title(columns[index] if columns else f"column {index}")
         axes.set_yticks([])
     figure.axes[0].legend()
     figure.savefig(path, format="png", dpi=150)
+
+
+def _span(low: float, high: float, margin: float = 0.0) -> tuple[float, float]:
+    """The range to show, wider by a margin on both sides; one row, or a constant column, has a range too."""
+    largest = max(abs(low), abs(high), 1e-30)
+    width = high - low
+    half = margin * width if width > 1e-6 * largest else largest
+    return low - half, high + half
 
 
 def norm_orders_picture(orders: NormOrders, path: Path) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator
+from torch import Generator, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Bijection
 from contraflow.data import Dataset, ImagePreprocessing, TablePreprocessing, load_dataset, preprocessing_from_config
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, unknown_name
 from contraflow.flow import Flow
-from contraflow.recipes.recipe import DataSettings, Recipe, check_seed
+from contraflow.recipes.recipe import DataSettings, Recipe, check_seed, is_a
 from contraflow.training import load_checkpoint
 from contraflow.training.average import with_weights
 
@@ -59,29 +64,35 @@ def build_flow(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
     Raises:
         ConfigurationError: unknown architecture or option, or one that does not fit the data.
     """
+    device = make_device(recipe.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(recipe.seed)
+        flow = _construct(recipe, event_shape, preprocessing)
+        return flow.to(device, getattr(torch, recipe.dtype))
+
+
+def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bijection | None) -> Flow:
     name, options = recipe.architecture.name, recipe.architecture.options
     if name not in ARCHITECTURES:
         raise unknown_name("architecture", name, ARCHITECTURES)
     for option in options:
         if option not in architecture_options(name):
             raise unknown_name("architecture option", option, architecture_options(name))
-    device = make_device(recipe.device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(recipe.seed)
-        logdet = recipe.estimator.build()
-        try:
-            flow = ARCHITECTURES[name](
-                event_shape,
-                norms=recipe.architecture.norms.build(),
-                logdet=logdet,
-                preprocessing=preprocessing,
-                **options,
-            )
-        except ContraflowError:
-            raise
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigurationError(f"architecture.options={options}: {name} cannot be built so: {error}") from error
-        return flow.to(device, getattr(torch, recipe.dtype))
+    logdet = recipe.estimator.build()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below, in our words
+            norms = recipe.architecture.norms.build()
+            flow = ARCHITECTURES[name](event_shape, norms=norms, logdet=logdet, preprocessing=preprocessing, **options)
+    except ContraflowError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        # options are anything that a command or a file can say
+        raise ConfigurationError(f"architecture.options={options}: {name} cannot be built so: {error}") from error
+    for parameter, value in flow.named_parameters():
+        if not value.numel():
+            raise ConfigurationError(f"architecture.options={options}: {name} would have an empty {parameter}.")
+    return flow
 
 
 def architecture_options(name: str) -> dict[str, Any]:
@@ -119,6 +130,22 @@ def make_generator(device: torch.device, seed: int) -> Generator:
     """
     check_seed(seed)
     return Generator(device).manual_seed(seed)
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Stop a construction that makes more parameters than that: a configuration may claim a billion blocks."""
+    made = itertools.count(1)
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if next(made) > parameters:
+            raise ValueError(f"it asks for more than the {parameters} tensors that are there")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -161,14 +188,19 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
     try:
         recipe = Recipe.from_dict(config["recipe"])
         recipe.device = device or "cpu"
+        shape, columns, levels = (config[key] for key in ("event_shape", "columns", "levels"))
+        for fine in (is_a(shape, list[int]), is_a(columns, list[str] | None), is_a(levels, int | None)):
+            if not fine:
+                raise TypeError(f"event_shape={shape!r}, columns={columns!r}, levels={levels!r}")
         preprocessing = preprocessing_from_config(config["preprocessing"]) if config["preprocessing"] else None
-        flow = build_flow(recipe, tuple(config["event_shape"]), preprocessing)
-        columns = tuple(config["columns"]) if config["columns"] else None
-        levels = config["levels"]
-    except (KeyError, TypeError, ConfigurationError) as error:
+        with torch.device("meta"), _at_most(len(checkpoint.model)):  # sizes are compared before memory is taken
+            checkpoint.check_fits(_construct(recipe, tuple(shape), preprocessing))
+        flow = build_flow(recipe, tuple(shape), preprocessing)
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{checkpoint.path / 'config.json'}: does not describe a flow: {error}.") from error
     checkpoint.load_weights(flow)
     if dtype is not None:
         flow = flow.to(getattr(torch, dtype))
     flow = with_weights(flow, checkpoint.evaluation_weights())
-    return TrainedFlow(flow, recipe, columns, levels, checkpoint.progress["step"], checkpoint.path)
+    names = tuple(columns) if columns else None
+    return TrainedFlow(flow, recipe, names, levels, checkpoint.progress["step"], checkpoint.path)

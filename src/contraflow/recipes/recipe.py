@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from contraflow.errors import CheckpointError, ConfigurationError
 from contraflow.lipschitz import LearnedNorms, MixedNorms, NarrowRange, Norms, SkewedRange, Spectral
@@ -245,13 +246,36 @@ def _require_positive(where: str, settings: Any, *names: str) -> None:
 
 
 def _from_dict(cls: type, values: Any, where: str) -> Any:
-    nested = {f.name: f.default_factory for f in fields(cls) if callable(f.default_factory)}
-    known = {f.name for f in fields(cls)}
-    if not isinstance(values, dict) or set(values) - known:
+    hints = get_type_hints(cls)
+    if not isinstance(values, dict) or set(values) - hints.keys():
         raise CheckpointError(f"config.json: {where} is not what this version of contraflow writes.")
     made = {}
     for name, value in values.items():
-        default = nested[name]() if name in nested else None
-        inside = is_dataclass(default) and not isinstance(default, type)
-        made[name] = _from_dict(type(default), value, f"{where}.{name}") if inside else value
-    return cls(**made)
+        if is_dataclass(hints[name]):
+            made[name] = _from_dict(hints[name], value, f"{where}.{name}")
+        elif is_a(value, hints[name]):
+            made[name] = value
+        else:
+            raise CheckpointError(f"config.json: {where}.{name}={value!r} is of another type than it must be.")
+    try:
+        return cls(**made)
+    except ConfigurationError as error:
+        raise CheckpointError(f"config.json: {error}") from error
+
+
+def is_a(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type: plain ones, literals, unions, lists and dicts.
+
+    >>> is_a([1, 2], list[int]), is_a(True, int), is_a(3, float), is_a(None, str | None)
+    (True, False, True, True)
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is UnionType:
+        return any(is_a(value, one) for one in arguments)
+    if origin is list:
+        return isinstance(value, list) and all(is_a(one, arguments[0]) for one in value)
+    if hint is float:
+        return type(value) in (int, float)
+    return hint is Any or type(value) is (origin or hint)

@@ -29,6 +29,7 @@ from contraflow.lipschitz import largest_estimate, norm_orders
 from contraflow.logdet import Exact
 from contraflow.recipes.build import build_flow, describe, load_data, make_preprocessing
 from contraflow.recipes.recipe import Recipe
+from contraflow.recipes.writing import append_line, replacing, write_json, write_text
 from contraflow.training import TrainingState, load_checkpoint, save_checkpoint, train
 from contraflow.training.average import with_weights
 from contraflow.training.loop import StepRecord
@@ -141,8 +142,8 @@ class _Run:
         self.saved = 0
 
     def begin(self, force: bool) -> None:
-        """A fresh folder with a checkpoint of step 0."""
-        if self.out.exists():
+        """A fresh folder with a checkpoint of step 0. An empty folder is fresh: a kill may have left it."""
+        if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
             if not force:
                 raise OutputError(
                     f"{self.out} exists. Choose another --out, go on with --resume {self.out}, "
@@ -152,17 +153,17 @@ class _Run:
                 raise OutputError(f"{self.out} is not a run of ours; --force deletes nothing else. Remove it by hand.")
             shutil.rmtree(self.out)
         try:
-            self.out.mkdir(parents=True)
-            self.log.touch()
+            self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.out}: cannot be written: {error.strerror}.") from error
         self.save()
+        self.log.touch()
 
     def resume(self) -> None:
         """Take over the newest checkpoint and drop the log's lines after it."""
         checkpoint = load_checkpoint(self.out)
         checkpoint.restore(self.state)
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         kept = [line for line in lines if _logged_step(line) <= self.state.step]
         write_text(self.log, "".join(f"{line}\n" for line in kept))
         self.saved = self.state.step
@@ -187,7 +188,7 @@ class _Run:
                 last = record.step == settings.steps
                 if record.step % settings.log_every == 0 or last or validated is not None:
                     line = self._describe(record, validated)
-                    _append(self.log, line)
+                    append_line(self.log, line)
                     self.watcher.step(line, settings.steps)
                     if board is not None:
                         _write_board(board, line)
@@ -251,9 +252,11 @@ class _Run:
         write_json(self.out / "evaluation.json", report.as_dict())
         samples = draw_samples(flow, settings.samples, settings.batch_size, generator, self.watcher)
         picture = self.out / "samples.png"
-        draw_picture(flow, samples, self.data, picture)
+        with replacing(picture) as temporary:
+            draw_picture(flow, samples, self.data, temporary)
         if self.recipe.architecture.norms.kind.startswith("learned"):
-            norm_orders_picture(norm_orders(flow), self.out / "norm-orders.png")
+            with replacing(self.out / "norm-orders.png") as temporary:
+                norm_orders_picture(norm_orders(flow), temporary)
         return Outcome(report, picture, flow)
 
 
@@ -290,38 +293,10 @@ def draw_picture(flow: Flow, samples: Tensor, data: Dataset, path: Path) -> None
         scatter_picture(data.test, samples, path, data.columns)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON as `write_text` does."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: the file is the old one or the new one, never half of one.
-
-    Raises:
-        OutputError: it could not be written; an old file of that name is intact.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text)
-        temporary.rename(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}.") from error
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    try:
-        with open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}; resume when there is room.") from error
-
-
 def _logged_step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf  # a line cut short by a kill
 
 

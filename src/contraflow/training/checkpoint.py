@@ -35,6 +35,7 @@ FORMAT = "contraflow"
 SCHEMA = 1
 _FOLDER = "checkpoints"
 _FILES = ("config.json", "model.safetensors", "training.safetensors", "training.json")
+_DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
 _CERTIFICATE = "certificate.json"  # checkpoints from before it was written have none
 
 
@@ -62,36 +63,75 @@ class Checkpoint:
         """The tensors of one prefix, without it; empty where there are none."""
         return _strip(self.model, prefix)
 
+    def check_fits(self, flow: Flow) -> None:
+        """Whether all its weights, averages included, are those of this architecture; the flow may be on device meta.
+
+        Raises:
+            CheckpointError: names or shapes differ, or a number is not finite.
+        """
+        parameters = dict(flow.named_parameters())
+        wanted = {"weights": flow.state_dict(), "average": parameters, "best": parameters}
+        for prefix, tensors in wanted.items():
+            found = self.group(prefix)
+            if prefix == "best" and not found:
+                continue
+            for name in sorted(found.keys() | tensors.keys()):
+                ours, theirs = (None if name not in one else tuple(one[name].shape) for one in (tensors, found))
+                if ours != theirs:
+                    raise CheckpointError(
+                        f"{self.path}: its weights do not fit its own configuration: {prefix}.{name} is {theirs}, not "
+                        f"{ours}."
+                    )
+                if not bool(found[name].isfinite().all()):
+                    raise CheckpointError(f"{self.path}: {prefix}.{name} holds NaN or infinity.")
+
     def load_weights(self, flow: Flow) -> None:
         """Put the trained weights and buffers into a flow of the same architecture.
 
         Raises:
-            CheckpointError: names or shapes differ.
+            CheckpointError: names or shapes differ, or a number is not finite.
         """
-        try:
-            flow.load_state_dict(self.group("weights"), strict=True)
-        except RuntimeError as error:
-            raise CheckpointError(f"{self.path}: its weights do not fit its own configuration. {error}") from error
+        self.check_fits(flow)
+        flow.load_state_dict(self.group("weights"), strict=True)
 
     def evaluation_weights(self) -> dict[str, Tensor]:
         """The best averaged weights on validation, else the average."""
         return self.group("best") or self.group("average")
 
     def restore(self, state: TrainingState) -> None:
-        """Put everything into a training state, so that it goes on exactly as it would have."""
+        """Put everything into a training state, so that it goes on exactly as it would have.
+
+        Raises:
+            CheckpointError: something in it does not fit the state; the state is then not to be used.
+        """
         self.load_weights(state.flow)
+        try:
+            self._restore_progress(state)
+            self._restore_optimiser(state)
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise CheckpointError(f"{self.path}: its state of training does not fit its flow: {error}.") from error
+
+    def _restore_progress(self, state: TrainingState) -> None:
         state.average.weights = self.group("average")
         best = self.group("best")
         state.best = best or None
         state.best_score = self.progress["best_score"] if best else -float("inf")
         state.step, state.epoch, state.position = (self.progress[key] for key in ("step", "epoch", "position"))
         state.order = self.training["order"]
+        if not torch.equal(state.order.sort().values, torch.arange(len(state.order))):
+            raise ValueError("the order of the data is no permutation")
         state.generator.set_state(self.training["random"])
+
+    def _restore_optimiser(self, state: TrainingState) -> None:
         names = [name for name, _ in state.flow.named_parameters()]
+        shapes = [one.shape for one in state.flow.parameters()]
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _strip(self.training, "optimiser").items():
             name, what = key.rsplit(".", 1)
-            moments.setdefault(names.index(name), {})[what] = value
+            index = names.index(name)
+            if what != "step" and value.shape != shapes[index]:
+                raise ValueError(f"{key} has shape {tuple(value.shape)}, not {tuple(shapes[index])}")
+            moments.setdefault(index, {})[what] = value
         groups = state.optimiser.state_dict()["param_groups"]
         state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
@@ -108,6 +148,7 @@ def save_checkpoint(run: Path, state: TrainingState, config: Mapping[str, Any]) 
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write_files(temporary, state, config)
+        _flush_folder(temporary)
         if final.exists():
             # A kill between the two renames still leaves it, under a name that sorts before every step.
             replaced = final.with_name("0-replaced")
@@ -168,7 +209,10 @@ def latest_checkpoint(run: Path) -> Path:
         raise CheckpointError(f"{run}: no such folder. Give the folder that `contraflow train … --out` wrote.")
     found = sorted(path for path in (run / _FOLDER).glob("[0-9]*") if path.is_dir())
     if not found:
-        raise CheckpointError(f"{run}: no checkpoint inside; looked for {run / _FOLDER}/STEP/manifest.json.")
+        raise CheckpointError(
+            f"{run}: no checkpoint inside; looked for {run / _FOLDER}/STEP/manifest.json. A run that was killed before "
+            "its first checkpoint has nothing to go on with: start it again with --force."
+        )
     return found[-1]
 
 
@@ -178,15 +222,12 @@ def load_checkpoint(run: Path) -> Checkpoint:
     Raises:
         CheckpointError: absent, damaged, from a newer schema, or not one of ours.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     path = latest_checkpoint(Path(run))
     manifest = _read_json(path / "manifest.json", _read(path / "manifest.json"))
     _check_header(path / "manifest.json", manifest)
     sums = manifest.get("sha256")
-    if not isinstance(sums, dict):
-        raise CheckpointError(f"{path / 'manifest.json'}: damaged, it lists no checksums.")
+    if not isinstance(sums, dict) or set(sums) - {*_FILES, _CERTIFICATE}:
+        raise CheckpointError(f"{path / 'manifest.json'}: damaged, it does not list the checksums of our files.")
     contents = {}
     for name in (*_FILES, *(name for name in (_CERTIFICATE,) if name in sums)):
         contents[name] = _read(path / name)
@@ -195,10 +236,10 @@ def load_checkpoint(run: Path) -> Checkpoint:
     config = _read_json(path / "config.json", contents["config.json"])
     _check_header(path / "config.json", config)
     progress = _read_json(path / "training.json", contents["training.json"])
-    try:
-        model, training = load(contents["model.safetensors"]), load(contents["training.safetensors"])
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged tensors: {error}.") from error
+    _check_progress(path / "training.json", progress)
+    model, training = (
+        _read_tensors(path / name, contents[name]) for name in ("model.safetensors", "training.safetensors")
+    )
     certified = contents.get(_CERTIFICATE)
     certificate = None if certified is None else _read_json(path / _CERTIFICATE, certified)
     return Checkpoint(path, config, model, training, progress, certificate)
@@ -221,10 +262,33 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}.") from error
 
 
+def _check_progress(path: Path, progress: Mapping[str, Any]) -> None:
+    counts = [progress.get(name) for name in ("step", "epoch", "position")]
+    score = progress.get("best_score", "absent")
+    # bool is an int, and no count
+    if not all(type(one) is int and one >= 0 for one in counts) or not (score is None or type(score) is float):
+        raise CheckpointError(f"{path}: damaged, it does not hold step, epoch, position and best_score: {progress!r}.")
+
+
+def _read_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(content)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        # its header may also name a dtype that this torch has not, or sizes that no tensor has
+        raise CheckpointError(f"{path}: damaged tensors: {error}.") from error
+    for name, one in tensors.items():
+        if one.dtype not in _DTYPES:
+            raise CheckpointError(f"{path}: {name} is of {one.dtype}, which no checkpoint of ours holds.")
+    return tensors
+
+
 def _read_json(path: Path, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged, not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: damaged, not a JSON object.")
