@@ -43,9 +43,9 @@ def kernel_gradient(x: Tensor, y: Tensor, k: int) -> Tensor:
         return (_rows(y).t() @ _rows(x))[:, :, None, None]
     outputs, inputs = y.shape[1], x.shape[1]
     if _few(inputs, _FEW_IN, k, x):
-        return (_patches(x, k).flatten(0, 1) @ _rows(y)).t().reshape(outputs, inputs, k, k)
+        return (_patches(x, k) @ _pixels(y)).sum(dim=0).t().reshape(outputs, inputs, k, k)
     if _few(outputs, _FEW_OUT, k, x):
-        flipped = (_patches(y, k).flatten(0, 1) @ _rows(x)).reshape(outputs, k, k, inputs)
+        flipped = (_patches(y, k) @ _pixels(x)).sum(dim=0).reshape(outputs, k, k, inputs)
         return flipped.permute(0, 3, 1, 2).flip(2, 3)
     return conv2d_weight(x, (outputs, inputs, k, k), y, padding=k // 2)
 
@@ -71,24 +71,24 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
+def _pixels(x: Tensor) -> Tensor:
+    """``(batch, C, H, W)`` as ``(batch, H·W, C)``; a view in channels-last memory."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 def _patches(x: Tensor, k: int) -> Tensor:
-    """x around every pixel, ``(C, k·k, batch·H·W)``."""
-    r = k // 2
-    padded = F.pad(x.transpose(0, 1), (r, r, r, r))
-    return padded.unfold(2, k, 1).unfold(3, k, 1).permute(0, 4, 5, 1, 2, 3).reshape(x.shape[1], k * k, -1)
+    """x around every pixel, ``(batch, C·k·k, H·W)``."""
+    return F.unfold(x, k, padding=k // 2)
 
 
 def _gather(x: Tensor, weight: Tensor) -> Tensor:
     """The kernel ``(out, in, k, k)`` times the patches of x ``(batch, in, H, W)``; channels-last result."""
-    batch, _, height, width = x.shape
-    y = _patches(x, weight.shape[-1]).flatten(0, 1).t() @ weight.flatten(1).t()
-    return y.reshape(batch, height, width, len(weight)).permute(0, 3, 1, 2)
+    y = _patches(x, weight.shape[-1]).transpose(1, 2) @ weight.flatten(1).t()
+    return y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 def _scatter(x: Tensor, weight: Tensor) -> Tensor:
     """Every pixel of x ``(batch, in, H, W)`` times the kernel ``(out, in, k, k)``, added up where results overlap."""
-    batch, inputs, height, width = x.shape
     k = weight.shape[-1]
     taps = weight.flip(2, 3).permute(0, 2, 3, 1).flatten(0, 2)
-    spread = taps @ x.permute(0, 2, 3, 1).reshape(batch, height * width, inputs).transpose(1, 2)
-    return F.fold(spread, (height, width), k, padding=k // 2)
+    return F.fold(taps @ _pixels(x).transpose(1, 2), x.shape[2:], k, padding=k // 2)
