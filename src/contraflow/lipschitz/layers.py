@@ -19,6 +19,9 @@ from contraflow.lipschitz.induced_certificate import certified_induced_norm
 from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm
 from contraflow.numerics import BlockTridiagonal
 
+#: Columns below which a product u W is five times slower than the same with Wᵀ stored (measured with MKL, 2 columns).
+_FEW = 8
+
 
 class NormalisedCache:
     """A normalised weight and the versions it was computed from; copies of a layer start with an empty one."""
@@ -226,13 +229,15 @@ class LipschitzLinear(LipschitzLayer):
         return x @ weight.t()
 
     def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
+        if weight.shape[1] < _FEW:
+            return F.linear(u, weight.t().contiguous())
         return u @ weight
 
     def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
 
     def weight_gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        return y.t() @ x
+        return y.t() @ x if y.shape[1] <= x.shape[1] else (x.t() @ y).t()
 
     def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
         return certified_dense_norm(weight) if p == q == 2 else certified_induced_norm(weight, p, q, v=self.v)

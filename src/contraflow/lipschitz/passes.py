@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from contraflow.lipschitz.activations import Activation
+    from contraflow.lipschitz.layers import LipschitzLayer
     from contraflow.lipschitz.network import LipschitzNetwork
 
 
@@ -43,7 +44,8 @@ class Adjoint:
             u = layer.apply_adjoint(self.parameters[2 * index], u)
             slope = self.slopes[index]
             if slope is not None:
-                _by_probe(u, rows).mul_(slope[:rows])
+                # Most calls have one probe and few rows: every view less counts.
+                (u if probes == 1 else _by_probe(u, rows)).mul_(slope if len(slope) == rows else slope[:rows])
         return u.unflatten(0, (probes, rows))
 
 
@@ -68,7 +70,7 @@ class KeptAdjoint(Adjoint):
             if kept.slope is not None and kept.curvature is not None:
                 curved = _by_probe(t, rows) * kept.curvature
                 _by_probe(t, rows).mul_(kept.slope)
-            stages.append(_Stage(torch.cat([kept.value, t]), kept.slope, curved))
+            stages.append(_Stage((kept.value, t), kept.slope, curved))
             t = layer.apply_weight(self.parameters[2 * index], t)
         y = net.prepare(torch.cat([grad_gx, adjoints.flatten(0, 1)]))
         tensors = (self.gain, *self.parameters)
@@ -88,7 +90,7 @@ class DualPass(torch.autograd.Function):
         stages = []
         for index, layer in enumerate(net.stack()):
             stage = _forward_stage(net.activation_before(index), z, rows)
-            z = layer.apply_weight(parameters[2 * index], stage.inputs)
+            z = layer.apply_weight(parameters[2 * index], stage.inputs[0])
             z[:rows].add_(layer.spread(parameters[2 * index + 1]))
             stages.append(stage)
         ctx.net, ctx.rows, ctx.stages = net, rows, stages
@@ -108,12 +110,12 @@ class _Stage(NamedTuple):
     """What a layer and the activation before it leave for the way back.
 
     Attributes:
-        inputs: [φ(s); φ'(s)·t], which the layer multiplied.
+        inputs: φ(s) and φ'(s)·t, which the layer multiplied, in one batch or in two.
         slope: φ'(s) ``(batch, …)``; None without an activation.
         curved: φ''(s)·t ``(probes, batch, …)``.
     """
 
-    inputs: Tensor
+    inputs: tuple[Tensor, ...]
     slope: Tensor | None
     curved: Tensor | None
 
@@ -121,12 +123,12 @@ class _Stage(NamedTuple):
 def _forward_stage(activation: Activation | None, z: Tensor, rows: int) -> _Stage:
     """[s; t] ↦ [φ(s); φ'(s)·t]; z is used up where there is an activation."""
     if activation is None:
-        return _Stage(z, None, None)
+        return _Stage((z,), None, None)
     inputs = torch.empty_like(z)
     slope, curvature = activation.core_with_curvature(z[:rows], inputs[:rows])
     tangents = _by_probe(z[rows:], rows)
     torch.mul(tangents, slope, out=_by_probe(inputs[rows:], rows))
-    return _Stage(inputs, slope, tangents.mul_(curvature))
+    return _Stage((inputs,), slope, tangents.mul_(curvature))
 
 
 def _pull_back(
@@ -143,13 +145,19 @@ def _pull_back(
     grads: list[Tensor | None] = []
     for index, layer in reversed(list(enumerate(net.stack()))):
         grads.append(layer.spread_gradient(y[:rows]) if wanted[2 + 2 * index] else None)
-        grads.append(layer.weight_gradient(stages[index].inputs, y) if wanted[1 + 2 * index] else None)
+        grads.append(_weight_gradient(layer, stages[index].inputs, y) if wanted[1 + 2 * index] else None)
         y = layer.apply_adjoint(parameters[2 * index], y)
         _backward_stage(stages[index], y, rows)
     if not net.preactivation:
         return y, [None, *reversed(grads)]
     grad_gain = (y * start).sum() if wanted[0] else None
     return y * gain, [grad_gain, *reversed(grads)]
+
+
+def _weight_gradient(layer: LipschitzLayer, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    cotangents = y.split([len(one) for one in inputs])
+    first, *others = (layer.weight_gradient(*pair) for pair in zip(inputs, cotangents, strict=True))
+    return sum(others, start=first)
 
 
 def _backward_stage(stage: _Stage, y: Tensor, rows: int) -> None:
