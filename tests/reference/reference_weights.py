@@ -161,7 +161,12 @@ def freeze_sigma(flow: Flow, state: StateDict) -> Flow:
     """
     for name, layer in zip(layer_names(state), our_layers(flow), strict=True):
         u = state[f"{name}.u"].double()
-        layer.sigma = lambda layer=layer, u=u: (layer.apply_weight(layer.weight, layer.v).flatten() * u).sum()
+
+        def divisor(layer: LipschitzLayer = layer, u: Tensor = u) -> Tensor:
+            sigma = (layer.apply_weight(layer.weight, layer.v).flatten() * u).sum()
+            return (sigma / layer.bound).clamp_min(1)
+
+        layer.divisor = divisor
     return flow
 
 

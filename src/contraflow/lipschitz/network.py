@@ -17,7 +17,7 @@ from contraflow.lipschitz.convolution import channels_last
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
-from contraflow.lipschitz.passes import Adjoint, DualPass, Kept, KeptAdjoint
+from contraflow.lipschitz.passes import Adjoint, DualPass, Kept, kept_gradient
 
 _SPECTRAL = Spectral()
 
@@ -106,8 +106,8 @@ class LipschitzNetwork(nn.Module):
             h = layer.affine(tensors[1 + 2 * index], tensors[2 + 2 * index], h)
         return h, Adjoint(self, tensors, slopes)
 
-    def linearize_kept(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, KeptAdjoint]:
-        """The same, and the closure also gives the gradient without computing an activation again."""
+    def linearize_kept(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Adjoint, tuple[Tensor | None, ...]]:
+        """The same, and what `kept_gradient` needs to compute no activation again."""
         h = self._begin(tensors, x)
         kept = []
         for index, layer in enumerate(self.stack()):
@@ -118,7 +118,21 @@ class LipschitzNetwork(nn.Module):
                 value = torch.empty_like(h)
                 kept.append(Kept(value, *before.core_with_curvature(h, value)))
             h = layer.affine(tensors[1 + 2 * index], tensors[2 + 2 * index], kept[-1].value)
-        return h, KeptAdjoint(self, tensors, x, kept)
+        return h, Adjoint(self, tensors, [one.slope for one in kept]), tuple(one for layer in kept for one in layer)
+
+    def kept_gradient(
+        self,
+        tensors: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        x: Tensor,
+        grad_gx: Tensor,
+        probes: Tensor,
+        adjoints: Tensor,
+        wanted: Sequence[bool],
+    ) -> list[Tensor | None]:
+        """Gradient of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors; None where it is not wanted."""
+        layers = [Kept(*one) for one in zip(kept[::3], kept[1::3], kept[2::3], strict=True)]
+        return kept_gradient(self, tensors, layers, x, grad_gx, probes, adjoints, wanted)
 
     def _begin(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
         """What reaches the first layer or the activation before it."""

@@ -31,51 +31,49 @@ class Adjoint:
     """u ↦ J_g(x)ᵀu for u ``(probes, rows, *event)``; keeps one block's activation derivatives until it is dropped."""
 
     def __init__(self, net: LipschitzNetwork, tensors: Sequence[Tensor], slopes: Sequence[Tensor | None]) -> None:
-        self.net = net
-        self.gain, *self.parameters = tensors
-        self.slopes = list(slopes)
-        if net.preactivation and slopes[0] is not None:
-            self.slopes[0] = slopes[0] * self.gain
+        gain, *parameters = tensors
+        first, *others = slopes
+        folded = [first if first is None else first * gain, *others]
+        products = [layer.apply_adjoint for layer in net.stack()]
+        self._steps = list(zip(products, parameters[::2], folded, strict=True))[::-1]
 
     def __call__(self, u: Tensor) -> Tensor:
         probes, rows = u.shape[:2]
         u = u.flatten(0, 1)
-        for index, layer in reversed(list(enumerate(self.net.stack()))):
-            u = layer.apply_adjoint(self.parameters[2 * index], u)
-            slope = self.slopes[index]
+        for product, weight, slope in self._steps:
+            u = product(weight, u)
             if slope is not None:
                 # Most calls have one probe and few rows: every view less counts.
                 (u if probes == 1 else _by_probe(u, rows)).mul_(slope if len(slope) == rows else slope[:rows])
         return u.unflatten(0, (probes, rows))
 
 
-class KeptAdjoint(Adjoint):
-    """The same, keeping all that the gradient needs, so that no activation is computed twice."""
-
-    def __init__(self, net: LipschitzNetwork, tensors: Sequence[Tensor], x: Tensor, kept: Sequence[Kept]) -> None:
-        super().__init__(net, tensors, [one.slope for one in kept])
-        self.x = x
-        self.kept = kept
-
-    def gradient(
-        self, grad_gx: Tensor, probes: Tensor, adjoints: Tensor, wanted: Sequence[bool]
-    ) -> list[Tensor | None]:
-        """Of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors; None where not wanted."""
-        net, rows = self.net, len(self.x)
-        start = net.prepare(torch.cat([self.x, probes.flatten(0, 1)]))
-        t = start[rows:] * self.gain if net.preactivation else start[rows:]
-        stages = []
-        for index, (layer, kept) in enumerate(zip(net.stack(), self.kept, strict=True)):
-            curved = None
-            if kept.slope is not None and kept.curvature is not None:
-                curved = _by_probe(t, rows) * kept.curvature
-                _by_probe(t, rows).mul_(kept.slope)
-            stages.append(_Stage((kept.value, t), kept.slope, curved))
-            t = layer.apply_weight(self.parameters[2 * index], t)
-        y = net.prepare(torch.cat([grad_gx, adjoints.flatten(0, 1)]))
-        tensors = (self.gain, *self.parameters)
-        y, grads = _pull_back(net, start, tensors, stages, y, rows, wanted[1:])
-        return [y[:rows], *grads]
+def kept_gradient(
+    net: LipschitzNetwork,
+    tensors: Sequence[Tensor],
+    kept: Sequence[Kept],
+    x: Tensor,
+    grad_gx: Tensor,
+    probes: Tensor,
+    adjoints: Tensor,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """Of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors, from what was kept; None where not wanted."""
+    rows = len(x)
+    gain, *parameters = tensors
+    start = net.prepare(torch.cat([x, probes.flatten(0, 1)]))
+    t = start[rows:] * gain if net.preactivation else start[rows:]
+    stages = []
+    for index, (layer, one) in enumerate(zip(net.stack(), kept, strict=True)):
+        curved = None
+        if one.slope is not None and one.curvature is not None:
+            curved = _by_probe(t, rows) * one.curvature
+            _by_probe(t, rows).mul_(one.slope)
+        stages.append(_Stage((one.value, t), one.slope, curved))
+        t = layer.apply_weight(parameters[2 * index], t)
+    y = net.prepare(torch.cat([grad_gx, adjoints.flatten(0, 1)]))
+    y, grads = _pull_back(net, start, tensors, stages, y, rows, wanted[1:])
+    return [y[:rows], *grads]
 
 
 class DualPass(torch.autograd.Function):
@@ -93,16 +91,20 @@ class DualPass(torch.autograd.Function):
             z = layer.apply_weight(parameters[2 * index], stage.inputs[0])
             z[:rows].add_(layer.spread(parameters[2 * index + 1]))
             stages.append(stage)
-        ctx.net, ctx.rows, ctx.stages = net, rows, stages
-        ctx.save_for_backward(start, *tensors)
+        ctx.net, ctx.rows = net, rows
+        flat = [one for stage in stages for one in (*stage.inputs, stage.slope, stage.curved)]
+        ctx.save_for_backward(start, *tensors, *flat)
         return z[:rows], z[rows:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_gx: Tensor, grad_products: Tensor) -> tuple[Tensor | None, ...]:
-        start, *tensors = ctx.saved_tensors
+        start, *saved = ctx.saved_tensors
+        count = 1 + 2 * len(ctx.net.layers)
+        tensors, flat = saved[:count], saved[count:]
+        stages = [_Stage((inputs,), *bend) for inputs, *bend in zip(flat[::3], flat[1::3], flat[2::3], strict=True)]
         y = ctx.net.prepare(torch.cat([grad_gx, grad_products]))
-        y, grads = _pull_back(ctx.net, start, tensors, ctx.stages, y, ctx.rows, ctx.needs_input_grad[3:])
+        y, grads = _pull_back(ctx.net, start, tensors, stages, y, ctx.rows, ctx.needs_input_grad[3:])
         return None, y[: ctx.rows], y[ctx.rows :], *grads
 
 

@@ -75,28 +75,29 @@ class _Kept(torch.autograd.Function):
     def forward(
         ctx: Any, g: Any, estimator: LogDetEstimator, generator: Generator | None, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
+        kept: tuple[Tensor | None, ...] = ()
+
         def linearize(x: Tensor) -> tuple[Tensor, Vjp]:
-            gx, ctx.adjoint = g.linearize_kept(tensors, x)
-            return gx, ctx.adjoint
+            nonlocal kept
+            gx, vjp, kept = g.linearize_kept(tensors, x)
+            return gx, vjp
 
         estimate = estimator.estimate(linearize, x, generator)
-        ctx.order = estimate.order
-        ctx.save_for_backward(estimate.probes, estimate.adjoints)
+        ctx.g, ctx.count = g, len(tensors)
+        ctx.save_for_backward(x, estimate.probes, estimate.adjoints, estimate.order, *tensors, *kept)
         return estimate.gx, estimate.value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_gx: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
-        probes, adjoints = ctx.saved_tensors
-        adjoints = adjoints * grad_logdet.reshape(1, -1, *[1] * (grad_gx.ndim - 1))
-        if ctx.order is None:
-            grad_x, *grads = ctx.adjoint.gradient(grad_gx, probes, adjoints, ctx.needs_input_grad[3:])
-        else:
-            order = ctx.order
-            given = grad_gx[order], probes[:, order], adjoints[:, order]
-            grad_x, *grads = ctx.adjoint.gradient(*given, ctx.needs_input_grad[3:])
-            grad_x = grad_x[order.argsort()]
-        return None, None, None, grad_x, *grads
+        x, probes, adjoints, order, *saved = ctx.saved_tensors
+        adjoints = adjoints * grad_logdet.reshape(1, -1, *[1] * (x.ndim - 1))
+        if order is not None:
+            x, grad_gx, probes, adjoints = x[order], grad_gx[order], probes[:, order], adjoints[:, order]
+        tensors, kept = saved[: ctx.count], saved[ctx.count :]
+        wanted = ctx.needs_input_grad[3:]
+        grad_x, *grads = ctx.g.kept_gradient(tensors, kept, x, grad_gx, probes, adjoints, wanted)
+        return None, None, None, grad_x if order is None else grad_x[order.argsort()], *grads
 
 
 def _dual_gradient(
