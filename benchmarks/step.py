@@ -44,7 +44,52 @@ def main() -> None:
         parts += [split_row(case, name, step) for name, step in (ours | {best: peers[best]}).items()]
         print("\n".join(rows[-len(ours) - len(peers) :] + parts[-len(ours) - 1 :]), flush=True)
     fill(BENCHMARKS, "step", step_text(arguments.rounds) + "\n".join(rows))
-    fill(BENCHMARKS, "split", SPLIT_TEXT = """Shares of a step by the profiler (which itself costs time, most where operations are small), and the
+    fill(BENCHMARKS, "split", SPLIT_TEXT + "\n".join(parts))
+
+
+def candidates(case: Case, device: str) -> tuple[dict[str, Step], dict[str, Step]]:
+    """Our routes and the peer's schemes."""
+    x = case.data(device)
+    ours = {f"contraflow, {route}": our_step(case.ours(TRAINING, route).to(device), x) for route in ("dual", "kept")}
+    schemes = ["neumann", "neumann + backward in forward"]
+    if case.event_shape == (2,):
+        ours["contraflow, exact, kept"] = our_step(case.ours(Exact(), "kept").to(device), x)
+        schemes.append("exact (2-D)")
+    return ours, {f"normflows, {scheme}": peer_step(case.peer(scheme).to(device), x) for scheme in schemes}
+
+
+def step_text(rounds: int) -> str:
+    """Head of the first section."""
+    units = products_a_step(TRAINING)
+    return (
+        f"`python -m benchmarks.step` on {hardware()}. Zero gradients, Lipschitz update, forward, backward, fused\n"
+        f"AdamW; medians of {rounds} steps in turns, seconds of processor time, with the quartiles of the ratio to the\n"
+        f"peer's best in the same round. {TERMS} terms of the series: drawn by `TRAINING` (2 exact + Geometric(0.5)) for\n"
+        f"ours, fixed for the peer. The floor is n + 7 = {units:.0f} times the bare products of one evaluation of g at\n"
+        "the same shapes, by our fastest product.\n\n"
+        "| flow | what | seconds | peer's best / this | time / floor |\n|---|---|---|---|---|\n"
+    )
+
+
+def table_rows(case: Case, found: dict[str, Timing], ours: list[str], peers: list[str]) -> list[str]:
+    """One line a candidate."""
+    best = found[_best(found, peers)]
+    floor = found["products"].median * products_a_step(TRAINING)
+    rows = []
+    for name in [*ours, *peers]:
+        middle, low, high = best.ratio(found[name])
+        seconds = found[name].median
+        rows.append(
+            f"| {case.name} | {name} | {seconds:.3f} | {middle:.2f} ({low:.2f}–{high:.2f}) | {seconds / floor:.2f} |"
+        )
+    return rows
+
+
+def _best(found: dict[str, Timing], names: Iterable[str]) -> str:
+    return min(names, key=lambda name: found[name].median)
+
+
+SPLIT_TEXT = """Shares of a step by the profiler (which itself costs time, most where operations are small), and the
 tensor operations a block a step. *Products* are matrix products and convolutions, *elementwise* every other operation,
 *update* and *optimiser* all of these two, *Python* what is left: interpreter, dispatch, autograd. Views do not count as
 operations.
