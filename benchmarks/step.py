@@ -62,11 +62,11 @@ def step_text(rounds: int) -> str:
     """Head of the first section."""
     units = products_a_step(TRAINING)
     return (
-        f"`python -m benchmarks.step` on {hardware()}. Zero gradients, Lipschitz update, forward, backward, fused\n"
-        f"AdamW; medians of {rounds} steps in turns, seconds of processor time, with the quartiles of the ratio to the\n"
-        f"peer's best in the same round. {TERMS} terms of the series: drawn by `TRAINING` (2 exact + Geometric(0.5)) for\n"
-        f"ours, fixed for the peer. The floor is n + 7 = {units:.0f} times the bare products of one evaluation of g at\n"
-        "the same shapes, by our fastest product.\n\n"
+        f"`python -m benchmarks.step` on {hardware()}. Zero gradients, Lipschitz update, forward, backward,\n"
+        f"fused AdamW; medians of {rounds} steps in turns, seconds of processor time, and median and quartiles of the\n"
+        f"ratio to the peer's best in the same round. {TERMS} terms of the series: drawn by `TRAINING` (2 exact +\n"
+        f"Geometric(0.5)) for ours, fixed for the peer. The floor is n + 7 = {units:.0f} times the bare products of\n"
+        "one evaluation of g at the same shapes, by our fastest product.\n\n"
         "| flow | what | seconds | peer's best / this | time / floor |\n|---|---|---|---|---|\n"
     )
 
