@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from benchmarks.pages import README, fill
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Chain
 from contraflow.evaluation import gaussian_baseline
@@ -57,8 +58,8 @@ def main() -> None:
         f"Machine: {hardware()}. {arguments.remark}\n"
     )
     (_DOCS / "results.md").write_text(header + "\n" + "\n".join(sections))
-    fill_readme("digits", headline([runs / f"digits-{seed}" for seed in RUNS["digits"]]))
-    fill_readme("architectures", architecture_table())
+    fill(README, "digits", headline([runs / f"digits-{seed}" for seed in RUNS["digits"]]))
+    fill(README, "architectures", architecture_table())
 
 
 def section(name: str, folders: list[Path], seeds: Sequence[int]) -> str:
@@ -139,15 +140,6 @@ def architecture_table() -> str:
         shape = "×".join(str(size) for size in architecture.event_shape)
         rows.append(f"| `{name}` | {count:,} | {shape} | {architecture.about} |")
     return "\n".join(rows)
-
-
-def fill_readme(marker: str, text: str) -> None:
-    """Replace what stands between two comments of the README."""
-    path = _DOCS.parent / "README.md"
-    content = path.read_text()
-    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    before, rest = content.split(begin)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def hardware() -> str:

@@ -1,0 +1,25 @@
+"""Pages whose figures come from commands: what stands between two comments is replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+PICTURES = ROOT / "docs" / "pictures"
+
+
+def fill(page: Path, marker: str, text: str) -> None:
+    """Replace what stands between ``<!-- marker -->`` and ``<!-- /marker -->``.
+
+    Raises:
+        ValueError: the page does not have each of the two comments exactly once, in this order.
+    """
+    content = page.read_text()
+    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    before, found, rest = content.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or content.count(begin) != 1 or content.count(end) != 1:
+        raise ValueError(f"{page.name} needs {begin} and, after it, {end}, each once.")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
