@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Generator
 
+from benchmarks.pages import README, fill
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Chain
 from contraflow.evaluation import gaussian_baseline
@@ -33,6 +34,20 @@ from contraflow.recipes.build import load_data, make_preprocessing
 RUNS: dict[str, Sequence[int]] = {"digits": (0, 1, 2), "mnist": (0,), "checkerboard": (0,), "power": (0,)}
 
 _DOCS = Path(__file__).parents[1] / "docs"
+
+
+MEASURED = """## Measured on these flows and beside them
+
+| what | command | page |
+|---|---|---|
+| the inverse: Anderson against Picard, 10,000 samples of each flow within their error bounds | `python -m benchmarks.inverse --runs RUNS` | [inverse.md](inverse.md) |
+| estimators: variance × cost against the paper's, linear g and trained blocks | `python -m benchmarks.estimators [--run RUN]` | [estimators-table.md](estimators-table.md) |
+| probes: pairs, deflation, control variates | `python -m benchmarks.probes` | [decisions/005-probes.md](decisions/005-probes.md) |
+| mixed and learned norms, orders block by block | `python -m benchmarks.norms --runs RUNS` | [norms.md](norms.md) |
+| cost of certified training | `python -m benchmarks.certified_update` | [decisions/003-certified-training.md](decisions/003-certified-training.md) |
+| speed and memory of a training step beside normflows | `python -m benchmarks.step`, `.memory`, `.steadiness` | [benchmarks.md](benchmarks.md) |
+| fifty kills, ten thousand damaged files a reader, flipped bytes | `pytest -m slow` | `tests/training/`, `tests/data/` |
+"""
 
 
 def main() -> None:
@@ -56,9 +71,9 @@ def main() -> None:
         "noise together.\n"
         f"Machine: {hardware()}. {arguments.remark}\n"
     )
-    (_DOCS / "results.md").write_text(header + "\n" + "\n".join(sections))
-    fill_readme("digits", headline([runs / f"digits-{seed}" for seed in RUNS["digits"]]))
-    fill_readme("architectures", architecture_table())
+    (_DOCS / "results.md").write_text("\n".join([header, *sections, MEASURED]))
+    fill(README, "digits", headline([runs / f"digits-{seed}" for seed in RUNS["digits"]]))
+    fill(README, "architectures", architecture_table())
 
 
 def section(name: str, folders: list[Path], seeds: Sequence[int]) -> str:
@@ -139,15 +154,6 @@ def architecture_table() -> str:
         shape = "×".join(str(size) for size in architecture.event_shape)
         rows.append(f"| `{name}` | {count:,} | {shape} | {architecture.about} |")
     return "\n".join(rows)
-
-
-def fill_readme(marker: str, text: str) -> None:
-    """Replace what stands between two comments of the README."""
-    path = _DOCS.parent / "README.md"
-    content = path.read_text()
-    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    before, rest = content.split(begin)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def hardware() -> str:

@@ -1,0 +1,44 @@
+"""Bytes of the tensors that a call allocates, exactly, as the profiler reports every allocation and release."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Callable, Iterable
+from operator import itemgetter
+
+import torch
+from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+
+def allocations(call: Callable[[], object], device: str = "cpu") -> list[int]:
+    """Bytes allocated (> 0) and released (< 0) on a device, in order of time.
+
+    A release of what was allocated before the call is not seen. Memory that a library takes without torch's allocator,
+    such as oneDNN's scratch on the CPU, is not either.
+    """
+    gc.collect()
+    kind = DeviceType.CUDA if torch.device(device).type == "cuda" else DeviceType.CPU
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    assert record.profiler is not None
+    events = record.profiler.kineto_results.events()
+    found = [
+        (event.start_ns(), event.nbytes())
+        for event in events
+        if event.name() == "[memory]" and event.device_type() == kind
+    ]
+    return [size for _, size in sorted(found, key=itemgetter(0))]
+
+
+def peak(changes: Iterable[int]) -> int:
+    """The largest sum of the first changes: bytes above what was there at the start."""
+    return max(itertools.accumulate(changes, initial=0))
+
+
+def held(flow: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Bytes of parameters, buffers and the optimiser's state."""
+    state = [one for values in optimiser.state.values() for one in values.values() if isinstance(one, torch.Tensor)]
+    return sum(one.numel() * one.element_size() for one in (*flow.parameters(), *flow.buffers(), *state))
