@@ -36,18 +36,24 @@ RUNS: dict[str, Sequence[int]] = {"digits": (0, 1, 2), "mnist": (0,), "checkerbo
 _DOCS = Path(__file__).parents[1] / "docs"
 
 
-MEASURED = """## Measured on these flows and beside them
+#: What else is measured: what, command, page.
+MEASURED = [
+    ("the inverse: Anderson against Picard, error bounds of 10,000 samples", "inverse --runs RUNS", "inverse.md"),
+    ("estimators: variance × cost against the paper's", "estimators [--run RUN]", "estimators-table.md"),
+    ("probes: pairs, deflation, control variates", "probes", "decisions/005-probes.md"),
+    ("mixed and learned norms, orders block by block", "norms --runs RUNS", "norms.md"),
+    ("cost of certified training", "certified_update", "decisions/003-certified-training.md"),
+    ("speed of a training step beside normflows", "step", "benchmarks.md"),
+    ("its memory", "memory", "benchmarks.md"),
+    ("its steadiness", "steadiness", "benchmarks.md"),
+]
 
-| what | command | page |
-|---|---|---|
-| the inverse: Anderson against Picard, 10,000 samples of each flow within their error bounds | `python -m benchmarks.inverse --runs RUNS` | [inverse.md](inverse.md) |
-| estimators: variance × cost against the paper's, linear g and trained blocks | `python -m benchmarks.estimators [--run RUN]` | [estimators-table.md](estimators-table.md) |
-| probes: pairs, deflation, control variates | `python -m benchmarks.probes` | [decisions/005-probes.md](decisions/005-probes.md) |
-| mixed and learned norms, orders block by block | `python -m benchmarks.norms --runs RUNS` | [norms.md](norms.md) |
-| cost of certified training | `python -m benchmarks.certified_update` | [decisions/003-certified-training.md](decisions/003-certified-training.md) |
-| speed and memory of a training step beside normflows | `python -m benchmarks.step`, `.memory`, `.steadiness` | [benchmarks.md](benchmarks.md) |
-| fifty kills, ten thousand damaged files a reader, flipped bytes | `pytest -m slow` | `tests/training/`, `tests/data/` |
-"""
+
+def measured() -> str:
+    """The last section: where the other measurements stand."""
+    rows = [f"| {what} | `python -m benchmarks.{command}` | [{page}]({page}) |" for what, command, page in MEASURED]
+    rows.append("| fifty kills, ten thousand damaged files a reader, flipped bytes | `pytest -m slow` | |")
+    return "\n".join(["## Measured elsewhere", "", "| what | command | page |", "|---|---|---|", *rows, ""])
 
 
 def main() -> None:
@@ -71,7 +77,7 @@ def main() -> None:
         "noise together.\n"
         f"Machine: {hardware()}. {arguments.remark}\n"
     )
-    (_DOCS / "results.md").write_text("\n".join([header, *sections, MEASURED]))
+    (_DOCS / "results.md").write_text("\n".join([header, *sections, measured()]))
     fill(README, "digits", headline([runs / f"digits-{seed}" for seed in RUNS["digits"]]))
     fill(README, "architectures", architecture_table())
 
