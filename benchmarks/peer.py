@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import normflows as nf
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from contraflow.bijections import Bijection, Chain, ResidualBlock
+from contraflow.flow import Flow
+from contraflow.lipschitz import LipschitzNetwork
 
 #: How normflows can take the gradient of the log-determinant: names → arguments of its residual block.
 SCHEMES: dict[str, dict[str, object]] = {
@@ -59,3 +65,64 @@ def peer_images(
             flows += [peer_block(net, scheme, terms), nf.flows.ActNorm((channels, 1, 1))]
     base = nf.distributions.DiagGaussian((channels, height, width), trainable=False)
     return nf.NormalizingFlow(base, flows[::-1])
+
+
+def peer_copy(flow: Flow) -> nn.Module:
+    """A trained flow of ours in normflows: the same weights, already normalised, and its own blocks around them."""
+    flows = [_copied(one) for one in _maps(flow.bijection)]
+    return nf.NormalizingFlow(nf.distributions.DiagGaussian(flow.base.event_shape, trainable=False), flows[::-1]).eval()
+
+
+def set_tolerance(peer: nn.Module, step: float) -> None:
+    """Let the peer's inverses stop at |x_k - x_{k-1}| < `step`, element by element; its own tolerance is that of the
+    squared step, 1e-5 (1 + |y|)."""
+    for module in peer.modules():
+        if isinstance(module, nf.flows.residual.iResBlock):
+            solve = type(module)._inverse_fixed_point.__get__(module)
+            module._inverse_fixed_point = partial(solve, atol=step**2, rtol=0.0)
+
+
+def _maps(bijection: Bijection) -> list[Bijection]:
+    if not isinstance(bijection, Chain):
+        return [bijection]
+    return [one for part in bijection.bijections for one in _maps(part)]
+
+
+def _copied(bijection: Bijection) -> nn.Module:
+    if not isinstance(bijection, ResidualBlock):
+        return _Ours(bijection)
+    g = bijection.g
+    assert isinstance(g, LipschitzNetwork)
+    weights = [layer.normalised().detach() for layer in g.stack()]
+    widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights)]
+    if weights[0].ndim == 4:
+        kernels = [weight.shape[-1] for weight in weights]
+        net = nf.nets.LipschitzCNN(widths, kernels, lipschitz_const=1e9, max_lipschitz_iter=5)
+        net(torch.zeros(1, widths[0], *g.stack()[0].size))  # its convolutions take their size from the first input
+    else:
+        net = nf.nets.LipschitzMLP(widths, lipschitz_const=1e9, max_lipschitz_iter=5)
+    swishes, layers = net.net[::2], net.net[1::2]
+    for index, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
+        before = g.activation_before(index)
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            layer.bias.copy_(g.stack()[index].bias)
+            if before is not None:
+                swishes[index].beta.fill_(before.raw_beta.item())
+    if not g.preactivation:
+        net.net = net.net[1:]
+    return peer_block(net, "neumann", None)
+
+
+class _Ours(nf.flows.Flow):
+    """A map without residual block, as ours, in normflows' directions."""
+
+    def __init__(self, bijection: Bijection) -> None:
+        super().__init__()
+        self.bijection = bijection
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.bijection.inverse_and_logdet(z)
+
+    def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.bijection.forward_and_logdet(z)

@@ -46,6 +46,7 @@ MEASURED = [
     ("speed of a training step beside normflows", "step", "benchmarks.md"),
     ("its memory", "memory", "benchmarks.md"),
     ("its steadiness", "steadiness", "benchmarks.md"),
+    ("sampling and evaluation beside normflows", "throughput --runs RUNS", "benchmarks.md"),
 ]
 
 
