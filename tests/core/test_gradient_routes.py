@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from contraflow import (
     RussianRoulette,
 )
 from contraflow.lipschitz import ACTIVATIONS, LipschitzLayer
-from contraflow.logdet import GRADIENTS, Contraction
+from contraflow.logdet import GRADIENTS, Contraction, LogDetEstimator
+from contraflow.logdet.estimators import Estimate, roulette
 
 WEIGHTS = {
     "equal": torch.ones(4),
@@ -97,6 +99,38 @@ def test_the_neumann_routes_agree_draw_by_draw(kind, weights, estimator):
     )
     for other in others:
         agree(dual, other)
+
+
+@dataclass(frozen=True, eq=False)
+class Given(LogDetEstimator):
+    """Given numbers of terms and given probes."""
+
+    terms: Tensor
+    probes: Tensor
+
+    def estimate(self, linearize, x: Tensor, generator: torch.Generator | None = None) -> Estimate:
+        return roulette(linearize, x, self.probes, self.terms, lambda longest: [1.0] * longest)
+
+    def __str__(self) -> str:
+        return "given"
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("route", ["dual", "kept", "neumann", "backward_in_forward"])
+def test_samples_come_back_from_the_order_of_their_terms(route, kind):
+    """A batch against its samples one by one; the order is neither the identity nor its own inverse."""
+    g, x = contraction(kind)
+    terms, weights, probes = torch.tensor([4, 9, 6, 1]), torch.tensor([1.0, -2.0, 3.0, 0.5]), torch.randn(2, *x.shape)
+    order = terms.argsort(descending=True)
+    assert not torch.equal(order, order.argsort())
+    gx, logdet, grad_x, *grads = gradients(route, g, Given(terms, probes), x, weights)
+    alone = [
+        gradients(route, g, Given(terms[i : i + 1], probes[:, i : i + 1]), x[i : i + 1], weights[i : i + 1])
+        for i in range(len(x))
+    ]
+    for whole, parts in zip((gx, logdet, grad_x), zip(*(one[:3] for one in alone), strict=True), strict=True):
+        agree([whole], [torch.cat(parts)])
+    agree(grads, [sum(parts) for parts in zip(*(one[3:] for one in alone), strict=True)])
 
 
 @pytest.mark.parametrize("route", GRADIENTS)
