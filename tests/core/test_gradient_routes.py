@@ -147,6 +147,19 @@ def test_all_routes_give_one_value_with_and_without_gradients(route):
 
 
 @pytest.mark.parametrize("route", GRADIENTS)
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("estimator", [Exact(), RussianRoulette(probes=2)], ids=str)
+def test_a_second_backward_pass_over_one_graph_finds_what_the_first_left(route, kind, estimator):
+    g, x = contraction(kind)
+    x = x.requires_grad_()
+    gx, logdet = GRADIENTS[route](g, estimator, x, torch.Generator().manual_seed(7))
+    loss = (WEIGHTS["unequal"] * logdet).sum() + gx.cos().sum()
+    asked = (x, *g.parameters())
+    first = torch.autograd.grad(loss, asked, retain_graph=True)
+    agree(first, torch.autograd.grad(loss, asked))
+
+
+@pytest.mark.parametrize("route", GRADIENTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_frozen_parameters_change_nothing_for_the_others(route, kind):
     """Each parameter frozen in turn, and each the only one that learns."""
