@@ -210,7 +210,7 @@ def test_an_exact_contraction_leaves_credit_for_an_extrapolation():
 @pytest.mark.parametrize("L", [0.7, 0.9])
 @pytest.mark.parametrize("kind", ["skew", "non-normal"])
 def test_the_newest_differences_decide_where_memory_exceeds_the_dimension(kind, L):
-    """Two differences span a plane, and the two newest fit a nonlinear T best: three older ones must not get in the way.
+    """Two differences span a plane, and the newest fit a nonlinear T best: three older ones must not get in the way.
 
     Means over 200 fixed starts: at most 1.03 times the evaluations that memory 2 takes. With one λ for all ages,
     of 1e-10 or of 1e-5, it is 1.16 times or more.

@@ -129,7 +129,7 @@ def test_a_pickle_cannot_claim_memory():
 
 @pytest.mark.parametrize("doubled", [b"q\x01h\x01\x86", b"2\x86", b"\x94h\x00\x86"])
 def test_a_pickle_cannot_double_itself_without_end(doubled):
-    # (x, x) again and again: hashing or printing takes 2^levels steps. Twenty would end, so that a failure does not hang.
+    # (x, x) again and again: hashing or printing takes 2^levels steps. Twenty end, so that a failure does not hang.
     content = b"\x80\x04}" + b")" + 20 * doubled + b"K\x01s."
     with pytest.raises(DataError, match="used twice"):
         read_cifar_python(content, "batch")
