@@ -52,7 +52,8 @@ class Flow(nn.Module):
     data *as given*: preprocessing (dequantisation, scaling, logit) is part of f and brings its own log-determinant.
 
     The flow computes in the dtype of its weights, float32 or float64, and takes data in either, or integer images.
-    float16 and bfloat16, as data, as weights or by autocast, are refused with a `DomainError`: docs/choosing.md.
+    float16 and bfloat16, as data, as weights or by autocast, are refused with a `DomainError`, by `certify` and
+    `update_lipschitz` too: docs/choosing.md.
 
     Args:
         event_shape: shape of one x, for instance ``(2,)`` or ``(1, 28, 28)``.
@@ -114,6 +115,9 @@ class Flow(nn.Module):
         docs/maths/lipschitz-bounds.md. A g whose bound is its author's claim (`ModuleContraction`) is listed as
         uncertified. Nothing about the flow changes; `contraflow.rescale_to_certificate` scales layers above their
         bound down.
+
+        Raises:
+            DomainError: weights in half precision, or under autocast.
 
         >>> from contraflow import residual_flow
         >>> certificate = residual_flow((2,), blocks=2, hidden=(16,)).certify()

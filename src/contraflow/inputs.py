@@ -30,23 +30,32 @@ def accept(x: Tensor, shape: tuple[int, ...], dtypes: Sequence[torch.dtype], com
     if not isinstance(x, Tensor) or not x.ndim or tuple(x.shape[1:]) != shape:
         given = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
         raise ShapeError(f"this flow takes a tensor of shape (batch, {', '.join(map(str, shape))}), not {given}.")
+    refuse_half(computed_in, x.device)
+    if x.dtype not in dtypes:
+        known = ", ".join(str(one).removeprefix("torch.") for one in dtypes)
+        raise DomainError(f"dtype {x.dtype}: give {known}; promote half precision by x.float().")
+    accepted = x.to(computed_in)
+    if x.is_floating_point() and not _all_finite(accepted):
+        raise _not_finite(x, accepted)
+    return accepted
+
+
+def refuse_half(computed_in: torch.dtype, device: torch.device) -> None:
+    """Nothing in float32 or float64.
+
+    Raises:
+        DomainError: weights of another dtype, or autocast is on for their device.
+    """
     if computed_in not in FLOATS:
         raise DomainError(
             f"the weights of this flow are {computed_in}, too coarse for log-determinants and inverses: call "
             "flow.float() or flow.double()."
         )
-    if x.dtype not in dtypes:
-        known = ", ".join(str(one).removeprefix("torch.") for one in dtypes)
-        raise DomainError(f"dtype {x.dtype}: give {known}; promote half precision by x.float().")
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(device.type):
         raise DomainError(
-            "autocast would round log-determinants to half precision: leave the flow out of it with "
-            f"torch.autocast({x.device.type!r}, enabled=False)."
+            "autocast would round log-determinants and norms to half precision: leave the flow out of it with "
+            f"torch.autocast({device.type!r}, enabled=False)."
         )
-    accepted = x.to(computed_in)
-    if x.is_floating_point() and not _all_finite(accepted):
-        raise _not_finite(x, accepted)
-    return accepted
 
 
 def named(bad: Tensor, most: int = 5) -> str:

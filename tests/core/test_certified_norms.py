@@ -133,7 +133,7 @@ FLOWS = {
 }
 
 
-def after_huge_steps(flow: Flow, steps: int = 3) -> Flow:
+def after_huge_steps(flow: Flow, steps: int = 2) -> Flow:
     """Adam at 0.1 under certified updates, every one of which has to keep every promise."""
     optimiser = torch.optim.Adam(flow.parameters(), lr=0.1)
     x = torch.randn(24, *flow.event_shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from contraflow import (
     RussianRoulette,
 )
 from contraflow.lipschitz import ACTIVATIONS, LipschitzLayer
-from contraflow.logdet import GRADIENTS, Contraction
+from contraflow.logdet import GRADIENTS, Contraction, LogDetEstimator
+from contraflow.logdet.estimators import Estimate, roulette
 
 WEIGHTS = {
     "equal": torch.ones(4),
@@ -99,6 +101,38 @@ def test_the_neumann_routes_agree_draw_by_draw(kind, weights, estimator):
         agree(dual, other)
 
 
+@dataclass(frozen=True, eq=False)
+class Given(LogDetEstimator):
+    """Given numbers of terms and given probes."""
+
+    terms: Tensor
+    probes: Tensor
+
+    def estimate(self, linearize, x: Tensor, generator: torch.Generator | None = None) -> Estimate:
+        return roulette(linearize, x, self.probes, self.terms, lambda longest: [1.0] * longest)
+
+    def __str__(self) -> str:
+        return "given"
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("route", ["dual", "kept", "neumann", "backward_in_forward"])
+def test_samples_come_back_from_the_order_of_their_terms(route, kind):
+    """A batch against its samples one by one; the order is neither the identity nor its own inverse."""
+    g, x = contraction(kind)
+    terms, weights, probes = torch.tensor([4, 9, 6, 1]), torch.tensor([1.0, -2.0, 3.0, 0.5]), torch.randn(2, *x.shape)
+    order = terms.argsort(descending=True)
+    assert not torch.equal(order, order.argsort())
+    gx, logdet, grad_x, *grads = gradients(route, g, Given(terms, probes), x, weights)
+    alone = [
+        gradients(route, g, Given(terms[i : i + 1], probes[:, i : i + 1]), x[i : i + 1], weights[i : i + 1])
+        for i in range(len(x))
+    ]
+    for whole, parts in zip((gx, logdet, grad_x), zip(*(one[:3] for one in alone), strict=True), strict=True):
+        agree([whole], [torch.cat(parts)])
+    agree(grads, [sum(parts) for parts in zip(*(one[3:] for one in alone), strict=True)])
+
+
 @pytest.mark.parametrize("route", GRADIENTS)
 def test_all_routes_give_one_value_with_and_without_gradients(route):
     g, x = contraction("dense")
@@ -113,16 +147,32 @@ def test_all_routes_give_one_value_with_and_without_gradients(route):
 
 
 @pytest.mark.parametrize("route", GRADIENTS)
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("estimator", [Exact(), RussianRoulette(probes=2)], ids=str)
+def test_a_second_backward_pass_over_one_graph_finds_what_the_first_left(route, kind, estimator):
+    g, x = contraction(kind)
+    x = x.requires_grad_()
+    gx, logdet = GRADIENTS[route](g, estimator, x, torch.Generator().manual_seed(7))
+    loss = (WEIGHTS["unequal"] * logdet).sum() + gx.cos().sum()
+    asked = (x, *g.parameters())
+    first = torch.autograd.grad(loss, asked, retain_graph=True)
+    agree(first, torch.autograd.grad(loss, asked))
+
+
+@pytest.mark.parametrize("route", GRADIENTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_frozen_parameters_get_none_and_change_nothing_for_the_others(route, kind):
+def test_frozen_parameters_change_nothing_for_the_others(route, kind):
+    """Each parameter frozen in turn, and each the only one that learns."""
     g, x = contraction(kind)
     names = [name for name, _ in g.named_parameters()]
     whole = gradients(route, g, RussianRoulette(), x, WEIGHTS["unequal"])
-    frozen = names[1]
-    g.get_parameter(frozen).requires_grad_(False)
-    part = gradients(route, g, RussianRoulette(), x, WEIGHTS["unequal"])
-    del whole[3 + names.index(frozen)]
-    agree(whole, part)
+    found = dict(zip(names, whole[3:], strict=True))
+    for name in names:
+        for learning in ([one for one in names if one != name], [name]):
+            for one, parameter in g.named_parameters():
+                parameter.requires_grad_(one in learning)
+            part = gradients(route, g, RussianRoulette(), x, WEIGHTS["unequal"])
+            agree([*whole[:3], *(found[one] for one in learning)], part)
 
 
 @pytest.mark.parametrize("route", GRADIENTS)

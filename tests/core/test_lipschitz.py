@@ -379,6 +379,45 @@ def test_closed_form_derivatives_are_those_of_autograd(name):
     torch.testing.assert_close(curvature, second)
 
 
+FORMULAS = {
+    "lipswish": lambda z, beta: z * torch.sigmoid(beta * z) / 1.1,
+    "swish": lambda z, beta: z * torch.sigmoid(beta * z),
+    "elu": lambda z, beta: torch.where(z > 0, z, z.exp() - 1),
+    "softplus": lambda z, beta: (1 + z.exp()).log(),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("preactivation", [True, False])
+@pytest.mark.parametrize("images", [True, False])
+def test_every_pass_is_that_of_layers_and_activations_in_turn(name, preactivation, images):
+    """Gains folded into weights, of another β at every place, against W φ(W φ(…) + b) + b as it is written."""
+    options = {"activation": name, "preactivation": preactivation}
+    g = LipschitzConvNet(2, 3, (3, 4), **options) if images else LipschitzMLP(3, (5, 4), **options)
+    x, u = torch.randn(2, 2, *((2, 3, 4) if images else (3,)))
+    for place, one in enumerate(g.activations):
+        if hasattr(one, "raw_beta"):
+            one.raw_beta.data.fill_(place - 0.5)
+
+    def written(x: Tensor) -> Tensor:
+        places = list(g.activations) if preactivation else [None, *g.activations]
+        for layer, one in zip(g.layers, places, strict=True):
+            x = layer(x if one is None else FORMULAS[name](x, getattr(one, "beta", None)))
+        return x
+
+    expected, adjoint = torch.autograd.functional.vjp(written, x, u)
+    tangent = torch.autograd.functional.jvp(written, x, u)[1]
+    tensors = [one.detach() for one in g.tensors()]
+    torch.testing.assert_close(g(x).detach(), expected)
+    for linearize in (g.linearize, g.linearize_kept):
+        gx, vjp = linearize(tensors, x)
+        torch.testing.assert_close(gx, expected)
+        torch.testing.assert_close(vjp(u[None])[0], adjoint)
+    gx, products = g.dual(tensors, x, u[None])
+    torch.testing.assert_close(gx, expected)
+    torch.testing.assert_close(products[0], tangent)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("preactivation", [True, False])
 @pytest.mark.parametrize("probes", [1, 3])

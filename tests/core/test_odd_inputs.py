@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from contraflow import EVALUATION, Chain, Exact, Flow, residual_flow
+from contraflow import (
+    EVALUATION,
+    Chain,
+    Exact,
+    Flow,
+    LipschitzMLP,
+    rescale_to_certificate,
+    residual_flow,
+    update_lipschitz,
+)
 from contraflow.bijections import ActNorm
 from contraflow.data import ImagePreprocessing, TablePreprocessing
 from contraflow.errors import ConfigurationError, DomainError, ShapeError
@@ -47,6 +56,35 @@ def test_half_precision_is_refused(half: torch.dtype, use: str) -> None:
 def test_samples_of_half_precision_weights_are_refused() -> None:
     with pytest.raises(DomainError, match=r"weights of this flow are torch\.bfloat16"):
         flow_in(torch.float32).bfloat16().sample(2)
+
+
+def network(flow: Flow) -> LipschitzMLP:
+    return next(one for one in flow.modules() if isinstance(one, LipschitzMLP))
+
+
+BOUNDS = {
+    "certify": lambda flow: flow.certify(),
+    "update_lipschitz": update_lipschitz,
+    "rescale_to_certificate": rescale_to_certificate,
+    "g": lambda flow: network(flow)(torch.zeros(1, 2)),
+    "lipschitz_bound": lambda flow: network(flow).lipschitz_bound(),
+}
+
+
+@pytest.mark.parametrize("use", BOUNDS)
+def test_no_bound_is_proved_in_half_precision(use: str) -> None:
+    """Under autocast norms were estimated in half precision: a certificate then lay below the norm of what was used."""
+    torch.set_default_dtype(torch.float32)
+    flow = flow_in(torch.float32)
+    flow.certify()  # known bounds are no way around
+    for half in (torch.float16, torch.bfloat16):
+        with pytest.raises(DomainError, match=f"weights of this flow are {half}"):
+            BOUNDS[use](copy.deepcopy(flow).to(half))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(DomainError, match="autocast"):
+            BOUNDS[use](flow)
+        with torch.autocast("cpu", enabled=False):
+            BOUNDS[use](flow)
 
 
 @pytest.mark.parametrize("use", USES)

@@ -168,12 +168,12 @@ def element(kind, content):
 
 def test_matlab_sizes_are_checked_before_they_are_multiplied(tmp_path):
     flags, name = element(6, struct.pack("<II", 9, 0)), element(1, b"X")
-    sizes = element(5, struct.pack("<i", 2**30) * 500_000)
+    sizes = element(5, struct.pack("<i", 2**30) * 30_000)
     matrix = element(14, flags + sizes + name + element(2, b"1"))
     path = tmp_path / "m.mat"
     path.write_bytes(b" " * 124 + struct.pack("<H", 0x0100) + b"IM" + matrix)
     start = time.process_time()
-    with pytest.raises(DataError, match="X has 500000 dimensions"):
+    with pytest.raises(DataError, match="X has 30000 dimensions"):
         read_matlab(path)
     assert time.process_time() - start < 2
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contraflow.data import load_dataset
+from contraflow.data import load_dataset, read_rows
 from contraflow.data.arrays import read_npy, read_npz
 from contraflow.data.csv_table import read_csv
 from contraflow.data.tables import read_parquet
@@ -82,6 +82,22 @@ def test_csv_columns(tmp_path):
     assert read_csv(path, columns=["weight", "height"]).values.tolist() == [[2, 1], [4, 3]]
     with pytest.raises(DataError, match=r"no column 'wieght'\. Did you mean 'weight'"):
         read_csv(path, columns=["wieght"])
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])
+def test_half_precision_in_a_file_is_read_exactly(tmp_path, suffix):
+    path = tmp_path / f"half{suffix}"
+    numbers = np.array([[6e-8, -65504.0], [0.1, 2.0**-14], [1 / 3, -0.0]], dtype=np.float16)
+    if suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"a": numbers[:, 0], "b": numbers[:, 1]}), path)
+    else:
+        np.save(path, numbers) if suffix == ".npy" else np.savez(path, numbers)
+    rows = read_rows(path)
+    assert rows.dtype == torch.float32
+    assert rows.tolist() == numbers.tolist()
 
 
 def test_parquet(tmp_path):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contraflow.errors import DomainError, ShapeError
+from contraflow.inputs import refuse_half
 from contraflow.lipschitz.balance import Densities
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm, spectral_method
 from contraflow.lipschitz.convolution import convolve, convolve_adjoint, kernel_gradient
@@ -156,6 +157,7 @@ class LipschitzLayer(nn.Module, ABC):
 
     def normalised(self) -> Tensor:
         """W / max(1, σ/c), computed once for a weight and kept until weight or v change or a backward pass used it."""
+        refuse_half(self.weight.dtype, self.weight.device)
         tracked = torch.is_grad_enabled() and any(one.requires_grad for one in (self.weight, *self.norm.parameters()))
         if not self.warm:
             self.converge()
@@ -189,6 +191,7 @@ class LipschitzLayer(nn.Module, ABC):
 
     def lipschitz_bound(self) -> float:
         """The certified norm of the normalised weight, from above, between the norms of the layer."""
+        refuse_half(self.weight.dtype, self.weight.device)
         if not self.warm:
             self.converge()
         key = self._version_key()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from contraflow.errors import DomainError
+from contraflow.inputs import refuse_half
 from contraflow.lipschitz.balance import Densities
 from contraflow.lipschitz.layers import LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzNetwork
@@ -47,9 +48,13 @@ def update_lipschitz(
             a thorough iteration instead.
         max_iterations: most iterations a call.
         certified: normalise by a certified bound from above instead of the estimate from below.
+
+    Raises:
+        DomainError: weights in half precision, or under autocast, which would round norms.
     """
     stacks: dict[tuple, list[LipschitzLayer]] = defaultdict(list)
     for layer in _layers(module):
+        refuse_half(layer.weight.dtype, layer.weight.device)
         stacks[_kind(layer)].append(layer)
     for stack in stacks.values():
         _refresh(stack, tolerance, max_iterations)
@@ -204,7 +209,7 @@ def rescale_to_certificate(module: nn.Module) -> int:
         The number of layers that were changed.
 
     Raises:
-        DomainError: a weight is not finite.
+        DomainError: a weight is not finite; half precision as for `update_lipschitz`.
 
     >>> from contraflow.lipschitz import LipschitzMLP
     >>> g = LipschitzMLP(2, (8, 8))
