@@ -93,7 +93,7 @@ def shares(flow: Flow, data: Tensor) -> list[str]:
         rows = torch.randint(len(data), (BATCH,), generator=generator)
         return flow.preprocessing.forward(data[rows], generator=generator)
 
-    best = 0.0
+    best, fixed = 0.0, batch()
     for name, estimator in {
         "the paper's": replace(TRAINING, probe=Gaussian()),
         "`TRAINING`": TRAINING,
@@ -105,8 +105,7 @@ def shares(flow: Flow, data: Tensor) -> list[str]:
         def draw(y: Tensor, twin: Flow = twin) -> Tensor:
             return gradient(twin, -twin.log_prob(y, generator=generator).mean())
 
-        fixed = batch()
-        noise, noise_error = total_variance(lambda draw=draw, fixed=fixed: draw(fixed))
+        noise, noise_error = total_variance(lambda draw=draw: draw(fixed))
         both, both_error = total_variance(lambda draw=draw: draw(batch()))
         cost = 4 + estimator.probes * 7
         rest = f"{both - noise:.0f} ± {math.hypot(noise_error, both_error):.0f}"
