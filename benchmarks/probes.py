@@ -1,20 +1,25 @@
 """Which probes, how many, and what learning the law costs, at a trained flow: docs/decisions/005-probes.md.
 
-python -m benchmarks.probes RUN/digits-0
+    python -m benchmarks.probes --run runs/digits-0
+
+The run is that of `contraflow train digits --seed 0 --out runs/digits-0`.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
 
-from benchmarks.estimators import block_inputs, dense_jacobians
+from benchmarks.estimators import block_inputs, dense_jacobians, fill
 from benchmarks.results import hardware
 from contraflow import (
     TRAINING,
@@ -27,11 +32,14 @@ from contraflow import (
     update_lipschitz,
 )
 from contraflow.bijections import with_logdet
+from contraflow.logdet.adaptive import BEGINNING, EVERY
 from contraflow.recipes import load_run
 from contraflow.recipes.build import load_data
 
 DRAWS = 40
+GROUPS = 5
 BATCH = 64
+PAGE = Path(__file__).parents[1] / "docs/decisions/005-probes.md"
 
 _PROBES = {
     "Gaussian": PowerSeries(5, Gaussian()),
@@ -42,17 +50,23 @@ _PROBES = {
 
 
 def main() -> None:
-    """All figures, to the screen."""
+    """All figures, to the screen and into the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a trained run")
+    parser.add_argument("--run", type=Path, default=Path("runs/digits-0"), help="folder of a trained run")
     run = parser.parse_args().run
     torch.set_num_threads(1)
     trained = load_run(run)
     data = load_data(trained.recipe.data, trained.recipe.seed)
     flow = trained.flow.requires_grad_(True)
-    print(f"{run.name}; {hardware()}, one thread")
-    for part in (overhead, probe_table, shares, deflation_table):
-        print("\n".join(part(flow, data.train if part in (overhead, shares) else data.test)), flush=True)
+    for marker, part, rows in (
+        ("step costs", step_costs, data.train),
+        ("probe pairs", probe_table, data.test),
+        ("gradient noise", shares, data.train),
+        ("deflation", deflation_table, data.test),
+    ):
+        text = "\n".join(part(flow, rows))
+        print(f"{text}\n", flush=True)
+        fill(PAGE, marker, text)
 
 
 def gradient(flow: nn.Module, loss: Tensor) -> Tensor:
@@ -61,64 +75,100 @@ def gradient(flow: nn.Module, loss: Tensor) -> Tensor:
     return torch.cat([one.flatten() for one in found if one is not None])
 
 
-def total_variance(draw: Callable[[int], Tensor], draws: int) -> float:
-    """Sum over components of the variance over draws."""
-    return torch.stack([draw(number) for number in range(draws)]).var(0).sum().item()
+def total_variance(draw: Callable[[], Tensor]) -> tuple[float, float]:
+    """Sum over components of the variance over draws, and its standard error, from `GROUPS` groups of draws."""
+    found = [torch.stack([draw() for _ in range(DRAWS // GROUPS)]).var(0).sum().item() for _ in range(GROUPS)]
+    return statistics.mean(found), statistics.stdev(found) / math.sqrt(GROUPS)
 
 
 def shares(flow: Flow, data: Tensor) -> list[str]:
-    """Variance of the gradient of a batch's mean loss: in all, and from probes and truncation alone."""
+    """Variance of the gradient of a batch's mean loss: from probes and truncation, and from data and dequantisation."""
     generator = Generator().manual_seed(0)
     lines = [
-        f"\n| estimator | from estimator | from data | products | variance × products | (batch {BATCH}, {DRAWS} draws)",
-        "",
+        "| estimator | variance from probes and truncation | from data | products | whole variance × products |",
+        "|" + "---|" * 5,
     ]
 
-    def draw(twin: Flow, rows: Tensor) -> Tensor:
-        return gradient(twin, -twin.log_prob(data[rows], generator=generator).mean())
+    def batch() -> Tensor:
+        rows = torch.randint(len(data), (BATCH,), generator=generator)
+        return flow.preprocessing.forward(data[rows], generator=generator)
 
+    best, fixed = 0.0, batch()
     for name, estimator in {
-        "paper": type(TRAINING)(probe=Gaussian()),
-        "TRAINING": TRAINING,
-        "TRAINING, 2 probes": type(TRAINING)(probes=2),
-        "TRAINING, a pair": type(TRAINING)(probe=PairedRademacher(), probes=2),
+        "the paper's": replace(TRAINING, probe=Gaussian()),
+        "`TRAINING`": TRAINING,
+        "`TRAINING`, 2 probes": replace(TRAINING, probes=2),
+        "`TRAINING`, a pair": replace(TRAINING, probe=PairedRademacher(), probes=2),
     }.items():
-        twin = with_logdet(flow, estimator)
-        fixed = torch.randint(len(data), (BATCH,), generator=generator)
-        noise = total_variance(lambda _, twin=twin, fixed=fixed: draw(twin, fixed), DRAWS)
-        both = total_variance(
-            lambda _, twin=twin: draw(twin, torch.randint(len(data), (BATCH,), generator=generator)), DRAWS
-        )
+        twin = with_logdet(Flow(flow.event_shape, flow.bijection, flow.base), estimator)
+
+        def draw(y: Tensor, twin: Flow = twin) -> Tensor:
+            return gradient(twin, -twin.log_prob(y, generator=generator).mean())
+
+        noise, noise_error = total_variance(lambda draw=draw: draw(fixed))
+        both, both_error = total_variance(lambda draw=draw: draw(batch()))
         cost = 4 + estimator.probes * 7
-        lines.append(f"| {name} | {noise:.3g} | {both - noise:.3g} | {cost} | {both * cost:.3g} |")
-    return lines
+        rest = f"{both - noise:.0f} ± {math.hypot(noise_error, both_error):.0f}"
+        lines.append(f"| {name} | {noise:.0f} ± {noise_error:.0f} | {rest} | {cost} | {both * cost:.0f} |")
+        if estimator == TRAINING:
+            best = math.sqrt(4 * noise / (7 * max(both - noise, 1e-9)))
+    return [*lines, "", f"Best number of probes by the second row: √(4 · estimator / (7 · data)) = {best:.2f}."]
 
 
-def overhead(flow: Flow, data: Tensor, pairs: int = 40) -> list[str]:
-    """CPU seconds of a training step with and without learning the law, under one and the same law, by turns."""
-    twin = with_logdet(flow, AdaptiveRoulette()).train()
-    plain = with_logdet(flow, AdaptiveRoulette()).train()
+def step_costs(flow: Flow, data: Tensor, groups: int = 25) -> list[str]:
+    """CPU seconds of training steps by turns: adaptive ones that learn from none, some or all, and `TRAINING`.
+
+    The first three are one flow under one law; what they learn from is set by the count of passes.
+    """
+    one = with_logdet(flow, AdaptiveRoulette()).train()
+    pair = with_logdet(flow, AdaptiveRoulette(PairedRademacher(), 2)).train()
+    steps: dict[str, tuple[Flow, Callable[[int], int]]] = {
+        "adaptive, learning nothing": (one, lambda step: BEGINNING + 1),
+        "adaptive, first 100 steps": (one, lambda step: 0),
+        "adaptive, later": (one, lambda step: BEGINNING + step),
+        "adaptive, a pair, later": (pair, lambda step: BEGINNING + step),
+        "`TRAINING`": (with_logdet(flow, TRAINING).train(), lambda step: 0),
+    }
+    for number in range(BEGINNING):
+        for twin in (one, pair):
+            twin.log_prob(data[batch_rows(data, number)], generator=Generator().manual_seed(number))
+    spent: dict[str, list[float]] = {name: [] for name in steps}
     optimiser = torch.optim.Adam(flow.parameters(), lr=0.0)
-    blocks = list(zip(residual_blocks(plain), residual_blocks(twin), strict=True))
-    for one, learned in blocks:
-        one._modules["decay"] = learned.decay
-        one.training = False
-    spent: dict[str, list[float]] = {"learning": [], "not learning": []}
-    for number in range(pairs + 5):
-        rows = torch.randint(len(data), (BATCH,), generator=Generator().manual_seed(number))
-        for name, model in (("learning", twin), ("not learning", plain)):
+    for group in range(-1, groups):  # the first one is not counted
+        for name, (twin, passes) in random.Random(group).sample(list(steps.items()), len(steps)):
             start = time.process_time()
-            update_lipschitz(flow)
-            optimiser.zero_grad()
-            (-model.log_prob(data[rows], generator=Generator().manual_seed(number)).mean()).backward()
-            optimiser.step()
-            spent[name].append(time.process_time() - start)
-    medians = {name: statistics.median(values[5:]) for name, values in spent.items()}
-    more = statistics.median(a - b for a, b in zip(spent["learning"][5:], spent["not learning"][5:], strict=True))
+            for step in range(EVERY):
+                for block in residual_blocks(twin):
+                    if block.decay is not None:
+                        block.decay.passes.fill_(passes(step))
+                train_step(flow, twin, optimiser, data, EVERY * (group + 1) + step)
+            spent[name].append((time.process_time() - start) / EVERY)
+    base = spent["adaptive, learning nothing"][1:]
+    lines = ["| step | ms of CPU time | more than learning nothing |", "|" + "---|" * 3]
+    for name, values in spent.items():
+        more = [100 * (a / b - 1) for a, b in zip(values[1:], base, strict=True)]
+        low, middle, high = statistics.quantiles(more, n=4) if any(more) else (0.0, 0.0, 0.0)
+        cell = f"{middle:.1f} % ({low:.1f} to {high:.1f})" if any(more) else ""
+        lines.append(f"| {name} | {1e3 * statistics.median(values[1:]):.1f} | {cell} |")
     return [
-        f"a step: {1e3 * medians['not learning']:.1f} ms of CPU time, {1e3 * medians['learning']:.1f} ms learning "
-        f"(median of {pairs}; median difference {1e3 * more:.1f} ms, {100 * more / medians['not learning']:.1f} %)"
+        *lines,
+        "",
+        f"{hardware()}; one thread; medians of {groups} groups of {EVERY} steps by turns, with quartiles.",
     ]
+
+
+def batch_rows(data: Tensor, number: int) -> Tensor:
+    """Which rows step `number` takes."""
+    return torch.randint(len(data), (BATCH,), generator=Generator().manual_seed(number))
+
+
+def train_step(flow: Flow, twin: Flow, optimiser: torch.optim.Optimizer, data: Tensor, number: int) -> None:
+    """One step, at a learning rate of nothing; the same rows and noise for every twin of the flow."""
+    update_lipschitz(flow)
+    optimiser.zero_grad()
+    generator = Generator().manual_seed(number)
+    (-twin.log_prob(data[batch_rows(data, number)], generator=generator).mean()).backward()
+    optimiser.step()
 
 
 def residual_blocks(flow: nn.Module) -> list[ResidualBlock]:
@@ -129,7 +179,6 @@ def residual_blocks(flow: nn.Module) -> list[ResidualBlock]:
 def probe_table(flow: Flow, data: Tensor) -> list[str]:
     """Variance of value and of the gradient in the block's parameters, at one row, over one Rademacher probe's."""
     lines = [
-        "",
         f"| block | {' | '.join(f'{name}: gradient, value' for name in _PROBES)} |",
         "|" + "---|" * (1 + len(_PROBES)),
     ]
@@ -151,9 +200,8 @@ def probe_table(flow: Flow, data: Tensor) -> list[str]:
 
 
 def deflation_table(flow: Flow, data: Tensor, rows: int = 32) -> list[str]:
-    """What is left of the first term's variance after deflation of the best directions, or minus E J."""
+    """What is left of the first term's variance without eigenvectors of S's off-diagonal part, or minus E J."""
     lines = [
-        "",
         "| block | diagonal's share of the symmetric part | k = 1 | 2 | 3 | 4 | J minus its mean |",
         "|" + "---|" * 7,
     ]

@@ -20,7 +20,11 @@ LEVELS = 48
 #: Candidates for m, the (real) number of terms that are computed almost always.
 _HEADS = torch.arange(-24, 49) / 2
 
-#: Of the running means a step; half of a mean is forgotten in 70 steps.
+#: The first passes are all learned from; of the later ones, one in so many.
+BEGINNING = 100
+EVERY = 4
+
+#: Of the running means a pass that is learned from; half of a mean is forgotten in 70 of them.
 _MEMORY = 0.99
 
 #: A level's ratio is believed once so many rows have reached it.
@@ -54,6 +58,7 @@ class SeriesDecay(nn.Module):
     Starts with the paper's 2 exact terms, and q = 1/√2.
 
     Attributes:
+        passes: training passes so far, learned from or not.
         rows: running number of rows that computed level k, ``(48,)``.
         squares: running sums of ‖u_k‖²/‖v‖² over them.
         before: the same of ‖u_{k-1}‖²/‖v‖², over the rows that computed level k.
@@ -62,6 +67,7 @@ class SeriesDecay(nn.Module):
         law: q and m.
     """
 
+    passes: Tensor
     rows: Tensor
     squares: Tensor
     before: Tensor
@@ -71,10 +77,17 @@ class SeriesDecay(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.register_buffer("passes", torch.tensor(0))
         for name in ("rows", "squares", "before", "values"):
             self.register_buffer(name, torch.zeros(LEVELS))
         self.register_buffer("rate", torch.tensor(0.5))
         self.register_buffer("law", torch.tensor([0.5**0.5, 3.0]))
+
+    def due(self) -> bool:
+        """Counts a training pass: is it one to learn from? All of the first 100 are, then every fourth."""
+        number = int(self.passes)
+        self.passes += 1
+        return number < BEGINNING or number % EVERY == 0
 
     @torch.no_grad()
     def learn(self, levels: list[Products], scale: float, probes: int, beside: float) -> None:
@@ -219,6 +232,7 @@ class _Following(LogDetEstimator):
         terms = torch.floor(m + torch.log1p(-u) / q.log()).clamp_min(1).long()
         v = settings.probe.sample((settings.probes, *x.shape), x, generator)
         levels: list[Products] = []
+        learn = self.learn and self.decay.due()
 
         def watch(u: Tensor, inner: Tensor) -> None:
             levels.append(Products(torch.linalg.vector_norm(u.detach().flatten(2), dim=2), inner.detach()))
@@ -229,8 +243,8 @@ class _Following(LogDetEstimator):
             weights[:1] = 1.0
             return weights.to(x.dtype)
 
-        estimate = roulette(linearize, x, v, terms, coefficients, watch if self.learn else None)
-        if self.learn:
+        estimate = roulette(linearize, x, v, terms, coefficients, watch if learn else None)
+        if learn:
             self.decay.learn(levels, x.shape[1:].numel(), settings.probes, beside=3 + 4 / settings.probes)
         return estimate
 
