@@ -8,6 +8,7 @@ Writes its section of docs/benchmarks.md and docs/pictures/memory.png.
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -276,6 +277,11 @@ def step_peak(flow: Flow | nf.NormalizingFlow, x: Tensor, device: str) -> Peak:
         (-flow.log_prob(x).mean()).backward()
         optimiser.step()
 
+    gc.collect()
     changes = allocations(step, device)
     optimiser.zero_grad()
     return Peak(held(flow, optimiser) + peak(changes), peak(one for one in changes if one % BATCH == 0))
+
+
+if __name__ == "__main__":
+    main()
