@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Callable, Iterable
 from operator import itemgetter
@@ -19,7 +18,6 @@ def allocations(call: Callable[[], object], device: str = "cpu") -> list[int]:
     A release of what was allocated before the call is not seen. Memory that a library takes without torch's allocator,
     such as oneDNN's scratch on the CPU, is not either.
     """
-    gc.collect()
     kind = DeviceType.CUDA if torch.device(device).type == "cuda" else DeviceType.CPU
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         call()

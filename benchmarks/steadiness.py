@@ -29,7 +29,7 @@ from contraflow.logdet import LogDetEstimator, PowerSeries, RussianRoulette
 from contraflow.logdet.contraction import Vjp
 
 STEPS = 500
-BLOCKS = 8
+BLOCKS = 4
 CASE = Case("", (3, 8, 8), (BLOCKS,), 32, 16)
 #: Power iterations of an update, for both, so that their number does not swing.
 ITERATIONS = 5
@@ -50,8 +50,12 @@ class Candidate(ABC):
         self.optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-4, fused=True)
 
     def step(self) -> None:
-        """Lipschitz update, forward, backward, optimiser; no gradients are left."""
+        """Lipschitz update, then `learn`."""
         self.update()
+        self.learn()
+
+    def learn(self) -> None:
+        """Forward, backward, optimiser; no gradients are left."""
         (-self.log_prob().mean()).backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -171,7 +175,8 @@ def watch(candidates: Sequence[Candidate], steps: int, device: str) -> list[Reco
                 record.products.append(one.products())
     for _ in range(steps):
         for one, record in zip(candidates, records, strict=True):
-            record.peaks.append(peak(allocations(one.step, device)))
+            one.update()
+            record.peaks.append(peak(allocations(one.learn, device)))
     return records
 
 
@@ -222,7 +227,7 @@ def about(device: str, steps: int) -> str:
         "and 8 for the peer's Neumann gradient; through the peer's series it is no such sum. *Of one block*: the "
         "variation over steps and blocks. Processor time is of the whole step, candidates in turns, on a machine with "
         f"other work: the line of {TERMS} terms always shows how much of its variation is due to the machine. Peak: "
-        f"bytes of tensors above what lasts from step to step, exactly, over {steps} more steps."
+        f"bytes of tensors above what lasts from step to step, exactly, over {steps} more steps, the update aside."
     )
 
 
