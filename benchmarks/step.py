@@ -11,6 +11,7 @@ import argparse
 import gc
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ def candidates(case: Case, device: str) -> tuple[dict[str, Step], dict[str, Step
     """Our routes and the peer's schemes."""
     x = case.data(device)
     ours = {f"contraflow, {route}": our_step(case.ours(TRAINING, route).to(device), x) for route in ("dual", "kept")}
+    lowered = replace(TRAINING, series_dtype=torch.bfloat16)
+    ours["contraflow, kept, bfloat16 series"] = our_step(case.ours(lowered, "kept").to(device), x)
     schemes = ["neumann", "neumann + backward in forward"]
     if case.event_shape == (2,):
         ours["contraflow, exact, kept"] = our_step(case.ours(Exact(), "kept").to(device), x)

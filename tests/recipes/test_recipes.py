@@ -185,3 +185,11 @@ def test_the_papers_preprocessing() -> None:
     built: list[Bijection | None] = [make_preprocessing(recipe, stand_in(recipe)) for recipe in (mnist, cifar)]
     assert [one.alpha for one in built if isinstance(one, ImagePreprocessing)] == [1e-6, 0.05]
     assert [one.flip for one in built if isinstance(one, ImagePreprocessing)] == [False, True]
+
+
+def test_half_precision_products_are_an_option_of_a_fixed_law():
+    assert EstimatorSettings(series_dtype="bfloat16").build() == RussianRoulette(series_dtype=torch.bfloat16)
+    for settings in (EstimatorSettings("exact", series_dtype="bfloat16"), EstimatorSettings("roulette", "adaptive")):
+        settings.series_dtype = "bfloat16"
+        with pytest.raises(ConfigurationError, match="series_dtype=bfloat16"):
+            settings.build()

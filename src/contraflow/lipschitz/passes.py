@@ -6,6 +6,7 @@ Derivation: docs/maths/dual-pass-gradient.md.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,15 +38,25 @@ class Adjoint:
         products = [layer.apply_adjoint for layer in net.stack()]
         self._steps = list(zip(products, parameters[::2], folded, strict=True))[::-1]
 
+    def lowered(self, dtype: torch.dtype) -> Adjoint:
+        """The same, its products in `dtype`; what goes in and comes out stays as it is."""
+        twin = copy.copy(self)
+        twin._steps = [
+            (product, weight.to(dtype), None if slope is None else slope.to(dtype))
+            for product, weight, slope in self._steps
+        ]
+        return twin
+
     def __call__(self, u: Tensor) -> Tensor:
         probes, rows = u.shape[:2]
-        u = u.flatten(0, 1)
+        dtype = u.dtype
+        u = u.flatten(0, 1).to(self._steps[0][1].dtype)
         for product, weight, slope in self._steps:
             u = product(weight, u)
             if slope is not None:
                 # Most calls have one probe and few rows: every view less counts.
                 (u if probes == 1 else _by_probe(u, rows)).mul_(slope if len(slope) == rows else slope[:rows])
-        return u.unflatten(0, (probes, rows))
+        return u.unflatten(0, (probes, rows)).to(dtype)
 
 
 def kept_gradient(
