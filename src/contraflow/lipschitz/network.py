@@ -120,19 +120,7 @@ class LipschitzNetwork(nn.Module):
             h = layer.affine(tensors[1 + 2 * index], tensors[2 + 2 * index], kept[-1].value)
         return h, Adjoint(self, tensors, [one.slope for one in kept]), tuple(one for layer in kept for one in layer)
 
-    def kept_gradient(
-        self,
-        tensors: Sequence[Tensor],
-        kept: Sequence[Tensor],
-        x: Tensor,
-        grad_gx: Tensor,
-        probes: Tensor,
-        adjoints: Tensor,
-        wanted: Sequence[bool],
-    ) -> list[Tensor | None]:
-        """Gradient of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors; None where it is not wanted."""
-        layers = [Kept(*one) for one in zip(kept[::3], kept[1::3], kept[2::3], strict=True)]
-        return kept_gradient(self, tensors, layers, x, grad_gx, probes, adjoints, wanted)
+    kept_gradient = kept_gradient
 
     def _begin(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
         """What reaches the first layer or the activation before it."""

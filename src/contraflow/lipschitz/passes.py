@@ -62,20 +62,22 @@ class Adjoint:
 def kept_gradient(
     net: LipschitzNetwork,
     tensors: Sequence[Tensor],
-    kept: Sequence[Kept],
+    kept: Sequence[Tensor],
     x: Tensor,
     grad_gx: Tensor,
     probes: Tensor,
     adjoints: Tensor,
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors, from what was kept; None where not wanted."""
+    """Of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors, from the `Kept` of all layers in one sequence; None where
+    it is not wanted."""
     rows = len(x)
     gain, *parameters = tensors
     start = net.prepare(torch.cat([x, probes.flatten(0, 1)]))
     t = start[rows:] * gain if net.preactivation else start[rows:]
     stages = []
-    for index, (layer, one) in enumerate(zip(net.stack(), kept, strict=True)):
+    layers = [Kept(*one) for one in zip(kept[::3], kept[1::3], kept[2::3], strict=True)]
+    for index, (layer, one) in enumerate(zip(net.stack(), layers, strict=True)):
         curved = None
         if one.slope is not None and one.curvature is not None:
             curved = _by_probe(t, rows) * one.curvature
