@@ -15,7 +15,7 @@ from contraflow.errors import ConfigurationError, DomainError, InversionError
 from contraflow.inputs import FLOATS, INTEGERS, accept, named
 from contraflow.lipschitz import BlockCertificate, Certificate, LipschitzNetwork
 from contraflow.lipschitz.certification import certify_network, vouched
-from contraflow.logdet import EVALUATION, AdaptiveRoulette, LogDetEstimator, RussianRoulette
+from contraflow.logdet import EVALUATION, AdaptiveRoulette, Exact, LogDetEstimator, RussianRoulette
 from contraflow.numerics import FixedPointSolver, fixed_means, two_stage_means
 
 
@@ -94,6 +94,13 @@ class Flow(nn.Module):
     def device(self) -> torch.device:
         """Where the flow lives."""
         return self.base.anchor.device
+
+    @property
+    def estimator_name(self) -> str:
+        """How the log-determinants are had, for reports: the estimators in use, or that they are exact."""
+        maps = [one for one in self.modules() if isinstance(one, Bijection)]
+        names = dict.fromkeys(one.estimator_name for one in maps if one.estimator_name is not None)
+        return "; ".join(names) or str(Exact())
 
     def with_logdet(self, logdet: LogDetEstimator) -> Flow:
         """This flow with another log-determinant estimator, sharing all parameters.

@@ -11,11 +11,12 @@ import torch
 
 import contraflow.recipes.build
 from contraflow.architectures import ARCHITECTURES
+from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 from contraflow.bijections import Bijection
 from contraflow.data import DATASETS, Dataset, ImagePreprocessing, TablePreprocessing
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError
 from contraflow.logdet import Exact, Gaussian, Geometric, Poisson, PowerSeries, RussianRoulette
-from contraflow.recipes import RECIPES, EstimatorSettings, EvaluationSettings, Recipe, build_flow
+from contraflow.recipes import RECIPES, EstimatorSettings, EvaluationSettings, Recipe, build_flow, with_architecture
 from contraflow.recipes.build import architecture_options, make_device, make_preprocessing
 
 SHAPES = {
@@ -167,8 +168,22 @@ def test_estimators() -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_options_are_those_of_the_function(name: str) -> None:
     options = architecture_options(name)
-    assert {"blocks", "hidden", "bound", "activation"} <= options.keys()
-    assert not {"event_shape", "logdet", "inverse", "preprocessing"} & options.keys()
+    for small in ARCHITECTURES[name].small.values():
+        assert small.keys() <= options.keys()
+    assert not {"event_shape", "logdet", "inverse", "norms", "preprocessing"} & options.keys()
+    if name in RESIDUAL_FLOWS:
+        assert {"blocks", "hidden", "bound", "activation"} <= options.keys()
+
+
+def test_another_architecture_brings_its_own_settings() -> None:
+    recipe = RECIPES["power"]()
+    same = with_architecture(recipe, "residual_flow_table")
+    assert same == recipe
+    other = with_architecture(recipe, "residual_flow_2d")
+    assert (other.architecture.name, other.architecture.options) == ("residual_flow_2d", {})
+    assert recipe.architecture.options, "the recipe given is not changed"
+    with pytest.raises(ConfigurationError, match="Did you mean 'residual_flow_2d'"):
+        with_architecture(recipe, "residual_flow_2")
 
 
 def test_devices() -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
+from contraflow.architectures.architecture import Architecture, image_shape, vector_features
 from contraflow.bijections import ActNorm, Bijection, Chain, Flatten, Inverse, MultiScale, ResidualBlock, Squeeze
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ShapeError
@@ -51,7 +50,7 @@ def residual_flow(
     >>> residual_flow((3,), blocks=2, hidden=(8,)).dimensions
     3
     """
-    (features,) = _vector(event_shape)
+    features = vector_features(event_shape)
     chain: list[Bijection] = [ActNorm(features)] if actnorm else []
     for _ in range(blocks):
         g = LipschitzMLP(features, hidden, bound=bound, activation=activation, zero_start=zero_start, norms=norms)
@@ -103,7 +102,7 @@ def residual_flow_images(
     Raises:
         ShapeError: the image cannot be halved as often as there are levels.
     """
-    channels, height, width = _image(event_shape)
+    channels, height, width = image_shape(event_shape)
     halvings = len(blocks) - 1 + squeeze_first
     if height % 2**halvings or width % 2**halvings:
         raise ShapeError(
@@ -171,73 +170,54 @@ def _dense_end(
     return [*chain, Inverse(Flatten(shape))]
 
 
-def _vector(event_shape: Sequence[int]) -> tuple[int]:
-    if len(event_shape) != 1:
-        raise ShapeError(f"a dense flow takes vectors, event shape (D,), not {tuple(event_shape)}.")
-    return (int(event_shape[0]),)
-
-
-def _image(event_shape: Sequence[int]) -> tuple[int, int, int]:
-    if len(event_shape) != 3:
-        raise ShapeError(f"an image flow takes images, event shape (C, H, W), not {tuple(event_shape)}.")
-    channels, height, width = event_shape
-    return int(channels), int(height), int(width)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A named flow of a paper, or one sized down for CPUs.
-
-    Args:
-        build: makes the flow for an event shape; keywords edit it.
-        event_shape: the shape that the name stands for.
-        about: paper, year and what it is for.
-    """
-
-    build: Callable[..., Flow]
-    event_shape: tuple[int, ...]
-    about: str
-
-    def __call__(self, event_shape: Sequence[int] | None = None, **changes: Any) -> Flow:
-        return self.build(tuple(event_shape) if event_shape is not None else self.event_shape, **changes)
-
-
 _PAPER = "Chen et al. 2019"
-_images = residual_flow_images
+_images = partial(Architecture, small={(2, 4, 4): {"blocks": (1, 1), "hidden": 4}})
+_vectors = partial(Architecture, small={(3,): {"blocks": 2, "hidden": (6, 6)}})
 
 #: Name → architecture. The first seven are the rows of the paper's Appendix E, with 3×3 → 1×1 → 3×3 blocks of 512
 #: channels. Appendix E's ImageNet and CelebA-HQ rows are taken with the commands of the authors' code; those name
 #: none for 5-bit CelebA 64, which is built like ImageNet 64.
-ARCHITECTURES: dict[str, Architecture] = {
-    "residual_flow_mnist": Architecture(_images, (1, 28, 28), f"{_PAPER}: MNIST"),
-    "residual_flow_cifar10": Architecture(_images, (3, 32, 32), f"{_PAPER}: CIFAR-10"),
-    "residual_flow_svhn": Architecture(partial(_images, dense_blocks=0), (3, 32, 32), f"{_PAPER}: SVHN"),
-    "residual_flow_imagenet32": Architecture(
-        partial(_images, blocks=(32, 32, 32), dense_blocks=0), (3, 32, 32), f"{_PAPER}: ImageNet 32×32"
+RESIDUAL_FLOWS: dict[str, Architecture] = {
+    "residual_flow_mnist": _images(residual_flow_images, (1, 28, 28), f"{_PAPER}: MNIST"),
+    "residual_flow_cifar10": _images(residual_flow_images, (3, 32, 32), f"{_PAPER}: CIFAR-10"),
+    "residual_flow_svhn": _images(partial(residual_flow_images, dense_blocks=0), (3, 32, 32), f"{_PAPER}: SVHN"),
+    "residual_flow_imagenet32": _images(
+        partial(residual_flow_images, blocks=(32, 32, 32), dense_blocks=0), (3, 32, 32), f"{_PAPER}: ImageNet 32×32"
     ),
-    "residual_flow_imagenet64": Architecture(
-        partial(_images, blocks=(32, 32, 32), dense_blocks=0, squeeze_first=True, factor_out=True),
+    "residual_flow_imagenet64": _images(
+        partial(residual_flow_images, blocks=(32, 32, 32), dense_blocks=0, squeeze_first=True, factor_out=True),
         (3, 64, 64),
         f"{_PAPER}: ImageNet 64×64",
     ),
-    "residual_flow_celeba64": Architecture(
-        partial(_images, blocks=(32, 32, 32), dense_blocks=0, squeeze_first=True, factor_out=True),
+    "residual_flow_celeba64": _images(
+        partial(residual_flow_images, blocks=(32, 32, 32), dense_blocks=0, squeeze_first=True, factor_out=True),
         (3, 64, 64),
         f"{_PAPER}: CelebA 64×64, 5 bits",
     ),
-    "residual_flow_celebahq256": Architecture(
-        partial(_images, blocks=(16,) * 6, dense_blocks=0, squeeze_first=True, factor_out=True, activation="elu"),
+    "residual_flow_celebahq256": _images(
+        partial(
+            residual_flow_images,
+            blocks=(16,) * 6,
+            dense_blocks=0,
+            squeeze_first=True,
+            factor_out=True,
+            activation="elu",
+        ),
         (3, 256, 256),
         f"{_PAPER}: CelebA-HQ 256×256, 5 bits",
     ),
-    "residual_flow_2d": Architecture(
+    "residual_flow_2d": _vectors(
         partial(residual_flow, blocks=100, bound=0.9, actnorm=False), (2,), f"{_PAPER}: 2-D densities"
     ),
-    "residual_flow_table": Architecture(residual_flow, (43,), "dense Residual Flow for tables and small 2-D runs"),
-    "residual_flow_images": Architecture(
-        partial(_images, blocks=(2, 4, 4), hidden=64, dense_hidden=64), (1, 28, 28), "sized down: MNIST on a CPU"
+    "residual_flow_table": _vectors(residual_flow, (43,), "dense Residual Flow for tables and small 2-D runs"),
+    "residual_flow_images": _images(
+        partial(residual_flow_images, blocks=(2, 4, 4), hidden=64, dense_hidden=64),
+        (1, 28, 28),
+        "sized down: MNIST on a CPU",
     ),
-    "residual_flow_digits": Architecture(
-        partial(_images, blocks=(4, 4), hidden=64, dense_hidden=64), (1, 8, 8), "sized down: 8×8 digits on a CPU"
+    "residual_flow_digits": _images(
+        partial(residual_flow_images, blocks=(4, 4), hidden=64, dense_hidden=64),
+        (1, 8, 8),
+        "sized down: 8×8 digits on a CPU",
     ),
 }

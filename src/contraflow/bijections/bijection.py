@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from typing import TypeVar
 
 from torch import Generator, Tensor, nn
+
+from contraflow.logdet import LogDetEstimator
+
+_M = TypeVar("_M", bound=nn.Module)
 
 
 class Bijection(nn.Module, ABC):
@@ -23,7 +29,12 @@ class Bijection(nn.Module, ABC):
         x or z: Tensor ``(batch, *event)``; never changed in place.
         context: conditioning input ``(batch, …)``, or ``None``.
         generator: source of all randomness; ``None`` means torch's default one.
+
+    Attributes:
+        estimator_name: how the log-determinant is estimated, for reports; ``None`` where it is in closed form.
     """
+
+    estimator_name: str | None = None
 
     @abstractmethod
     def forward_and_logdet(
@@ -45,6 +56,26 @@ class Bijection(nn.Module, ABC):
         """x = f⁻¹(z)."""
         return self.inverse_and_logdet(z, context, generator=generator)[0]
 
+    def adopt(self, logdet: LogDetEstimator) -> None:
+        """Use another estimator of the log-determinant; `with_logdet` calls it on its copy of this map.
+
+        A map in closed form has nothing to adopt. The children of a map that overrides it are its own matter, and are
+        not copied.
+        """
+
     def inverse_lipschitz_bound(self) -> float:
         """A number with ‖f⁻¹(z) - f⁻¹(z')‖₂ <= it · ‖z - z'‖₂, from above; infinity where none is known."""
         return math.inf
+
+
+def with_logdet(module: _M, logdet: LogDetEstimator) -> _M:
+    """The same module, sharing all parameters and buffers, whose maps use another log-determinant estimator.
+
+    `module` itself is not changed: training and evaluation estimators live side by side.
+    """
+    twin = copy.copy(module)
+    if isinstance(twin, Bijection) and type(twin).adopt is not Bijection.adopt:
+        twin.adopt(logdet)
+    else:
+        twin._modules = {name: child and with_logdet(child, logdet) for name, child in module._modules.items()}
+    return twin

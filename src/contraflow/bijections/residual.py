@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
 from contraflow.bijections.bijection import Bijection
 from contraflow.errors import DomainError, InversionError, unknown_name
 from contraflow.logdet import GRADIENTS, TRAINING, AdaptiveRoulette, Contraction, LogDetEstimator, SeriesDecay
 from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, dual_order
-
-_M = TypeVar("_M", bound=nn.Module)
 
 
 class ResidualBlock(Bijection):
@@ -61,6 +58,17 @@ class ResidualBlock(Bijection):
         # What an adaptive estimator has learned about this block; None under other estimators. Registered either way,
         # so that `with_logdet` can put one into a twin without touching the original.
         self.register_module("decay", SeriesDecay() if isinstance(logdet, AdaptiveRoulette) else None)
+
+    @property
+    def estimator_name(self) -> str:  # type: ignore[override]
+        return str(self.logdet)
+
+    def adopt(self, logdet: LogDetEstimator) -> None:
+        """Use another estimator; where the block has learned nothing yet and it is adaptive, begin to."""
+        self.logdet = logdet
+        if isinstance(logdet, AdaptiveRoulette) and self.decay is None:
+            # A dict of its own: the one at hand is shared with the original.
+            self._modules = {**self._modules, "decay": SeriesDecay().to(next(self.parameters(), torch.empty(0)))}
 
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
@@ -174,19 +182,3 @@ def _raise_unless_converged(block: ResidualBlock, found: FixedPoint, what: str) 
     )
     error.block = block
     raise error
-
-
-def with_logdet(module: _M, logdet: LogDetEstimator) -> _M:
-    """The same module, sharing all parameters and buffers, whose residual blocks use another estimator.
-
-    `module` itself is not changed: training and evaluation estimators live side by side. Where a block has learned
-    nothing yet and the new estimator is adaptive, the twin's block starts a state of its own.
-    """
-    twin = copy.copy(module)
-    if isinstance(twin, ResidualBlock):
-        twin.logdet = logdet
-        if isinstance(logdet, AdaptiveRoulette) and twin.decay is None:
-            twin._modules = {**module._modules, "decay": SeriesDecay().to(next(module.parameters(), torch.empty(0)))}
-    else:
-        twin._modules = {name: child and with_logdet(child, logdet) for name, child in module._modules.items()}
-    return twin

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from contraflow.architectures import ARCHITECTURES
+from contraflow.architectures import ARCHITECTURES, Architecture
 from contraflow.cli.console import show
 from contraflow.data import DATASETS, check, fetch
 from contraflow.errors import ConfigurationError
@@ -33,15 +33,27 @@ def architectures(json: bool = False) -> None:
     """
     rows: list[dict[str, Any]] = []
     for name, architecture in ARCHITECTURES.items():
-        with torch.device("meta"):
-            count = sum(one.numel() for one in architecture().parameters())
         shape = list(architecture.event_shape)
-        rows.append({"name": name, "parameters": count, "event_shape": shape, "about": architecture.about})
+        rows.append(
+            {"name": name, "parameters": _count(architecture), "event_shape": shape, "about": architecture.about}
+        )
     lines = [f"{'name':28s} {'parameters':>12s}  {'shape':12s} about"]
     for row in rows:
         shape_text = "×".join(str(size) for size in row["event_shape"])
-        lines.append(f"{row['name']:28s} {row['parameters']:12,d}  {shape_text:12s} {row['about']}")
+        count = "not installed" if row["parameters"] is None else f"{row['parameters']:,d}"
+        lines.append(f"{row['name']:28s} {count:>12s}  {shape_text:12s} {row['about']}")
     show("\n".join(lines), rows, json)
+
+
+def _count(architecture: Architecture) -> int | None:
+    """Parameters at its own shape, on no memory; ``None`` where its optional dependency is missing."""
+    try:
+        with torch.device("meta"):
+            return sum(one.numel() for one in architecture().parameters())
+    except ConfigurationError:
+        if architecture.extra is None:
+            raise
+        return None
 
 
 def data(

@@ -8,7 +8,7 @@ from typing import Any
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.errors import ConfigurationError, DataError, unknown_name
-from contraflow.recipes import RECIPES, Recipe, run_recipe
+from contraflow.recipes import RECIPES, Recipe, run_recipe, with_architecture
 from contraflow.training import load_checkpoint
 
 _USAGE = "contraflow train RECIPE|FILE --out RUN [key=value …]   or   contraflow train --resume RUN [key=value …]"
@@ -19,7 +19,8 @@ def train_command(arguments: list[str]) -> None:
     """Train a flow, score it on the test set and draw samples.
 
     RECIPE is a name of `contraflow recipes`; FILE a YAML, TOML or JSON file with any of the keys below (its key
-    `recipe` names the recipe it starts from). Settings follow as key=value, for instance training.steps=500.
+    `recipe` names the recipe it starts from). Settings follow as key=value, for instance training.steps=500; with
+    architecture.name=NAME another flow is trained, at its own learning rate.
     Ctrl-C saves; --resume goes on exactly where a run stood.
     """
     arguments = [f"--{one}" if "=" in one and not one.startswith("-") else one for one in arguments]
@@ -34,6 +35,8 @@ def train_command(arguments: list[str]) -> None:
         if name not in RECIPES:
             raise unknown_name("recipe", name, RECIPES)
         base = RECIPES[name]()
+    if resumed is None and (architecture := _option(arguments, "--architecture.name")) is not None:
+        base = with_architecture(base, architecture)
     parser = train_parser(base, "toml" if source is not None and source.endswith(".toml") else "yaml")
     values = _parse(parser, arguments)
     if source is None and resumed is None:
@@ -103,6 +106,9 @@ def _from_file(source: str) -> Recipe:
     if name not in RECIPES:
         raise unknown_name(f"recipe in {source}:", name, RECIPES)
     base = RECIPES[name]()
+    architecture = values.get("architecture")
+    if isinstance(architecture, dict) and "name" in architecture:
+        base = with_architecture(base, str(architecture["name"]))
     _check_keys(values, base.as_dict(), source, "")
     return base
 

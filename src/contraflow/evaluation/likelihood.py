@@ -148,7 +148,7 @@ def evaluate_likelihood(
     scores = score(
         flow, x, estimator=estimator, draws=draws, batch_size=batch_size, generator=generator, progress=progress
     )
-    return report(scores.log_prob, flow.event_shape, str(estimator), draws)
+    return report(scores.log_prob, flow.event_shape, flow.with_logdet(estimator).estimator_name, draws)
 
 
 def report(log_prob: Tensor, event_shape: tuple[int, ...], estimator: str, draws: int) -> LikelihoodReport:

@@ -1,7 +1,7 @@
 """Experiments: a recipe is a function that returns a complete, typed configuration."""
 
 from contraflow.recipes.build import TrainedFlow, build_flow, load_run
-from contraflow.recipes.catalogue import RECIPES
+from contraflow.recipes.catalogue import RECIPES, with_architecture
 from contraflow.recipes.recipe import (
     ArchitectureSettings,
     DataSettings,
@@ -24,4 +24,5 @@ __all__ = [
     "build_flow",
     "load_run",
     "run_recipe",
+    "with_architecture",
 ]

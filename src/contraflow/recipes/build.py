@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -78,12 +78,16 @@ def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
     for option in options:
         if option not in architecture_options(name):
             raise unknown_name("architecture option", option, architecture_options(name))
+    if recipe.architecture.norms.kind != "spectral" and "norms" not in _parameters(name):
+        raise ConfigurationError(f"architecture.norms.kind={recipe.architecture.norms.kind}: {name} has no such norms.")
     logdet = recipe.estimator.build()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below, in our words
             norms = recipe.architecture.norms.build()
-            flow = ARCHITECTURES[name](event_shape, norms=norms, logdet=logdet, preprocessing=preprocessing, **options)
+            given = {"norms": norms, "logdet": logdet, "preprocessing": preprocessing}
+            given = {key: value for key, value in given.items() if key in _parameters(name)}
+            flow = ARCHITECTURES[name](event_shape, **given, **options)
     except ContraflowError:
         raise
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
@@ -99,9 +103,13 @@ def architecture_options(name: str) -> dict[str, Any]:
     """Option → default of an architecture, those that a recipe can set."""
     build = ARCHITECTURES[name].build
     preset = build.keywords if isinstance(build, partial) else {}
-    parameters = inspect.signature(build.func if isinstance(build, partial) else build).parameters
     ours = ("event_shape", "logdet", "inverse", "norms", "preprocessing")
-    return {key: preset.get(key, one.default) for key, one in parameters.items() if key not in ours}
+    return {key: preset.get(key, one.default) for key, one in _parameters(name).items() if key not in ours}
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    build = ARCHITECTURES[name].build
+    return inspect.signature(build.func if isinstance(build, partial) else build).parameters
 
 
 def make_device(name: str) -> torch.device:

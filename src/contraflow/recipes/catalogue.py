@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
-from contraflow.recipes.recipe import Recipe
+from contraflow.architectures import ARCHITECTURES
+from contraflow.errors import unknown_name
+from contraflow.recipes.recipe import ArchitectureSettings, Recipe
 
 
 def digits() -> Recipe:
@@ -137,6 +140,24 @@ def toy_paper(name: str = "checkerboard") -> Recipe:
     training = recipe.training
     training.steps, training.learning_rate, training.schedule, training.warmup_steps = 50_000, 1e-3, "constant", 0
     return recipe
+
+
+def with_architecture(recipe: Recipe, name: str) -> Recipe:
+    """The recipe for another architecture, at that one's own settings: its defaults and its learning rate.
+
+    Raises:
+        ConfigurationError: unknown name.
+
+    >>> with_architecture(table(), "residual_flow_2d").architecture.name
+    'residual_flow_2d'
+    """
+    if name not in ARCHITECTURES:
+        raise unknown_name("architecture", name, ARCHITECTURES)
+    changed = copy.deepcopy(recipe)
+    if name != recipe.architecture.name:
+        changed.architecture = ArchitectureSettings(name)
+        changed.training.learning_rate = ARCHITECTURES[name].learning_rate or recipe.training.learning_rate
+    return changed
 
 
 _TOYS = ("checkerboard", "eight_gaussians", "two_spirals", "rings", "circles", "moons", "pinwheel", "swiss_roll")
