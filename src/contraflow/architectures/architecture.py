@@ -47,3 +47,16 @@ def image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
         raise ShapeError(f"an image flow takes images, event shape (C, H, W), not {tuple(event_shape)}.")
     channels, height, width = event_shape
     return int(channels), int(height), int(width)
+
+
+def check_halvings(sides: tuple[int, int], halvings: int, levels: int) -> None:
+    """Refuse images whose sides do not divide by 2^halvings.
+
+    Raises:
+        ShapeError: they do not; the message says that fewer than `levels` levels would do.
+    """
+    height, width = sides
+    if height % 2**halvings or width % 2**halvings:
+        raise ShapeError(
+            f"images of {height}×{width} cannot be halved {halvings} times; use fewer levels than {levels}."
+        )

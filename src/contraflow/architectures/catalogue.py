@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.nice import NICES
+from contraflow.architectures.real_nvp import REAL_NVPS
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 
 #: Name → architecture, family by family.
 ARCHITECTURES: dict[str, Architecture] = {
     **RESIDUAL_FLOWS,
+    **NICES,
+    **REAL_NVPS,
 }

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from contraflow.architectures.architecture import Architecture, image_shape, vector_features
+from contraflow.architectures.architecture import Architecture, check_halvings, image_shape, vector_features
 from contraflow.bijections import ActNorm, Bijection, Chain, Flatten, Inverse, MultiScale, ResidualBlock, Squeeze
 from contraflow.distributions import StandardNormal
-from contraflow.errors import ShapeError
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP, Norms, Spectral
 from contraflow.logdet import TRAINING, LogDetEstimator
@@ -103,11 +102,7 @@ def residual_flow_images(
         ShapeError: the image cannot be halved as often as there are levels.
     """
     channels, height, width = image_shape(event_shape)
-    halvings = len(blocks) - 1 + squeeze_first
-    if height % 2**halvings or width % 2**halvings:
-        raise ShapeError(
-            f"images of {height}×{width} cannot be halved {halvings} times; use fewer levels than {len(blocks)}."
-        )
+    check_halvings((height, width), len(blocks) - 1 + squeeze_first, len(blocks))
     make = partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient)
     start: list[Bijection] = []
     if squeeze_first:

@@ -3,9 +3,12 @@
 from contraflow.bijections.actnorm import ActNorm
 from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
+from contraflow.bijections.coupling import Coupling
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
+from contraflow.bijections.learned_prior import LearnedPrior
 from contraflow.bijections.multiscale import MultiScale
+from contraflow.bijections.partition import ChannelPartition, Checkerboard, Partition, alternate, halves
 from contraflow.bijections.reshape import Flatten, Permutation, Squeeze
 from contraflow.bijections.residual import ResidualBlock
 
@@ -15,14 +18,21 @@ __all__ = [
     "Bijection",
     "BlockInverse",
     "Chain",
+    "ChannelPartition",
+    "Checkerboard",
+    "Coupling",
     "Flatten",
     "Inverse",
     "Inversion",
     "Logit",
+    "LearnedPrior",
     "MultiScale",
+    "Partition",
     "Permutation",
     "ResidualBlock",
     "Squeeze",
+    "alternate",
+    "halves",
     "invert",
     "with_inverse",
     "with_logdet",

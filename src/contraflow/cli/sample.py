@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from contraflow.cli.console import ProgressBar, show
@@ -22,8 +23,9 @@ from contraflow.recipes.writing import replacing
 def sample(
     run: Path,
     out: Path | None = None,
-    n: int = 64,
+    n: int | None = None,
     temperature: float = 1.0,
+    sweep: str | None = None,
     batch_size: int = 100,
     seed: int = 0,
     device: str = "cpu",
@@ -36,8 +38,9 @@ def sample(
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
         out: .png (images), .npy (anything) or .csv (tables and 2-D).
-        n: number of samples.
+        n: number of samples; 64, or 8 for every temperature of a sweep, when not given.
         temperature: factor on the standard deviation of the base; below 1 samples are likelier and less diverse.
+        sweep: temperatures such as 0,0.5,1 instead: a picture with a row for each, the same latent noise in all rows.
         batch_size: samples at once.
         seed: of the base distribution.
         device: cpu, cuda or cuda:N.
@@ -47,18 +50,32 @@ def sample(
     """
     if out is None:
         raise ConfigurationError("give --out FILE, a name that ends in .png, .npy or .csv.")
-    check_output(out, force, (".png", ".npy", ".csv"))
+    temperatures = _temperatures(sweep) if sweep is not None else [temperature]
+    check_output(out, force, (".png",) if sweep is not None else (".png", ".npy", ".csv"))
+    count = n if n is not None else 64 if sweep is None else 8
     trained = load_run(run, device=device, dtype=dtype)
     images = isinstance(trained.flow.preprocessing, ImagePreprocessing)
     if (images and out.suffix == ".csv") or (not images and out.suffix == ".png"):
         fitting = ".png or .npy" if images else ".csv or .npy"
         raise ConfigurationError(f"{out}: samples of shape {trained.flow.event_shape} go to {fitting}.")
-    generator = make_generator(trained.flow.device, seed)
     with ProgressBar() as bar:
-        samples = draw_samples(trained.flow, n, batch_size, generator, bar, temperature)
+        rows = [
+            draw_samples(trained.flow, count, batch_size, make_generator(trained.flow.device, seed), bar, one)
+            for one in temperatures
+        ]
+    samples = torch.cat(rows)
     with replacing(out) as temporary:
-        _write(samples, temporary, out.suffix, trained)
-    show(f"{n} samples {out}", {"samples": str(out), "n": n, "shape": list(trained.flow.event_shape)}, json)
+        _write(samples, temporary, out.suffix, trained, columns=count if sweep is not None else None)
+    values = {"samples": str(out), "n": len(samples), "shape": list(trained.flow.event_shape)}
+    show(f"{len(samples)} samples {out}", values, json)
+
+
+def _temperatures(sweep: str) -> list[float]:
+    """The temperatures of a list such as 0,0.5,1; whether each can be one is checked where it is used."""
+    try:
+        return [float(part) for part in sweep.split(",")]
+    except ValueError:
+        raise ConfigurationError(f"sweep={sweep}: give temperatures with commas between them, 0,0.5,1.") from None
 
 
 def check_output(out: Path, force: bool, suffixes: tuple[str, ...]) -> None:
@@ -71,11 +88,11 @@ def check_output(out: Path, force: bool, suffixes: tuple[str, ...]) -> None:
         raise OutputError(f"{out}: the folder {out.absolute().parent} does not exist.")
 
 
-def _write(samples: Tensor, path: Path, suffix: str, trained: TrainedFlow) -> None:
+def _write(samples: Tensor, path: Path, suffix: str, trained: TrainedFlow, *, columns: int | None) -> None:
     if suffix == ".png":
         assert isinstance(trained.flow.preprocessing, ImagePreprocessing)
         levels = trained.flow.preprocessing.reduced_levels
-        save_png(image_grid(samples, levels), path, scale=max(1, 32 // trained.flow.event_shape[1]))
+        save_png(image_grid(samples, levels, columns=columns), path, scale=max(1, 32 // trained.flow.event_shape[1]))
     elif suffix == ".npy":
         with open(path, "wb") as file:
             np.save(file, samples.numpy())

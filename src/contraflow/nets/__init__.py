@@ -1,0 +1,8 @@
+"""Unconstrained networks: conditioners of coupling layers."""
+
+from contraflow.nets.context import append_context
+from contraflow.nets.convolutional import ConvNet
+from contraflow.nets.mlp import MLP
+from contraflow.nets.residual import ResidualConvNet
+
+__all__ = ["MLP", "ConvNet", "ResidualConvNet", "append_context"]

@@ -1,0 +1,31 @@
+"""Context as further inputs of a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from contraflow.errors import ShapeError
+
+
+def append_context(x: Tensor, context: Tensor | None, features: int) -> Tensor:
+    """The context behind dimension 1 of x, the same at every pixel of an image.
+
+    Args:
+        x: ``(batch, channels, …)``.
+        context: ``(batch, features)``; not looked at where `features` is 0.
+        features: how many the network was built for.
+
+    Raises:
+        ShapeError: the context is absent or has another shape.
+
+    >>> append_context(torch.zeros(2, 1, 4, 4), torch.ones(2, 3), 3).shape
+    torch.Size([2, 4, 4, 4])
+    """
+    if not features:
+        return x
+    if context is None or tuple(context.shape) != (x.shape[0], features):
+        given = "none" if context is None else f"one of shape {tuple(context.shape)}"
+        raise ShapeError(f"a context of shape ({x.shape[0]}, {features}) is needed and {given} was given.")
+    maps = context.reshape(*context.shape, *[1] * (x.ndim - 2))
+    return torch.cat([x, maps.expand(-1, -1, *x.shape[2:])], dim=1)

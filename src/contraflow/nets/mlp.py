@@ -1,0 +1,39 @@
+"""The dense conditioner."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from contraflow.nets.context import append_context
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them; the last one starts at zero, so a coupling starts as the identity.
+
+    Args:
+        inputs: features in.
+        outputs: features out.
+        hidden: widths of the hidden layers.
+        context_features: width of a context ``(batch, context_features)`` that is appended to the input.
+
+    >>> import torch
+    >>> MLP(2, 3, (8,))(torch.randn(5, 2)).abs().max().item()
+    0.0
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: Sequence[int], *, context_features: int = 0) -> None:
+        super().__init__()
+        self.context_features = context_features
+        widths = [inputs + context_features, *hidden, outputs]
+        layers: list[nn.Module] = []
+        for wide, next_wide in itertools.pairwise(widths):
+            layers += [nn.Linear(wide, next_wide), nn.ReLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.layers(append_context(x, context, self.context_features))

@@ -1,0 +1,51 @@
+"""The residual conditioner of Real NVP."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from contraflow.nets.context import append_context
+
+
+class ResidualConvNet(nn.Module):
+    """A 3×3 convolution, residual blocks h + F(h) of two 3×3 convolutions after a ReLU each, and a 1×1 convolution.
+
+    Dinh et al., Real NVP, 2017 (arXiv:1605.08803), section 4.1, whose batch and weight normalisation are left out:
+    samples of a batch must not see each other. The last convolution of the network and of every block starts at zero
+    instead.
+
+    Args:
+        inputs: channels in.
+        outputs: channels out.
+        hidden: channels between.
+        blocks: number of residual blocks.
+        context_features: width of a context ``(batch, context_features)``, appended to every pixel.
+
+    >>> import torch
+    >>> ResidualConvNet(2, 4, 8, blocks=1)(torch.randn(5, 2, 6, 6)).shape
+    torch.Size([5, 4, 6, 6])
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: int, *, blocks: int, context_features: int = 0) -> None:
+        super().__init__()
+        self.context_features = context_features
+        self.first = nn.Conv2d(inputs + context_features, hidden, 3, padding=1)
+        self.blocks = nn.ModuleList(_block(hidden) for _ in range(blocks))
+        self.last = _zero(nn.Conv2d(hidden, outputs, 1))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.first(append_context(x, context, self.context_features))
+        for block in self.blocks:
+            h = h + block(h)
+        return self.last(h.relu())
+
+
+def _block(channels: int) -> nn.Sequential:
+    first, last = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+    return nn.Sequential(nn.ReLU(), first, nn.ReLU(), _zero(last))
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
