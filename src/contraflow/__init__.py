@@ -1,6 +1,6 @@
 """contraflow: log p(x), samples and a classifier from one invertible network."""
 
-from contraflow.architectures import ARCHITECTURES, residual_flow, residual_flow_images
+from contraflow.architectures import ARCHITECTURES, glow, nice, real_nvp, residual_flow, residual_flow_images
 from contraflow.bijections import (
     ActNorm,
     Affine,
@@ -97,8 +97,11 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "alternate",
+    "glow",
     "halves",
+    "nice",
     "norm_orders",
+    "real_nvp",
     "rescale_to_certificate",
     "residual_flow",
     "residual_flow_images",

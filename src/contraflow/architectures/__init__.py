@@ -2,6 +2,17 @@
 
 from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.catalogue import ARCHITECTURES
+from contraflow.architectures.glow import glow
+from contraflow.architectures.nice import nice
+from contraflow.architectures.real_nvp import real_nvp
 from contraflow.architectures.residual_flow import residual_flow, residual_flow_images
 
-__all__ = ["ARCHITECTURES", "Architecture", "residual_flow", "residual_flow_images"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "glow",
+    "nice",
+    "real_nvp",
+    "residual_flow",
+    "residual_flow_images",
+]

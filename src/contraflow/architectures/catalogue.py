@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.glow import GLOWS
 from contraflow.architectures.nice import NICES
 from contraflow.architectures.real_nvp import REAL_NVPS
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
@@ -12,4 +13,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **RESIDUAL_FLOWS,
     **NICES,
     **REAL_NVPS,
+    **GLOWS,
 }

@@ -1,0 +1,321 @@
+"""Coupling layers, learned priors, and the flows built of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from contraflow import (
+    ARCHITECTURES,
+    ActNorm,
+    Bijection,
+    Chain,
+    ChannelPartition,
+    Checkerboard,
+    Coupling,
+    Flow,
+    LearnedPrior,
+    MultiScale,
+    Squeeze,
+    StandardNormal,
+    alternate,
+    glow,
+    halves,
+    nice,
+    real_nvp,
+)
+from contraflow.architectures.glow import GLOWS, LINEARS
+from contraflow.architectures.nice import NICES
+from contraflow.architectures.real_nvp import REAL_NVPS
+from contraflow.bijections import Partition
+from contraflow.errors import ConfigurationError, ShapeError
+from contraflow.nets import MLP, ConvNet, ResidualConvNet
+from contraflow.testing import check_bijection
+
+CONTEXT = 2
+IMAGE = (4, 4, 4)
+
+
+def stirred(module: nn.Module, size: float = 0.5) -> nn.Module:
+    """Conditioners whose zeros are filled, so that the couplings are at work."""
+    with torch.no_grad():
+        for net in module.modules():
+            if isinstance(net, (MLP, ConvNet, ResidualConvNet)):
+                for parameter in net.parameters():
+                    if not parameter.any():
+                        parameter.normal_(0, size)
+    return module
+
+
+def dense(parts: Partition, affine: bool = True, context: int = 0) -> Coupling:
+    net = MLP(parts.seen, parts.changed * (1 + affine), (7, 7), context_features=context)
+    return stirred(Coupling(parts, net, affine=affine))
+
+
+def conv(parts: Partition, affine: bool = True, context: int = 0) -> Coupling:
+    net = ConvNet(parts.seen, parts.changed * (1 + affine), 5, context_features=context)
+    return stirred(Coupling(parts, net, affine=affine))
+
+
+def residual(parts: Partition, context: int = 0) -> Coupling:
+    net = ResidualConvNet(parts.seen, 2 * parts.changed, 4, blocks=2, context_features=context)
+    return stirred(Coupling(parts, net))
+
+
+def prior(context: int = 0) -> LearnedPrior:
+    return stirred(LearnedPrior(4, ConvNet(2, 4, 5, context_features=context)))
+
+
+CASES: dict[str, tuple[Callable[[int], Bijection], tuple[int, ...]]] = {
+    "halves": (lambda c: dense(halves(5), context=c), (5,)),
+    "halves, swapped": (lambda c: dense(halves(5, swap=True), context=c), (5,)),
+    "alternate": (lambda c: dense(alternate(5), context=c), (5,)),
+    "alternate, swapped, additive": (lambda c: dense(alternate(4, swap=True), affine=False, context=c), (4,)),
+    "two features": (lambda c: dense(halves(2), context=c), (2,)),
+    "any partition": (lambda c: dense(ChannelPartition([3, 0], [2, 4, 1]), context=c), (5,)),
+    "channels": (lambda c: conv(halves(4), context=c), IMAGE),
+    "channels, alternate, additive": (lambda c: conv(alternate(4), affine=False, context=c), IMAGE),
+    "checkerboard": (lambda c: residual(Checkerboard(IMAGE), context=c), IMAGE),
+    "checkerboard, swapped, unequal sides": (lambda c: conv(Checkerboard((1, 3, 4), swap=True), context=c), (1, 3, 4)),
+    "learned prior": (prior, IMAGE),
+}
+
+
+@pytest.mark.parametrize("context", [0, CONTEXT])
+@pytest.mark.parametrize("name", CASES)
+def test_laws(name, context):
+    make, shape = CASES[name]
+    given = torch.randn(3, context) if context else None
+    check_bijection(make(context), torch.randn(3, *shape), given, fresh=lambda: make(context))
+
+
+FLOWS = {**NICES, **REAL_NVPS, **GLOWS}
+SMALL = [(name, shape) for name, architecture in FLOWS.items() for shape in architecture.small]
+
+
+@pytest.mark.parametrize("context", [0, CONTEXT])
+@pytest.mark.parametrize(("name", "shape"), SMALL)
+def test_laws_of_the_flows_with_couplings_at_work(name, shape, context):
+    def make() -> Bijection:
+        return stirred(ARCHITECTURES[name](shape, **FLOWS[name].small[shape], context_features=context).bijection, 0.3)
+
+    given = torch.randn(4, context) if context else None
+    check_bijection(make(), torch.randn(4, *shape), given, float32_atol=3e-3, fresh=make)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_context_changes_the_map(name):
+    make, shape = CASES[name]
+    bijection, x = make(CONTEXT), torch.randn(1, *shape)
+    one, other = (bijection.forward(x, torch.full((1, CONTEXT), value)) for value in (0.0, 1.0))
+    assert (one - other).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("parts", "kept"),
+    [
+        (halves(5), [0, 1, 2]),
+        (halves(5, swap=True), [3, 4]),
+        (alternate(5), [0, 2, 4]),
+        (alternate(5, swap=True), [1, 3]),
+        (ChannelPartition([3, 0], [2, 4, 1]), [0, 3]),
+    ],
+)
+def test_kept_features_pass_and_the_others_do_not(parts, kept):
+    x = torch.randn(20, 5)
+    z = dense(parts).forward(x)
+    changed = [index for index in range(5) if index not in kept]
+    assert torch.equal(z[:, kept], x[:, kept])
+    assert ((z - x)[:, changed].abs().max(0).values > 1e-2).all()
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_checkerboard_keeps_one_colour_and_reads_that_one_alone(swap):
+    x = torch.randn(8, 2, 4, 6)
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
+    black = (rows + columns) % 2 == (0 if swap else 1)
+    layer = conv(Checkerboard((2, 4, 6), swap))
+    z = layer.forward(x)
+    assert torch.equal(z[:, :, black], x[:, :, black])
+    assert ((z - x)[:, :, ~black].abs().amax(0) > 1e-3).all()
+    other = torch.where(black, x, torch.randn_like(x))
+    shift, log_scale = layer._parameters_at(x, None), layer._parameters_at(other, None)
+    assert all(torch.equal(a, b) for a, b in zip(shift, log_scale, strict=True))
+
+
+def test_the_scale_is_bounded_and_small_ones_are_what_the_conditioner_says():
+    parts = halves(2)
+    net = nn.Linear(1, 2)
+    layer = Coupling(parts, net, scale_bound=1.5)
+    x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]])
+    for size in (1e6, -1e6):
+        with torch.no_grad():
+            net.weight.copy_(torch.tensor([[0.0], [size]]))
+            net.bias.zero_()
+        torch.testing.assert_close(layer.forward_and_logdet(x)[1], torch.full((3,), math.copysign(1.5, size)))
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[0.0], [1e-4]]))
+    torch.testing.assert_close(layer.forward_and_logdet(x)[1], 1e-4 * x[:, 0], rtol=1e-7, atol=0)
+
+
+def test_the_learned_prior_is_a_conditional_gaussian():
+    """log N(z) + log|det| of the half that leaves against torch's normal, and samples at a temperature."""
+    bijection = prior()
+    h, y = torch.randn(6, 2, 4, 4), torch.randn(6, 2, 4, 4)
+    z, logdet = bijection.forward_and_logdet(torch.cat([h, y], 1))
+    mean, raw = bijection.conditioner(h).chunk(2, 1)
+    gaussian = torch.distributions.Normal(mean, (2 * torch.tanh(raw / 2)).exp())
+    expected = gaussian.log_prob(y).flatten(1).sum(1)
+    torch.testing.assert_close(StandardNormal((2, 4, 4)).log_prob(z[:, 2:]) + logdet, expected)
+    assert torch.equal(z[:, :2], h)
+    noise = torch.randn_like(y)
+    for temperature in (0.0, 0.5):
+        drawn = bijection.inverse(torch.cat([h, temperature * noise], 1))[:, 2:]
+        torch.testing.assert_close(drawn, mean + temperature * gaussian.scale * noise)
+
+
+@pytest.mark.parametrize("linear", LINEARS)
+@pytest.mark.parametrize("shape", [(4,), (2, 8, 8)])
+def test_a_fresh_glow_is_its_actnorms_and_linear_maps(shape, linear):
+    """Couplings and priors start as the identity: without them, the same map and the same log-determinant."""
+    flow = glow(shape, levels=2, steps=2, hidden=4, linear=linear)
+    x = torch.randn(16, *shape)
+    z, logdet = flow.forward_and_logdet(x)
+    plain, plain_logdet = without_couplings(flow.bijection).forward_and_logdet(x)
+    torch.testing.assert_close(z, plain)
+    torch.testing.assert_close(logdet, plain_logdet)
+    scales = [one.log_scale.sum() for one in flow.modules() if isinstance(one, ActNorm)]
+    assert len(scales) == 5
+    if len(shape) == 1:  # every feature has one position, and orthogonal starts have log-determinant 0
+        torch.testing.assert_close(logdet, sum(scales).expand(16))
+
+
+def without_couplings(bijection: Bijection) -> Bijection:
+    if isinstance(bijection, MultiScale):
+        return MultiScale([without_couplings(level) for level in bijection.levels], bijection.shapes)
+    if isinstance(bijection, Chain):
+        return Chain(without_couplings(one) for one in bijection if not isinstance(one, (Coupling, LearnedPrior)))
+    return bijection
+
+
+@pytest.mark.parametrize("make", [nice, real_nvp])
+def test_fresh_couplings_of_nice_and_real_nvp_are_the_identity_up_to_actnorm(make):
+    x = torch.randn(50, 4) * torch.tensor([1.0, 2.0, 3.0, 4.0]) + 1
+    z, logdet = make((4,)).forward_and_logdet(x)
+    standard = (x - x.mean(0)) / x.std(0, correction=0)
+    torch.testing.assert_close(z, standard)
+    torch.testing.assert_close(logdet, -x.std(0, correction=0).log().sum().expand(50))
+
+
+def test_every_feature_depends_on_every_other():
+    for flow in (nice((6,), couplings=4), real_nvp((6,), levels=1), glow((6,), levels=1, steps=3)):
+        bijection = stirred(flow.bijection)
+        bijection.forward(torch.randn(50, 6))
+        jacobian = torch.autograd.functional.jacobian(lambda x, f=bijection: f(x[None])[0], torch.randn(6))
+        assert (jacobian.abs() > 0).all()
+
+
+def parameters(flow: Flow) -> int:
+    return sum(parameter.numel() for parameter in flow.parameters())
+
+
+def test_sizes_of_the_papers_glow():
+    """Three levels of 32 steps, and 1×1 convolutions of 12, 24 and 48 channels; the count is the formula's."""
+    with torch.device("meta"):
+        flow = ARCHITECTURES["glow_cifar10"]()
+    couplings = [one for one in flow.modules() if isinstance(one, Coupling)]
+    assert [one.partition.seen for one in couplings] == [6] * 32 + [12] * 32 + [24] * 32
+    assert sum(isinstance(one, LearnedPrior) for one in flow.modules()) == 2
+
+    def net(inputs: int, outputs: int) -> int:
+        return 9 * inputs * 512 + 512 + 512 * 512 + 512 + 9 * 512 * outputs + outputs
+
+    steps = sum(32 * (net(c // 2, c) + c * c + 2 * c) for c in (12, 24, 48))
+    assert parameters(flow) == steps + net(6, 12) + net(12, 24) + 2 * 48
+
+
+def test_levels_of_the_papers_real_nvp():
+    with torch.device("meta"):
+        flow = ARCHITECTURES["real_nvp_cifar10"]()
+    kinds = [(type(one.partition), one.partition.seen) for one in flow.modules() if isinstance(one, Coupling)]
+    assert kinds == [(Checkerboard, 3)] * 3 + [(ChannelPartition, 6)] * 3 + [(Checkerboard, 6)] * 4
+    nets = [one for one in flow.modules() if isinstance(one, ResidualConvNet)]
+    assert [len(one.blocks) for one in nets] == [8] * 10
+    assert [one.first.out_channels for one in nets] == [64] * 3 + [128] * 7
+    assert sum(isinstance(one, Squeeze) for one in flow.modules()) == 1
+
+
+def test_at_temperature_zero_all_samples_are_the_mode_of_the_base():
+    flow = stirred(glow((1, 8, 8), steps=1, hidden=4))
+    flow.log_prob(torch.randn(10, 1, 8, 8))
+    generator = torch.Generator().manual_seed(0)
+    samples = flow.sample(3, temperature=0.0, generator=generator)
+    torch.testing.assert_close(samples, flow.inverse(torch.zeros(3, 64)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (lambda: halves(1), ShapeError, "neither of them empty"),
+        (lambda: ChannelPartition([0, 2], [2]), ShapeError, r"changed=\[2\]"),
+        (lambda: Checkerboard((3, 1, 1)), ShapeError, "two pixels"),
+        (lambda: Coupling(halves(2), nn.Identity(), scale_bound=0.0), ConfigurationError, "scale_bound=0.0"),
+        (lambda: LearnedPrior(3, nn.Identity()), ShapeError, "3 channels have no two halves"),
+        (lambda: Coupling(halves(4), nn.Identity()).forward(torch.zeros(2, 4)), ShapeError, r"needs \(2, 4\)"),
+        (lambda: dense(halves(4)).forward(torch.zeros(2, 5)), ShapeError, r"\(2, 5\)"),
+        (lambda: conv(Checkerboard(IMAGE)).forward(torch.zeros(2, 4, 4, 5)), ShapeError, r"\(2, 4, 4, 5\)"),
+        (lambda: prior().forward(torch.zeros(2, 6, 4, 4)), ShapeError, r"\(2, 6, 4, 4\)"),
+        (lambda: dense(halves(4), context=2).forward(torch.zeros(3, 4)), ShapeError, r"\(3, 2\) is needed and none"),
+        (
+            lambda: dense(halves(4), context=2).forward(torch.zeros(3, 4), torch.zeros(3, 5)),
+            ShapeError,
+            r"one of shape \(3, 5\)",
+        ),
+        (lambda: glow((4,), linear="plo"), ConfigurationError, "Did you mean 'plu'"),
+        (lambda: glow((1, 6, 6), levels=2), ShapeError, "6×6 cannot be halved 2 times; use fewer levels than 2"),
+        (lambda: real_nvp((1, 7, 6)), ShapeError, "7×6 cannot be halved 1 times; use fewer levels than 2"),
+    ],
+)
+def test_what_cannot_be_is_refused(wrong, error, message):
+    with pytest.raises(error, match=message):
+        wrong()
+
+
+def same_weights(net: MLP) -> Callable[[int, int], nn.Module]:
+    """For nflows, which asks for a conditioner by its sizes."""
+
+    def create(inputs: int, outputs: int) -> nn.Module:
+        assert (inputs, outputs) == (net.layers[0].in_features, net.layers[-1].out_features)
+        return net
+
+    return create
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_nflows_coupling_with_the_same_weights_is_the_same_map(affine):
+    transforms = pytest.importorskip("nflows.transforms", reason="nflows is not here: the extra `benchmarks` has it")
+    ours = dense(alternate(5), affine=affine, context=CONTEXT)
+    mask = torch.tensor([0, 1, 0, 1, 0])
+    if affine:
+        bound = ours.scale_bound
+        theirs = transforms.AffineCouplingTransform(
+            mask, same_weights(ours.conditioner), scale_activation=lambda raw: (bound * torch.tanh(raw / bound)).exp()
+        )
+    else:
+        theirs = transforms.AdditiveCouplingTransform(mask, same_weights(ours.conditioner))
+    agree(ours, theirs, torch.randn(6, 5), torch.randn(6, CONTEXT))
+
+
+def agree(ours: Bijection, theirs: nn.Module, x: Tensor, context: Tensor | None) -> None:
+    z, logdet = ours.forward_and_logdet(x, context)
+    expected, expected_logdet = theirs(x, context)
+    torch.testing.assert_close(z, expected)
+    torch.testing.assert_close(logdet, expected_logdet)
+    back, back_logdet = ours.inverse_and_logdet(z, context)
+    expected, expected_logdet = theirs.inverse(z, context)
+    torch.testing.assert_close(back, expected)
+    torch.testing.assert_close(back_logdet, expected_logdet)
