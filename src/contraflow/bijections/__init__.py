@@ -5,6 +5,7 @@ from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
+from contraflow.bijections.linear import LinearMap, MatrixLinear, OrthogonalLinear, PLULinear, QRLinear
 from contraflow.bijections.multiscale import MultiScale
 from contraflow.bijections.reshape import Flatten, Permutation, Squeeze
 from contraflow.bijections.residual import ResidualBlock
@@ -18,9 +19,14 @@ __all__ = [
     "Flatten",
     "Inverse",
     "Inversion",
+    "LinearMap",
     "Logit",
+    "MatrixLinear",
     "MultiScale",
+    "OrthogonalLinear",
+    "PLULinear",
     "Permutation",
+    "QRLinear",
     "ResidualBlock",
     "Squeeze",
     "invert",
