@@ -85,7 +85,9 @@ def real_nvp(
 def _of_vectors(
     features: int, levels: int, affine: Callable[..., Coupling], net: Callable[[int, int], nn.Module]
 ) -> Chain:
-    parts = [kind(features, swap) for _ in range(levels) for kind in (halves, alternate, halves) for swap in (False, True)]
+    parts = [
+        kind(features, swap) for _ in range(levels) for kind in (halves, alternate, halves) for swap in (False, True)
+    ]
     return Chain(_couplings(parts, features, affine, net))
 
 
@@ -106,5 +108,7 @@ _named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL})
 #: Name → architecture. For CIFAR-10 the paper halves the image once and has 8 residual blocks of 64 maps.
 REAL_NVPS: dict[str, Architecture] = {
     "real_nvp": _named(real_nvp, (1, 8, 8), f"{_PAPER}: affine couplings; tables, 2-D and images on a CPU"),
-    "real_nvp_cifar10": _named(partial(real_nvp, levels=2, blocks=8, hidden=64), (3, 32, 32), f"{_PAPER}: Real NVP for CIFAR-10"),
+    "real_nvp_cifar10": _named(
+        partial(real_nvp, levels=2, blocks=8, hidden=64), (3, 32, 32), f"{_PAPER}: Real NVP for CIFAR-10"
+    ),
 }

@@ -7,6 +7,7 @@ from contraflow.bijections.coupling import Coupling
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
 from contraflow.bijections.learned_prior import LearnedPrior
+from contraflow.bijections.linear import LinearMap, MatrixLinear, OrthogonalLinear, PLULinear, QRLinear
 from contraflow.bijections.multiscale import MultiScale
 from contraflow.bijections.partition import ChannelPartition, Checkerboard, Partition, alternate, halves
 from contraflow.bijections.reshape import Flatten, Permutation, Squeeze
@@ -24,11 +25,16 @@ __all__ = [
     "Flatten",
     "Inverse",
     "Inversion",
-    "Logit",
     "LearnedPrior",
+    "LinearMap",
+    "Logit",
+    "MatrixLinear",
     "MultiScale",
+    "OrthogonalLinear",
+    "PLULinear",
     "Partition",
     "Permutation",
+    "QRLinear",
     "ResidualBlock",
     "Squeeze",
     "alternate",

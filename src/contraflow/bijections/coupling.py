@@ -20,7 +20,9 @@ class Coupling(Bijection):
 
     Args:
         partition: which numbers are kept.
-        conditioner: called as ``conditioner(kept, context)``, gives t, and behind it in dimension 1 a where affine.
+        conditioner: called as ``conditioner(kept)``, or ``conditioner(kept, context)`` under a context; gives t and,
+            behind it in dimension 1, a where affine. Any `nn.Module` may be one, as long as samples do not see each
+            other in it.
         affine: whether there is a scale; otherwise s = 0.
         scale_bound: c > 0, in nats per number.
 
@@ -97,7 +99,7 @@ def conditioned(conditioner: nn.Module, kept: Tensor, context: Tensor | None, ch
     Raises:
         ShapeError: it has another.
     """
-    raw = conditioner(kept, context)
+    raw = conditioner(kept) if context is None else conditioner(kept, context)
     expected = (kept.shape[0], channels, *kept.shape[2:])
     if tuple(raw.shape) != expected:
         raise ShapeError(

@@ -21,7 +21,7 @@ class LearnedPrior(Bijection):
 
     Args:
         channels: size of dimension 1, even.
-        conditioner: called as ``conditioner(h, context)``, gives μ, and behind it in dimension 1 the log-scale.
+        conditioner: of h, as for `Coupling`; gives μ and, behind it in dimension 1, the log-scale.
         scale_bound: c > 0, in nats per number.
 
     Raises:

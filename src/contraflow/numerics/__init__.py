@@ -4,6 +4,7 @@ from contraflow.numerics.block_cholesky import BlockTridiagonal, is_below, norm_
 from contraflow.numerics.fixed_point import Anderson, FixedPoint, FixedPointSolver, Picard
 from contraflow.numerics.induced_norm import Order, dual_order, duality_map, induced_power_iteration, order_norm
 from contraflow.numerics.jacobian import batch_jacobian
+from contraflow.numerics.orthogonal import below_diagonal, householder, random_reflections, strictly_lower
 from contraflow.numerics.power_iteration import power_iteration
 from contraflow.numerics.two_stage import Means, fixed_means, two_stage_means
 
@@ -16,13 +17,17 @@ __all__ = [
     "Order",
     "Picard",
     "batch_jacobian",
+    "below_diagonal",
     "dual_order",
     "duality_map",
     "fixed_means",
+    "householder",
     "induced_power_iteration",
     "is_below",
     "norm_from_above",
     "order_norm",
     "power_iteration",
+    "random_reflections",
+    "strictly_lower",
     "two_stage_means",
 ]
