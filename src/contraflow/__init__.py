@@ -1,6 +1,6 @@
 """contraflow: log p(x), samples and a classifier from one invertible network."""
 
-from contraflow.architectures import ARCHITECTURES, residual_flow, residual_flow_images
+from contraflow.architectures import ARCHITECTURES, iaf, made, maf, naf, nsf, residual_flow, residual_flow_images
 from contraflow.bijections import (
     ActNorm,
     Affine,
@@ -14,6 +14,7 @@ from contraflow.bijections import (
     Permutation,
     ResidualBlock,
     Squeeze,
+    from_transform,
 )
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ContraflowError, InversionError
@@ -86,7 +87,13 @@ __all__ = [
     "Spectral",
     "Squeeze",
     "StandardNormal",
+    "from_transform",
+    "iaf",
+    "made",
+    "maf",
+    "naf",
     "norm_orders",
+    "nsf",
     "rescale_to_certificate",
     "residual_flow",
     "residual_flow_images",

@@ -1,7 +1,8 @@
 """Flows as the papers built them: a function each, and one dict of them."""
 
 from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.autoregressive import iaf, made, maf, naf, nsf
 from contraflow.architectures.catalogue import ARCHITECTURES
 from contraflow.architectures.residual_flow import residual_flow, residual_flow_images
 
-__all__ = ["ARCHITECTURES", "Architecture", "residual_flow", "residual_flow_images"]
+__all__ = ["ARCHITECTURES", "Architecture", "iaf", "made", "maf", "naf", "nsf", "residual_flow", "residual_flow_images"]

@@ -5,9 +5,11 @@ from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
+from contraflow.bijections.monotone import MonotoneTransform
 from contraflow.bijections.multiscale import MultiScale
 from contraflow.bijections.reshape import Flatten, Permutation, Squeeze
 from contraflow.bijections.residual import ResidualBlock
+from contraflow.bijections.transform import TransformBijection, from_transform
 
 __all__ = [
     "ActNorm",
@@ -19,10 +21,13 @@ __all__ = [
     "Inverse",
     "Inversion",
     "Logit",
+    "MonotoneTransform",
     "MultiScale",
     "Permutation",
     "ResidualBlock",
     "Squeeze",
+    "TransformBijection",
+    "from_transform",
     "invert",
     "with_inverse",
     "with_logdet",
