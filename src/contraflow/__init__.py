@@ -1,6 +1,7 @@
 """contraflow: log p(x), samples and a classifier from one invertible network."""
 
 from contraflow.architectures import ARCHITECTURES, glow, nice, real_nvp, residual_flow, residual_flow_images
+from contraflow.architectures import ARCHITECTURES, iaf, made, maf, naf, nsf, residual_flow, residual_flow_images
 from contraflow.bijections import (
     ActNorm,
     Affine,
@@ -24,6 +25,7 @@ from contraflow.bijections import (
     Squeeze,
     alternate,
     halves,
+    from_transform,
 )
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ContraflowError, InversionError
@@ -110,6 +112,13 @@ __all__ = [
     "nice",
     "norm_orders",
     "real_nvp",
+    "from_transform",
+    "iaf",
+    "made",
+    "maf",
+    "naf",
+    "norm_orders",
+    "nsf",
     "rescale_to_certificate",
     "residual_flow",
     "residual_flow_images",

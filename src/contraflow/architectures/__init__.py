@@ -1,6 +1,7 @@
 """Flows as the papers built them: a function each, and one dict of them."""
 
 from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.autoregressive import iaf, made, maf, naf, nsf
 from contraflow.architectures.catalogue import ARCHITECTURES
 from contraflow.architectures.glow import glow
 from contraflow.architectures.nice import nice
@@ -16,3 +17,4 @@ __all__ = [
     "residual_flow",
     "residual_flow_images",
 ]
+__all__ = ["ARCHITECTURES", "Architecture", "iaf", "made", "maf", "naf", "nsf", "residual_flow", "residual_flow_images"]

@@ -6,6 +6,7 @@ from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.glow import GLOWS
 from contraflow.architectures.nice import NICES
 from contraflow.architectures.real_nvp import REAL_NVPS
+from contraflow.architectures.autoregressive import AUTOREGRESSIVE_FLOWS
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 
 #: Name → architecture, family by family.
@@ -14,4 +15,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **NICES,
     **REAL_NVPS,
     **GLOWS,
+    **AUTOREGRESSIVE_FLOWS,
 }

@@ -8,10 +8,12 @@ from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
 from contraflow.bijections.learned_prior import LearnedPrior
 from contraflow.bijections.linear import LinearMap, MatrixLinear, OrthogonalLinear, PLULinear, QRLinear
+from contraflow.bijections.monotone import MonotoneTransform
 from contraflow.bijections.multiscale import MultiScale
 from contraflow.bijections.partition import ChannelPartition, Checkerboard, Partition, alternate, halves
 from contraflow.bijections.reshape import Flatten, Permutation, Squeeze
 from contraflow.bijections.residual import ResidualBlock
+from contraflow.bijections.transform import TransformBijection, from_transform
 
 __all__ = [
     "ActNorm",
@@ -29,6 +31,7 @@ __all__ = [
     "LinearMap",
     "Logit",
     "MatrixLinear",
+    "MonotoneTransform",
     "MultiScale",
     "OrthogonalLinear",
     "PLULinear",
@@ -39,6 +42,8 @@ __all__ = [
     "Squeeze",
     "alternate",
     "halves",
+    "TransformBijection",
+    "from_transform",
     "invert",
     "with_inverse",
     "with_logdet",
