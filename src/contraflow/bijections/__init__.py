@@ -3,6 +3,7 @@
 from contraflow.bijections.actnorm import ActNorm
 from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
+from contraflow.bijections.continuous import ContinuousFlow, ContinuousSolve, watch_solves
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
 from contraflow.bijections.multiscale import MultiScale
@@ -15,6 +16,8 @@ __all__ = [
     "Bijection",
     "BlockInverse",
     "Chain",
+    "ContinuousFlow",
+    "ContinuousSolve",
     "Flatten",
     "Inverse",
     "Inversion",
@@ -24,6 +27,7 @@ __all__ = [
     "ResidualBlock",
     "Squeeze",
     "invert",
+    "watch_solves",
     "with_inverse",
     "with_logdet",
 ]
