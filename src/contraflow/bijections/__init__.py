@@ -4,6 +4,7 @@ from contraflow.bijections.actnorm import ActNorm
 from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
 from contraflow.bijections.coupling import Coupling
+from contraflow.bijections.continuous import ContinuousFlow, ContinuousSolve, watch_solves
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
 from contraflow.bijections.learned_prior import LearnedPrior
@@ -24,6 +25,8 @@ __all__ = [
     "ChannelPartition",
     "Checkerboard",
     "Coupling",
+    "ContinuousFlow",
+    "ContinuousSolve",
     "Flatten",
     "Inverse",
     "Inversion",
@@ -45,6 +48,7 @@ __all__ = [
     "TransformBijection",
     "from_transform",
     "invert",
+    "watch_solves",
     "with_inverse",
     "with_logdet",
 ]
