@@ -1,7 +1,18 @@
 """contraflow: log p(x), samples and a classifier from one invertible network."""
 
-from contraflow.architectures import ARCHITECTURES, glow, nice, real_nvp, residual_flow, residual_flow_images
-from contraflow.architectures import ARCHITECTURES, iaf, made, maf, naf, nsf, residual_flow, residual_flow_images
+from contraflow.architectures import (
+    ARCHITECTURES,
+    glow,
+    iaf,
+    made,
+    maf,
+    naf,
+    nice,
+    nsf,
+    real_nvp,
+    residual_flow,
+    residual_flow_images,
+)
 from contraflow.bijections import (
     ActNorm,
     Affine,
@@ -24,8 +35,8 @@ from contraflow.bijections import (
     ResidualBlock,
     Squeeze,
     alternate,
-    halves,
     from_transform,
+    halves,
 )
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ContraflowError, InversionError
@@ -107,18 +118,17 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "alternate",
+    "from_transform",
     "glow",
     "halves",
-    "nice",
-    "norm_orders",
-    "real_nvp",
-    "from_transform",
     "iaf",
     "made",
     "maf",
     "naf",
+    "nice",
     "norm_orders",
     "nsf",
+    "real_nvp",
     "rescale_to_certificate",
     "residual_flow",
     "residual_flow_images",

@@ -12,9 +12,13 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "glow",
+    "iaf",
+    "made",
+    "maf",
+    "naf",
     "nice",
+    "nsf",
     "real_nvp",
     "residual_flow",
     "residual_flow_images",
 ]
-__all__ = ["ARCHITECTURES", "Architecture", "iaf", "made", "maf", "naf", "nsf", "residual_flow", "residual_flow_images"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.autoregressive import AUTOREGRESSIVE_FLOWS
 from contraflow.architectures.glow import GLOWS
 from contraflow.architectures.nice import NICES
 from contraflow.architectures.real_nvp import REAL_NVPS
-from contraflow.architectures.autoregressive import AUTOREGRESSIVE_FLOWS
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 
 #: Name → architecture, family by family.

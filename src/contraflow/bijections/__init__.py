@@ -3,8 +3,8 @@
 from contraflow.bijections.actnorm import ActNorm
 from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
-from contraflow.bijections.coupling import Coupling
 from contraflow.bijections.continuous import ContinuousFlow, ContinuousSolve, watch_solves
+from contraflow.bijections.coupling import Coupling
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
 from contraflow.bijections.learned_prior import LearnedPrior
@@ -24,9 +24,9 @@ __all__ = [
     "Chain",
     "ChannelPartition",
     "Checkerboard",
-    "Coupling",
     "ContinuousFlow",
     "ContinuousSolve",
+    "Coupling",
     "Flatten",
     "Inverse",
     "Inversion",
@@ -43,10 +43,10 @@ __all__ = [
     "QRLinear",
     "ResidualBlock",
     "Squeeze",
-    "alternate",
-    "halves",
     "TransformBijection",
+    "alternate",
     "from_transform",
+    "halves",
     "invert",
     "watch_solves",
     "with_inverse",
