@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contraflow.architectures.architecture import Architecture
-
 from contraflow.architectures.iresnet import IRESNETS
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 
