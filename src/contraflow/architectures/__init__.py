@@ -4,6 +4,7 @@ from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.autoregressive import iaf, made, maf, naf, nsf
 from contraflow.architectures.catalogue import ARCHITECTURES
 from contraflow.architectures.glow import glow
+from contraflow.architectures.iresnet import iresnet
 from contraflow.architectures.nice import nice
 from contraflow.architectures.real_nvp import real_nvp
 from contraflow.architectures.residual_flow import residual_flow, residual_flow_images
@@ -13,6 +14,7 @@ __all__ = [
     "Architecture",
     "glow",
     "iaf",
+    "iresnet",
     "made",
     "maf",
     "naf",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.autoregressive import AUTOREGRESSIVE_FLOWS
 from contraflow.architectures.glow import GLOWS
+from contraflow.architectures.iresnet import IRESNETS
 from contraflow.architectures.nice import NICES
 from contraflow.architectures.real_nvp import REAL_NVPS
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
@@ -16,4 +17,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **REAL_NVPS,
     **GLOWS,
     **AUTOREGRESSIVE_FLOWS,
+    **IRESNETS,
 }

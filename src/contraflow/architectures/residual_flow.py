@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-from contraflow.architectures.architecture import Architecture, check_halvings, image_shape, vector_features
-from contraflow.bijections import ActNorm, Bijection, Chain, Flatten, Inverse, MultiScale, ResidualBlock, Squeeze
-from contraflow.distributions import StandardNormal
+from contraflow.architectures.architecture import Architecture, vector_features
+from contraflow.architectures.residual_levels import residual_levels
+from contraflow.bijections import ActNorm, Bijection, Chain, ResidualBlock
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP, Norms, Spectral
 from contraflow.logdet import TRAINING, LogDetEstimator
@@ -101,68 +101,27 @@ def residual_flow_images(
     Raises:
         ShapeError: the image cannot be halved as often as there are levels.
     """
-    channels, height, width = image_shape(event_shape)
-    check_halvings((height, width), len(blocks) - 1 + squeeze_first, len(blocks))
-    make = partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient)
-    start: list[Bijection] = []
-    if squeeze_first:
-        start.append(Squeeze())
-        channels, height, width = channels * 4, height // 2, width // 2
-    if actnorm:
-        start.append(ActNorm(channels))
-    levels: list[Bijection] = []
-    shapes: list[tuple[int, int, int]] = []
-    for level, count in enumerate(blocks):
-        chain = start if level == 0 else []
-        for block in range(count):
-            begins = preactivation and not (level == 0 and block == 0)
-            g = LipschitzConvNet(
-                channels,
-                hidden,
-                (height, width),
-                kernels=kernels,
-                bound=bound,
-                activation=activation,
-                preactivation=begins,
-                norms=norms,
-            )
-            chain.append(make(g))
-            if actnorm:
-                chain.append(ActNorm(channels))
-        if level < len(blocks) - 1:
-            chain.append(Squeeze())
-            channels, height, width = channels * 4, height // 2, width // 2
-        else:
-            shape = (channels, height, width)
-            dense = partial(LipschitzMLP, bound=bound, activation=activation, norms=norms)
-            chain += _dense_end(shape, dense_blocks, dense_hidden, dense, actnorm, make)
-        levels.append(Chain(chain))
-        shapes.append((channels, height, width))
-        if factor_out:
-            channels //= 2
-    body = MultiScale(levels, shapes) if factor_out else Chain([*levels, Flatten(shapes[-1])])
-    base = StandardNormal((math.prod(event_shape),))
-    return Flow(event_shape, body, base, preprocessing)
+    options: dict[str, Any] = {"bound": bound, "activation": activation, "norms": norms}
 
+    def conv(channels: int, size: tuple[int, int], first: bool) -> LipschitzConvNet:
+        begins = preactivation and not first
+        return LipschitzConvNet(channels, hidden, size, kernels=kernels, preactivation=begins, **options)
 
-def _dense_end(
-    shape: tuple[int, int, int],
-    count: int,
-    hidden: int,
-    dense: Callable[..., LipschitzMLP],
-    actnorm: bool,
-    make: Callable[..., ResidualBlock],
-) -> list[Bijection]:
-    """Fully connected blocks on the flattened image, two hidden layers each, and back to the image's shape."""
-    if not count:
-        return []
-    features = shape[0] * shape[1] * shape[2]
-    chain: list[Bijection] = [Flatten(shape)]
-    for _ in range(count):
-        chain.append(make(dense(features, (hidden, hidden))))
-        if actnorm:
-            chain.append(ActNorm(features))
-    return [*chain, Inverse(Flatten(shape))]
+    def dense(features: int) -> LipschitzMLP:
+        return LipschitzMLP(features, (dense_hidden, dense_hidden), **options)
+
+    return residual_levels(
+        event_shape,
+        conv,
+        dense,
+        partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient),
+        blocks=blocks,
+        dense_blocks=dense_blocks,
+        squeeze_first=squeeze_first,
+        factor_out=factor_out,
+        actnorm=actnorm,
+        preprocessing=preprocessing,
+    )
 
 
 _PAPER = "Chen et al. 2019"

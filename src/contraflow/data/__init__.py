@@ -12,6 +12,7 @@ from contraflow.data.root import data_root
 from contraflow.data.table_preprocessing import TablePreprocessing
 from contraflow.data.toy_densities import TOY_DENSITIES
 from contraflow.data.toy_density import ToyDensity
+from contraflow.data.variational_dequantisation import VariationalDequantisation
 
 __all__ = [
     "DATASETS",
@@ -21,6 +22,7 @@ __all__ = [
     "ImagePreprocessing",
     "TablePreprocessing",
     "ToyDensity",
+    "VariationalDequantisation",
     "check",
     "data_root",
     "dequantise",

@@ -47,8 +47,17 @@ def dequantise(x: Tensor, generator: Generator | None = None) -> Tensor:
     >>> bool((dequantise(x).floor() == x).all())
     True
     """
+    return add_noise(x, uniform_noise(x, generator))
+
+
+def uniform_noise(x: Tensor, generator: Generator | None = None) -> Tensor:
+    """u ~ U[0, 1) of the shape and dtype of x."""
     device = x.device if generator is None else generator.device
-    noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+    return torch.rand(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
+def add_noise(x: Tensor, noise: Tensor) -> Tensor:
+    """x + u for integral x and u in [0, 1], kept below the next level, so that floor gives x back exactly."""
     # In float32 255 + (1 − 2⁻²⁴) rounds to 256, the next level and a probability of zero: stay one step below it.
     below_next = torch.nextafter(x.detach() + 1, x.detach())
     return torch.minimum(x + noise, below_next)

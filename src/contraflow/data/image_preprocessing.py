@@ -12,10 +12,13 @@ from torch import Generator, Tensor
 from contraflow.bijections.bijection import Bijection
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.data.augmentation import flip_and_crop
-from contraflow.data.dequantisation import check_levels, dequantise, quantise
-from contraflow.errors import ConfigurationError, ShapeError
+from contraflow.data.dequantisation import add_noise, check_levels, dequantise, quantise
+from contraflow.data.variational_dequantisation import VariationalDequantisation
+from contraflow.errors import ConfigurationError, ShapeError, unknown_name
 
 PerChannel = float | Sequence[float]
+
+DEQUANTISATIONS = ("uniform", "variational")
 
 
 class ImagePreprocessing(Bijection):
@@ -26,6 +29,10 @@ class ImagePreprocessing(Bijection):
         y = (⌊x / (levels/L)⌋ + u) / L,
         z = log s − log(1 − s),  s = alpha + (1 − 2 alpha) y     (alpha given), or
         z = (y − mean) / std                                     (standardise given), or  z = y.
+
+    With ``dequantisation="variational"`` u ~ q(u|x) is learned beside the flow (`VariationalDequantisation`), and
+    −log q(u|x) is added to the log-determinant of `forward_and_logdet`: a flow's log_prob then has the evidence lower
+    bound of log P(x) as its mean. `inverse` knows no u, so its log-determinant leaves that term out.
 
     The log-determinant counts from the *reduced integer pixels*, so it holds −D log L, and −log_prob / (D log 2) is
     bits per dimension of those pixels (for ``bits=5``, of the 5-bit image). Bit reduction itself is a change of the
@@ -45,9 +52,12 @@ class ImagePreprocessing(Bijection):
         flip: mirror half of the training images; for `augment` only.
         crop_padding: padding of the random crops of `augment`; 0 for none.
         standardise: mean and std of the pixels scaled to [0, 1], a number or one a channel; needs alpha=None.
+        dequantisation: uniform or variational.
+        channels: C of the images, which variational dequantisation has to know.
 
     Raises:
-        ConfigurationError: an argument out of range, or alpha together with standardise.
+        ConfigurationError: an argument out of range, alpha together with standardise, an unknown dequantisation, or a
+            variational one without channels.
     """
 
     def __init__(
@@ -58,12 +68,16 @@ class ImagePreprocessing(Bijection):
         flip: bool = False,
         crop_padding: int = 0,
         standardise: tuple[PerChannel, PerChannel] | None = None,
+        dequantisation: str = "uniform",
+        channels: int | None = None,
     ) -> None:
         super().__init__()
         _check_arguments(levels, bits, alpha, crop_padding, standardise)
         self.levels, self.bits, self.alpha = levels, bits, alpha
         self.flip, self.crop_padding = flip, crop_padding
         self.standardised = standardise is not None
+        self.dequantisation, self.channels = dequantisation, channels
+        self.noise = _noise(dequantisation, channels)
         self.elementwise = Logit(alpha) if alpha is not None else _affine(standardise or (0.0, 1.0))
 
     @property
@@ -81,9 +95,9 @@ class ImagePreprocessing(Bijection):
             DomainError: x does not hold integers 0…levels − 1.
         """
         _check_images(x)
-        y = dequantise(self.reduce(x), generator) / self.reduced_levels
-        z, logdet = self.elementwise.forward_and_logdet(self._check_channels(y))
-        return z, logdet - self._log_scale(x)
+        pixels, log_q = self._dequantise(self.reduce(x), generator)
+        z, logdet = self.elementwise.forward_and_logdet(self._check_channels(pixels / self.reduced_levels))
+        return z, logdet - self._log_scale(x) - log_q
 
     def inverse_and_logdet(
         self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
@@ -137,6 +151,8 @@ class ImagePreprocessing(Bijection):
             "alpha": self.alpha,
             "flip": self.flip,
             "crop_padding": self.crop_padding,
+            "dequantisation": self.dequantisation,
+            "channels": self.channels,
             "standardise": [affine.shift.flatten().tolist(), affine.scale.flatten().tolist()]
             if self.standardised and isinstance(affine, Affine)
             else None,
@@ -144,6 +160,14 @@ class ImagePreprocessing(Bijection):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.config().items() if name != "kind")
+
+    def _dequantise(self, pixels: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor | float]:
+        """pixels + u, and log q(u|x), which is 0 for uniform noise."""
+        if self.noise is None:
+            return dequantise(pixels, generator), 0.0
+        weights = next(self.noise.parameters())
+        noise, log_q = self.noise((self._check_channels(pixels) / self.reduced_levels).to(weights.dtype), generator)
+        return add_noise(pixels, noise.to(pixels.dtype)), log_q.to(pixels.dtype)
 
     def _log_scale(self, x: Tensor) -> float:
         """D log L."""
@@ -153,6 +177,8 @@ class ImagePreprocessing(Bijection):
         channels = len(self.elementwise.shift) if isinstance(self.elementwise, Affine) else 1
         if channels not in (1, x.shape[1]):
             raise ShapeError(f"standardise is for {channels} channels, the images have {x.shape[1]}.")
+        if self.channels not in (None, x.shape[1]):
+            raise ShapeError(f"channels={self.channels}, but the images have {x.shape[1]}.")
         return x
 
 
@@ -174,6 +200,16 @@ def _check_arguments(
         raise ConfigurationError(f"alpha={alpha} and standardise exclude each other; pass alpha=None to standardise.")
     if crop_padding < 0:
         raise ConfigurationError(f"crop_padding must not be negative, got {crop_padding}.")
+
+
+def _noise(dequantisation: str, channels: int | None) -> VariationalDequantisation | None:
+    if dequantisation not in DEQUANTISATIONS:
+        raise unknown_name("dequantisation", dequantisation, DEQUANTISATIONS)
+    if dequantisation == "uniform":
+        return None
+    if channels is None:
+        raise ConfigurationError("dequantisation=variational has to know the images: give channels.")
+    return VariationalDequantisation(channels)
 
 
 def _affine(standardise: tuple[PerChannel, PerChannel]) -> Affine:

@@ -48,6 +48,7 @@ class LikelihoodReport:
         estimator: the log-determinant's.
         draws: estimates averaged for each row, each with its own noise.
         dequantised: whether a draw includes dequantisation noise.
+        variational: whether that noise was learned, so that the value is an evidence lower bound under it.
     """
 
     value: float
@@ -57,12 +58,14 @@ class LikelihoodReport:
     estimator: str
     draws: int
     dequantised: bool
+    variational: bool = False
 
     def __str__(self) -> str:
         images = self.unit == "bits/dim"
         facts = [f"{self.rows} {'images' if images else 'rows'}", self.estimator]
         if self.dequantised or self.draws > 1:
             noun = "dequantisation draw" if self.dequantised else "draw"
+            noun = f"variational {noun}" if self.variational else noun
             facts.append(f"{self.draws} {noun}{'s' if self.draws != 1 else ''}")
         return f"{self.unit} {self.value:.3f} ± {self.standard_error:.3f} ({', '.join(facts)})"
 
@@ -148,16 +151,19 @@ def evaluate_likelihood(
     scores = score(
         flow, x, estimator=estimator, draws=draws, batch_size=batch_size, generator=generator, progress=progress
     )
-    return report(scores.log_prob, flow.event_shape, flow.with_logdet(estimator).estimator_name, draws)
+    variational = getattr(flow.preprocessing, "dequantisation", "uniform") == "variational"
+    return report(scores.log_prob, flow.event_shape, flow.with_logdet(estimator).estimator_name, draws, variational)
 
 
-def report(log_prob: Tensor, event_shape: tuple[int, ...], estimator: str, draws: int) -> LikelihoodReport:
+def report(
+    log_prob: Tensor, event_shape: tuple[int, ...], estimator: str, draws: int, variational: bool = False
+) -> LikelihoodReport:
     """A report from log p of every row."""
     images = len(event_shape) == 3
     values = -log_prob / (math.prod(event_shape) * math.log(2)) if images else log_prob
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
     unit = "bits/dim" if images else "nats"
-    return LikelihoodReport(values.mean().item(), error, unit, len(values), estimator, draws, images)
+    return LikelihoodReport(values.mean().item(), error, unit, len(values), estimator, draws, images, variational)
 
 
 @dataclass(frozen=True)

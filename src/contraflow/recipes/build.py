@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -52,9 +52,17 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
                 f"preprocessing.crop_padding={settings.crop_padding}: it must be less than the side of the images, "
                 f"which are {data.event_shape[1]}×{data.event_shape[2]}."
             )
-        return ImagePreprocessing(
-            data.levels, settings.bits, settings.alpha, flip=settings.flip, crop_padding=settings.crop_padding
-        )
+        variational = settings.dequantisation == "variational"
+        with _seeded(recipe.seed):
+            return ImagePreprocessing(
+                data.levels,
+                settings.bits,
+                settings.alpha,
+                flip=settings.flip,
+                crop_padding=settings.crop_padding,
+                dequantisation=settings.dequantisation,
+                channels=data.event_shape[0] if variational else None,
+            )
     return TablePreprocessing.fit(data.train) if settings.kind == "standardise" else None
 
 
@@ -65,10 +73,17 @@ def build_flow(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
         ConfigurationError: unknown architecture or option, or one that does not fit the data.
     """
     device = make_device(recipe.device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(recipe.seed)
+    with _seeded(recipe.seed, [device] if device.type == "cuda" else []):
         flow = _construct(recipe, event_shape, preprocessing)
         return flow.to(device, getattr(torch, recipe.dtype))
+
+
+@contextmanager
+def _seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """Initial weights are drawn from the seed, and torch's own streams go on as if nothing had been."""
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bijection | None) -> Flow:

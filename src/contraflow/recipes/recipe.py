@@ -62,6 +62,7 @@ class PreprocessingSettings:
         alpha: of the logit transform; the paper uses 1e-6 for MNIST and 0.05 elsewhere.
         flip: mirror training images at random.
         crop_padding: reflect-pad training images by so many pixels and crop at random.
+        dequantisation: noise that makes integer pixels real: uniform, or variational, learned beside the flow.
     """
 
     kind: Literal["image", "standardise", "none"] = "image"
@@ -69,6 +70,7 @@ class PreprocessingSettings:
     alpha: float = 0.05
     flip: bool = False
     crop_padding: int = 0
+    dequantisation: Literal["uniform", "variational"] = "uniform"
 
 
 @dataclass
