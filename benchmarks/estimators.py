@@ -32,6 +32,7 @@ from contraflow.recipes.build import load_data
 
 DIMENSIONS = (2, 16, 64, 784)
 RHOS = (0.3, 0.5, 0.7, 0.9, 0.95)
+PROBES = (1, 2)
 RUNS = 3
 RUNS_LARGE = 1  # at D = 784, where one matrix is as good as three
 LEARNING_STEPS = 200  # all of them learned from
@@ -130,7 +131,7 @@ def linear_rows(kind: str, dimensions: int, rho: float) -> list[dict[str, Any]]:
         matrix = jacobian(kind, dimensions, rho, generator)
         direction = torch.randn(dimensions, dimensions, generator=generator, dtype=torch.float64)
         spectrum = Spectrum(matrix)
-        laws = {probes: learned_law(kind, matrix, probes, seed) for probes in (1, 2)}
+        laws = {probes: learned_law(kind, matrix, probes, seed) for probes in PROBES}
         radius = spectrum.values.abs().max().item()
         found.append({"J": kind, "D": dimensions, "ρ": rho, "radius": radius, **ratios([spectrum], [direction], laws)})
     return found
@@ -144,7 +145,7 @@ def trained_rows(run: Path, rows: int = 4) -> Iterator[dict[str, Any]]:
     trained = load_run(run)
     data = load_data(trained.recipe.data, trained.recipe.seed)
     generator, decays = Generator().manual_seed(0), {}
-    for probes in (1, 2):
+    for probes in PROBES:
         flow = with_logdet(trained.flow, AdaptiveRoulette(Rademacher(), probes)).train()
         decays[probes] = {
             name: block.decay
@@ -196,10 +197,9 @@ def block_inputs(flow: nn.Module, x: Tensor) -> dict[str, tuple[ResidualBlock, T
 
 #: Columns of ratios: key → heading.
 _RATIOS = {
-    "gradient 1": "gradient",
-    "value 1": "value",
-    "gradient 2": "gradient, 2 probes",
-    "value 2": "value, 2 probes",
+    f"{what} {probes}": what if probes == 1 else f"{what}, {probes} probes"
+    for probes in PROBES
+    for what in ("gradient", "value")
 }
 
 
@@ -234,8 +234,11 @@ def trained_table(found: list[dict[str, Any]]) -> list[str]:
 
 def summary(found: list[dict[str, Any]]) -> list[str]:
     """Worst cases, over runs."""
-    finite = sum(one[f"{what} {p} finite"] for one in found for what in ("gradient", "value") for p in (1, 2))
-    lines = [f"Variances that are finite: {finite:.0f} of {4 * len(found)}. Largest ratio of any single run:", ""]
+    finite = sum(one[f"{key} finite"] for one in found for key in _RATIOS)
+    lines = [
+        f"Variances that are finite: {finite:.0f} of {len(_RATIOS) * len(found)}. Largest ratio of any single run:",
+        "",
+    ]
     for key, name in _RATIOS.items():
         low = [one[key] for one in found if one.get("ρ", one["radius"]) <= 0.5]
         lines.append(

@@ -122,6 +122,12 @@ def test_nothing_but_byte_arrays_is_built(thing):
         read_cifar_python(pickle.dumps({"data": thing, "labels": [1]}, protocol=2), "batch")
 
 
+def test_a_name_with_a_line_break_is_refused_in_one_line():
+    with pytest.raises(DataError, match=r"asks for a b\.exec, which data has no need of") as caught:
+        read_cifar_python(b"\x80\x04\x8c\x03a\nb\x8c\x04exec\x93.", "batch")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_pickle_cannot_claim_memory():
     with pytest.raises(DataError, match="memo index"):
         read_cifar_python(b"\x80\x02}r" + struct.pack("<I", 2**32 - 2) + b".", "batch")

@@ -76,9 +76,10 @@ def read_restricted_pickle(content: bytes, source: str) -> dict[str, Any]:
             raise DataError(f"a {type(loaded).__name__} is inside")
         return {_text(key): _array(value) for key, value in loaded.items()}
     except Exception as error:  # a broken pickle can raise nearly anything
+        reason = " ".join(str(error).split())  # names inside the pickle may hold line breaks
         raise DataError(
             f"{source}: expected a pickled dictionary of plain values and byte arrays, got {type(error).__name__}: "
-            f"{error}. Download the official file again."
+            f"{reason}. Download the official file again."
         ) from error
 
 
