@@ -72,9 +72,7 @@ def peer(features: int, scheme: str) -> Learner:
     """The same flow in normflows; its series, where it has one, is drawn: 2 exact terms + Geometric(0.5)."""
     blocks, hidden = RESIDUAL[features]
     flow = peer_dense(features, blocks, hidden, scheme, None)
-    return Learner(
-        flow, flow.log_prob, lambda x: exact_log_prob(flow, x), lambda: nf.utils.update_lipschitz(flow, 5)
-    )
+    return Learner(flow, flow.log_prob, lambda x: exact_log_prob(flow, x), lambda: nf.utils.update_lipschitz(flow, 5))
 
 
 def exact_log_prob(flow: nf.NormalizingFlow, x: Tensor) -> Tensor:

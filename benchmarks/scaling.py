@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -102,7 +103,7 @@ def products(case: Case) -> int:
         inside = 9 * channels * case.hidden + case.hidden**2 + 9 * case.hidden * channels
         return case.batch * case.count * height * width * inside
     widths = (*case.event_shape, *case.hidden, *case.event_shape)
-    return case.batch * case.count * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    return case.batch * case.count * sum(a * b for a, b in itertools.pairwise(widths))
 
 
 def text(rounds: int) -> str:
