@@ -291,15 +291,17 @@ def test_quality_trains_and_keeps_its_runs(tmp_path):
         return train(lambda: learner, data, 50, 0.1, 0.4, data[:100], (0.01, 0.5, 1))
 
     curve = kept(tmp_path / "deep" / "run.json", measure)
-    assert kept(tmp_path / "deep" / "run.json", measure) == curve
+    again = kept(tmp_path / "deep" / "run.json", measure)
     assert measured == [True]
+    assert again == curve
     assert curve.scores == sorted(curve.scores)
     assert curve.scores[-1] == pytest.approx(log_prob(data[:100]).mean().item())
     assert len(curve.final) == 100
     assert (shift - data.mean(0)).abs().max() < 0.2
     assert [second >= share * 0.4 for second, share in zip(curve.seconds, (0.01, 0.5, 1), strict=True)] == [True] * 3
     assert curve.seconds[-1] < 0.5
-    assert len(updates) == curve.steps[-1] + 3
+    assert curve.seconds[0] < curve.seconds[1] < curve.seconds[2]
+    assert updates == [True] * (curve.steps[-1] + 3)
 
 
 def test_quality_schedule():
