@@ -42,6 +42,10 @@ class Sweep:
     cases: tuple[Case, ...]
 
 
+#: A sweep, and the time at each of its sizes.
+Measured = tuple[Sweep, Sequence[Timing]]
+
+
 def sweeps() -> list[Sweep]:
     """Four of a dense flow around 4 blocks of 3×128 in 32 dimensions, four of a convolutional one."""
     batches, widths, depths, dimensions = (256, 512, 1024, 2048), (64, 128, 256, 512), (2, 4, 8, 16), (16, 32, 64, 128)
@@ -64,14 +68,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11, help="steps at every size")
     rounds: int = parser.parse_args().rounds
     torch.set_num_threads(1)
-    rows, measured = [], []
+    rows: list[str] = []
+    measured: list[Measured] = []
     for sweep in sweeps():
         found = times(sweep, rounds)
         rows.append(table_row(sweep, found))
         measured.append((sweep, found))
         print(rows[-1], flush=True)
     picture(measured)
-    fill(BENCHMARKS, "scaling", text(rounds) + "\n".join(rows))
+    fill(BENCHMARKS, "scaling", text(rounds) + "\n".join(rows) + "\n\n" + verdict(measured))
 
 
 def times(sweep: Sweep, rounds: int) -> list[Timing]:
@@ -124,16 +129,34 @@ def text(rounds: int) -> str:
 
 def table_row(sweep: Sweep, timings: Sequence[Timing]) -> str:
     """Slopes over all sizes and over the last two."""
-    count = [products(case) for case in sweep.cases]
     cells = []
-    for last in (len(count), 2):
-        sizes = sweep.sizes[-last:]
-        measured, error = slope_with_error(sizes, timings[-last:])
-        cells += [f"{measured:.2f} ± {error:.2f}", f"{slope(sizes, count[-last:]):.2f}"]
+    for measured, error, predicted in slopes(sweep, timings):
+        cells += [f"{measured:.2f} ± {error:.2f}", f"{predicted:.2f}"]
     return f"| {sweep.flow} | {sweep.varied} | {', '.join(map(str, sweep.sizes))} | {' | '.join(cells)} |"
 
 
-def picture(measured: Sequence[tuple[Sweep, Sequence[Timing]]]) -> None:
+def slopes(sweep: Sweep, timings: Sequence[Timing]) -> list[tuple[float, float, float]]:
+    """Measured, its standard error, and predicted: over all sizes, and between the last two."""
+    count = [products(case) for case in sweep.cases]
+    return [
+        (*slope_with_error(sweep.sizes[-last:], timings[-last:]), slope(sweep.sizes[-last:], count[-last:]))
+        for last in (len(count), 2)
+    ]
+
+
+def verdict(measured: Sequence[Measured]) -> str:
+    """What grows faster than its products."""
+    faster = [
+        f"{sweep.flow}, {sweep.varied}"
+        for sweep, timings in measured
+        if any(found - predicted > 2 * error + 1e-9 for found, error, predicted in slopes(sweep, timings))
+    ]
+    if faster:
+        return f"Faster than its products, by more than two standard errors, grows the time in: {'; '.join(faster)}."
+    return "No slope is above its prediction by more than two standard errors: nothing grows faster than its products."
+
+
+def picture(measured: Sequence[Measured]) -> None:
     """Seconds against multiplications, a panel a flow; the dotted line has slope 1."""
     from matplotlib import pyplot as plt
 
