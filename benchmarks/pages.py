@@ -16,10 +16,25 @@ def fill(page: Path, marker: str, text: str) -> None:
     Raises:
         ValueError: the page does not have each of the two comments exactly once, in this order.
     """
+    before, _, after = _around(page, marker)
+    page.write_text(f"{before}<!-- {marker} -->\n{text}\n<!-- /{marker} -->{after}")
+
+
+def section(page: Path, marker: str) -> str:
+    """What stands there.
+
+    Raises:
+        ValueError: as `fill`.
+    """
+    return _around(page, marker)[1].strip("\n")
+
+
+def _around(page: Path, marker: str) -> tuple[str, str, str]:
+    """Before, between and after the comments."""
     content = page.read_text()
     begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     before, found, rest = content.partition(begin)
-    _, closed, after = rest.partition(end)
+    between, closed, after = rest.partition(end)
     if not found or not closed or content.count(begin) != 1 or content.count(end) != 1:
         raise ValueError(f"{page.name} needs {begin} and, after it, {end}, each once.")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    return before, between, after

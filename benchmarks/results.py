@@ -13,8 +13,6 @@ import math
 import platform
 import shutil
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ import torch
 from torch import Generator
 
 from benchmarks.pages import README, fill
+from benchmarks.runs import trained
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Chain
 from contraflow.evaluation import gaussian_baseline
@@ -47,6 +46,8 @@ MEASURED = [
     ("its memory", "memory", "benchmarks.md"),
     ("its steadiness", "steadiness", "benchmarks.md"),
     ("sampling and evaluation beside normflows", "throughput --runs RUNS", "benchmarks.md"),
+    ("quality for time beside normflows and zuko", "quality", "benchmarks.md"),
+    ("growth of a step with batch, width, depth and dimension", "scaling", "benchmarks.md"),
 ]
 
 
@@ -67,10 +68,8 @@ def main() -> None:
     sections = []
     for name, seeds in RUNS.items():
         folders = [runs / f"{name}-{seed}" for seed in seeds]
-        for folder, seed in zip(folders, seeds, strict=True):
-            if not (folder / "evaluation.json").is_file():
-                command = ["contraflow", "train", name, "--out", str(folder), "--seed", str(seed)]
-                subprocess.run([sys.executable, "-m", *command], check=True)
+        for folder in folders:
+            trained(folder)
         sections.append(section(name, folders, seeds))
     header = (
         "# Results\n\nWritten by `python -m benchmarks.results`; one run a command shown. Scores are on the whole test "
@@ -89,8 +88,8 @@ def section(name: str, folders: list[Path], seeds: Sequence[int]) -> str:
     picture = _DOCS / "pictures" / f"{name}.png"
     picture.parent.mkdir(exist_ok=True)
     shutil.copyfile(folders[0] / "samples.png", picture)
-    trained = load_run(folders[0])
-    parameters = sum(one.numel() for one in trained.flow.parameters())
+    run = load_run(folders[0])
+    parameters = sum(one.numel() for one in run.flow.parameters())
     lines = [f"## {name}", "", f"`contraflow train {name} --seed SEED --out RUN`: {summary(name)}", ""]
     lines += [
         "| seed | test score | rows | steps | minutes of training | seconds a step |",
@@ -104,8 +103,8 @@ def section(name: str, folders: list[Path], seeds: Sequence[int]) -> str:
         values = [report["value"] for report in reports]
         lines.append(f"\nOver seeds: {statistics.mean(values):.3f}, standard deviation {statistics.stdev(values):.3f}.")
     lines += ["", f"{parameters:,} parameters; {reports[0]['estimator']}, {reports[0]['draws']} draw(s) a row."]
-    lines.append(baseline(trained.recipe, reports[0]["rows"]))
-    lines.append(f"`contraflow certify RUN`: {str(trained.flow.certify()).splitlines()[-1]}.")
+    lines.append(baseline(run.recipe, reports[0]["rows"]))
+    lines.append(f"`contraflow certify RUN`: {str(run.flow.certify()).splitlines()[-1]}.")
     lines += ["", f"![{name}](pictures/{name}.png)", ""]
     return "\n".join(lines)
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.throughput --runs RUNS
 
-needs the runs checkerboard-0 and digits-0 and writes the section `throughput` of docs/benchmarks.md.
+trains the runs checkerboard-0 and digits-0 where they are missing, and writes the section `throughput` of
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Generator, Tensor, nn
 
 from benchmarks.pages import BENCHMARKS, fill
 from benchmarks.peer import peer_copy, set_tolerance
+from benchmarks.runs import trained
 from benchmarks.timing import alternate, hardware
 from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION, Exact
@@ -35,11 +37,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=30, help="evaluations behind a standard error")
+    parser.add_argument("--steps", type=int, help="of training, where a run is missing; the recipe's when not given")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     samples, scores = [], []
     for name in ("checkerboard-0", "digits-0"):
-        flow = load_run(arguments.runs / name).flow.eval()
+        flow = load_run(trained(arguments.runs / name, arguments.steps)).flow.eval()
         flow = Flow(flow.event_shape, flow.bijection, flow.base)  # without preprocessing, which the peer does not have
         peer = peer_copy(flow)
         z = flow.base.sample(ROWS, generator=Generator().manual_seed(0))

@@ -1,9 +1,22 @@
 """What the benchmarks measure and write with; the flows they compare with need not be installed."""
 
+import itertools
+import math
+import re
+import subprocess
+import sys
+
+import benchmarks.__main__ as command
 import pytest
 import torch
-from benchmarks.pages import fill
+from benchmarks.headline import headline
+from benchmarks.pages import ROOT, fill, section
 from benchmarks.peak import allocations, held, peak
+from benchmarks.runs import trained
+from benchmarks.timing import Timing
+
+from contraflow import TRAINING
+from contraflow.numerics.jacobian import batch_jacobian
 
 
 def test_fill_replaces_one_section(tmp_path):
@@ -50,3 +63,272 @@ def test_held_counts_parameters_buffers_and_state():
     optimiser.step()
     buffers = 4 * 200 + 8
     assert held(module, optimiser) == 3 * 4 * 200 + buffers + 2 * 4
+
+
+def test_section_is_what_fill_wrote(tmp_path):
+    """And it raises where fill does."""
+    page = tmp_path / "page.md"
+    page.write_text("head\n<!-- a -->\n<!-- /a -->\ntail\n")
+    assert section(page, "a") == ""
+    fill(page, "a", "one\n\ntwo")
+    assert section(page, "a") == "one\n\ntwo"
+    with pytest.raises(ValueError, match=r"page\.md needs <!-- b -->"):
+        section(page, "b")
+
+
+def test_list_of_measurements(capsys):
+    """Every module that runs has a line, and nothing else; every section of the page has a module that fills it."""
+    assert command.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = command.measurements()
+    assert {"step", "memory", "quality", "scaling", "headline", "results"} <= set(found)
+    assert not {"pages", "peer", "cases", "timing", "learners", "runs"} & set(found)
+    for name, line in found.items():
+        assert line.strip(), name
+        assert any(row.split()[:1] == [name] and row.endswith(line) for row in lines)
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    markers = set(re.findall(r"<!-- (\w+) -->", page))
+    assert set(command.SECTIONS) == (markers - {"split"}) | {"headline"}
+    assert set(command.SECTIONS) <= set(found)
+
+
+def test_command_runs_one_all_or_refuses(monkeypatch, capsys):
+    """Arguments reach the measurement; all run in turn though one fails; an unknown name is refused by name."""
+    ran = []
+    monkeypatch.setattr(command.runpy, "run_module", lambda name, **_: ran.append((name, sys.argv[1:])))
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    assert command.main(["step", "--rounds", "3"]) == 0
+    assert ran == [("benchmarks.step", ["--rounds", "3"])]
+
+    called = []
+
+    def run(arguments, **_):
+        called.append(arguments[1:])
+        return subprocess.CompletedProcess(arguments, int("benchmarks.memory" in arguments))
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    assert command.main(["all"]) == 1
+    assert called == [["-m", f"benchmarks.{name}"] for name in command.SECTIONS]
+    assert "Failed: memory." in capsys.readouterr().err
+    called.clear()
+    assert command.main(["all", "--quick"]) == 1
+    assert called == [["-m", f"benchmarks.{name}", *short] for name, short in command.SECTIONS.items()]
+
+    assert command.main(["stop"]) == 2
+    assert command.main(["all", "--fast"]) == 2
+    assert "stop: expected all" in capsys.readouterr().err
+
+
+PAGE = """<!-- step -->
+`python -m benchmarks.step` on Abacus, 1 thread(s); torch. Seconds.
+
+| flow | what | seconds | peer's best / this | time / floor |
+|---|---|---|---|---|
+| 2-D | contraflow, dual | 2.0 | 1.50 (1.40–1.60) | 1.7 |
+| 2-D | contraflow, exact, kept | 1.5 | 2.00 (1.90–2.10) | 1.6 |
+| 2-D | contraflow, kept, bfloat16 series | 1.0 | 3.00 (2.90–3.10) | 1.0 |
+| 2-D | normflows, neumann | 3.0 | 9.00 (9.00–9.00) | 1.9 |
+| table | contraflow, dual | 1.0 | 10.25 (10.00–10.50) | 1.9 |
+<!-- /step -->
+<!-- memory -->
+`python -m benchmarks.memory` on Abacus, 1 thread(s); torch.
+
+| blocks | ratio |
+|---|---|
+| 1 | 0.86 / 0.768 |
+
+| scheme | all, MB | activations, MB |
+|---|---|---|
+| ours | 604.3 | 152.5 |
+| ratio of dual to the peer's best | 0.32 | 0.113 |
+<!-- /memory -->
+<!-- throughput -->
+`python -m benchmarks.throughput --runs RUNS` on Sliderule, 2 thread(s); torch.
+
+| flow | sampling | seconds | ratio (quartiles) | residual |
+|---|---|---|---|---|
+| board-0 | contraflow | 0.2 | 1.0 (1.0–1.0) | 4e-05 |
+| board-0 | normflows, same residual | 1.0 | 5.9 (5.8–6.0) | 3e-05 |
+| board-0 | normflows, its default | 0.5 | 3.1 (3.1–3.1) | 2e-02 |
+| digits-0 | normflows, same residual | 8.8 | 10.3 (8.0–8.4) | 2e-05 |
+
+| flow | log p(x) | seconds | ratio (quartiles) | standard error | time to the same error, ratio |
+|---|---|---|---|---|---|
+| board-0 | contraflow | 0.1 | 1.0 (1.0–1.0) | 0 | exact |
+| board-0 | normflows | 0.1 | 1.7 (1.7–1.7) | 0 | exact |
+| digits-0 | contraflow | 2.4 | 1.0 (1.0–1.0) | 4.3 nats | 1.0 |
+| digits-0 | normflows | 5.8 | 2.4 (2.4–2.5) | 6.5 nats | 5.5 |
+<!-- /throughput -->
+"""
+
+
+def test_headline_reads_the_tables(tmp_path):
+    """Ours in float32 at its fastest; the peer at the same residual and the same error; hardware and command."""
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    step, memory, throughput = headline(page).splitlines()[2:]
+    assert step == (
+        "- **training step: 2.0 to 10.2 times as fast** (2-D: 2.00, exact, kept; table: 10.25, dual; "
+        "Abacus, 1 thread(s); `python -m benchmarks.step`)"
+    )
+    assert memory.startswith(
+        "- **peak memory of a step at the paper's depth: 0.32 of the peer's, of its activations 0.11**"
+    )
+    assert throughput == (
+        "- **to the same error, samples 5.9 to 10.3 times as fast, log p(x) 1.7 to 5.5 times** (board 5.9, "
+        "digits 10.3; board 1.7, digits 5.5; Sliderule, 2 thread(s); `python -m benchmarks.throughput --runs RUNS`)"
+    )
+
+
+def test_headline_names_what_it_cannot_read(tmp_path):
+    """A section without command, a cell without number."""
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.replace("`python -m benchmarks.step` on Abacus", "Measured on Abacus"))
+    with pytest.raises(ValueError, match="command and hardware, got 'Measured on Abacus"):
+        headline(page)
+    page.write_text(PAGE.replace("2.00 (1.90", "fast (1.90"))
+    with pytest.raises(ValueError, match="begins with a number, got 'fast"):
+        headline(page)
+
+
+def test_readme_shows_the_ratios_of_the_page():
+    """`python -m benchmarks.headline` was run after the page was written."""
+    assert section(ROOT / "README.md", "speed") == headline(ROOT / "docs" / "benchmarks.md")
+
+
+def test_runs_are_trained_once(tmp_path, monkeypatch):
+    """A missing run is trained with recipe and seed from its name; one that is there is not."""
+    called = []
+
+    def train(arguments, check):
+        assert check
+        called.append(arguments[2:])
+
+    monkeypatch.setattr(subprocess, "run", train)
+    folder = tmp_path / "two_spirals-7"
+    assert trained(folder, steps=20) == folder
+    assert called == [["contraflow", "train", "two_spirals", "--out", str(folder), "--seed", "7", "training.steps=20"]]
+    folder.mkdir()
+    (folder / "evaluation.json").write_text("{}")
+    trained(folder)
+    assert len(called) == 1
+
+
+def test_slopes_of_a_power_law():
+    """Exact for time = 3 size^1.5 in every round, whatever its speed; the error is that of a mean over rounds."""
+    pytest.importorskip("normflows")
+    from benchmarks.scaling import slope_with_error
+
+    sizes = (2, 4, 8, 16)
+    steady = [Timing(tuple(speed * 3 * n**1.5 for speed in (1, 2, 5))) for n in sizes]
+    assert slope_with_error(sizes, steady) == pytest.approx((1.5, 0.0), abs=1e-12)
+    rounds = [Timing(tuple(n**power for power in (1.0, 1.5, 2.0, 2.5))) for n in sizes]
+    assert slope_with_error(sizes, rounds) == pytest.approx((1.75, math.sqrt(5 / 12) / 2))
+
+
+@pytest.mark.parametrize(("power", "word"), [(0.9, "No slope"), (1.0, "No slope"), (1.1, "Faster")])
+def test_what_grows_faster_is_named(power, word):
+    """Against the products of the same sizes, which grow as the batch."""
+    pytest.importorskip("normflows")
+    from benchmarks.scaling import sweeps, verdict
+
+    batch = sweeps()[0]
+    steady = [Timing(tuple(speed * n**power for speed in (1.0, 1.1))) for n in batch.sizes]
+    found = verdict([(batch, steady)])
+    assert found.startswith(word)
+    assert ("dense, batch" in found) == (word == "Faster")
+
+
+def test_predicted_products_are_those_of_the_flow():
+    """Multiplications counted by torch in one evaluation of all g, of every size of every sweep at its smallest."""
+    pytest.importorskip("normflows")
+    from benchmarks.cases import bare_products
+    from benchmarks.scaling import products, sweeps
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for sweep in sweeps():
+        case = sweep.cases[0]
+        step = bare_products(case.ours(TRAINING), case.data())
+        with FlopCounterMode(display=False) as counter:
+            step()
+        assert counter.get_total_flops() == 2 * products(case), sweep
+
+
+@pytest.mark.parametrize("features", [2, 6])
+def test_peer_is_scored_exactly(features):
+    """Against a dense Jacobian of the whole flow, in float32; in two dimensions against normflows itself too."""
+    pytest.importorskip("normflows")
+    pytest.importorskip("zuko")
+    from benchmarks.learners import exact_log_prob
+    from benchmarks.peer import peer_dense
+
+    torch.manual_seed(0)
+    flow = peer_dense(features, 3, (16, 16), "neumann", None)
+    x = torch.randn(20, features)
+    flow.log_prob(x)  # initialises ActNorm
+    with torch.no_grad():
+        for one in flow.parameters():
+            one.add_(0.3 * torch.randn_like(one))
+    flow.eval()
+    with torch.no_grad():
+        found = exact_log_prob(flow, x)
+    z = flow.inverse(x)
+    whole = torch.linalg.slogdet(batch_jacobian(flow.inverse, x)).logabsdet
+    truth = flow.q0.log_prob(z) + whole
+    torch.testing.assert_close(found, truth.detach(), atol=2e-4, rtol=1e-4)
+    assert (whole.abs() > 0.05).all()
+    if features == 2:
+        torch.testing.assert_close(found, flow.log_prob(x).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_quality_trains_and_keeps_its_runs(tmp_path, monkeypatch):
+    """A Gaussian learns; scores are taken at the shares of the time; a run that is there is not trained again."""
+    pytest.importorskip("normflows")
+    pytest.importorskip("zuko")
+    from benchmarks import quality
+    from benchmarks.learners import Learner
+    from benchmarks.quality import kept, train
+
+    ticks = itertools.count()
+    monkeypatch.setattr(quality.time, "process_time", lambda: next(ticks) / 512)  # so that a step takes 1/512 s
+    shift = torch.nn.Parameter(torch.zeros(2))
+    normal = torch.distributions.Normal(0.0, 1.0)
+    updates = []
+
+    def log_prob(x):
+        return normal.log_prob(x - shift).sum(1)
+
+    module = torch.nn.ParameterList([shift])
+    learner = Learner(module, log_prob, log_prob, lambda: updates.append(module.training))
+    data = 3 + torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))
+    measured = []
+
+    def measure():
+        measured.append(True)
+        return train(lambda: learner, data, 50, 0.1, 0.5, data[:100], (1 / 16, 1 / 2, 1))
+
+    curve = kept(tmp_path / "deep" / "run.json", measure)
+    again = kept(tmp_path / "deep" / "run.json", measure)
+    assert measured == [True]
+    assert again == curve
+    assert curve.scores[0] < curve.scores[1] - 1
+    assert curve.scores[-1] == pytest.approx(log_prob(data[:100]).mean().item())
+    assert len(curve.final) == 100
+    assert (shift - data.mean(0)).abs().max() < 0.2
+    assert curve.steps == [16, 128, 256]
+    assert curve.seconds == [1 / 32, 1 / 4, 1 / 2]
+    assert updates == [True] * (curve.steps[-1] + 3)
+
+
+def test_quality_schedule():
+    """Rises to one, falls to zero, and never leaves [0, 1]."""
+    pytest.importorskip("normflows")
+    pytest.importorskip("zuko")
+    from benchmarks.quality import WARM_UP, schedule
+
+    values = [schedule(k / 1000) for k in range(1001)]
+    assert values[0] == 0.0
+    assert max(values) == pytest.approx(1.0)
+    assert values[int(1000 * WARM_UP)] == pytest.approx(1.0)
+    assert values[-1] == pytest.approx(0.0, abs=1e-12)
+    assert schedule(WARM_UP + (1 - WARM_UP) / 2) == pytest.approx(0.5)

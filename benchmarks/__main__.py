@@ -1,0 +1,74 @@
+"""One command for all measurements.
+
+    python -m benchmarks                  what there is, a line each
+    python -m benchmarks step …           one of them; the same as python -m benchmarks.step …
+    python -m benchmarks all [--quick]    in turn, all that write docs/benchmarks.md
+
+`--quick` shows in minutes that every command works; what it writes is not for the page.
+"""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+#: What writes docs/benchmarks.md, in the order of the page and the README's ratios last → its arguments for `--quick`.
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "step": ("--rounds", "2"),
+    "memory": (),
+    "steadiness": ("--steps", "20"),
+    "throughput": ("--rounds", "2", "--repeats", "3", "--runs", "runs/quick", "--steps", "20"),
+    "quality": ("--seconds", "4", "--tune", "1", "--runs", "runs/quick/quality"),
+    "scaling": ("--rounds", "2"),
+    "headline": (),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0, 1 if a section failed, 2 if there is no such measurement."""
+    found = measurements()
+    match arguments:
+        case [] | ["-h" | "--help"]:
+            print(__doc__)
+            width = max(map(len, found))
+            for name, line in found.items():
+                print(f"  {name:{width}}  {line}")
+            return 0
+        case ["all"] | ["all", "--quick"]:
+            return every(quick=len(arguments) == 2)
+        case [name, *rest] if name in found:
+            sys.argv = [f"python -m benchmarks {name}", *rest]
+            runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=False)
+            return 0
+    print(f"benchmarks {' '.join(arguments)}: expected all, all --quick or one of {', '.join(found)}.", file=sys.stderr)
+    return 2
+
+
+def measurements() -> dict[str, str]:
+    """Modules that can be run → first line of their text; nothing is imported."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        source = path.read_text()
+        if '__name__ == "__main__"' in source:
+            found[path.stem] = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return found
+
+
+def every(quick: bool) -> int:
+    """All sections, each in a process of its own, whatever becomes of the others."""
+    failed = []
+    for name, short in SECTIONS.items():
+        print(f"python -m benchmarks.{name}", flush=True)
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *(short if quick else ())], check=False)
+        if done.returncode:
+            failed.append(name)
+    if failed:
+        print(f"Failed: {', '.join(failed)}.", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
