@@ -1,6 +1,18 @@
 """contraflow: log p(x), samples and a classifier from one invertible network."""
 
-from contraflow.architectures import ARCHITECTURES, glow, nice, real_nvp, residual_flow, residual_flow_images
+from contraflow.architectures import (
+    ARCHITECTURES,
+    glow,
+    iaf,
+    made,
+    maf,
+    naf,
+    nice,
+    nsf,
+    real_nvp,
+    residual_flow,
+    residual_flow_images,
+)
 from contraflow.bijections import (
     ActNorm,
     Affine,
@@ -23,6 +35,7 @@ from contraflow.bijections import (
     ResidualBlock,
     Squeeze,
     alternate,
+    from_transform,
     halves,
 )
 from contraflow.distributions import StandardNormal
@@ -105,10 +118,16 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "alternate",
+    "from_transform",
     "glow",
     "halves",
+    "iaf",
+    "made",
+    "maf",
+    "naf",
     "nice",
     "norm_orders",
+    "nsf",
     "real_nvp",
     "rescale_to_certificate",
     "residual_flow",

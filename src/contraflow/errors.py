@@ -46,6 +46,10 @@ class InversionError(ContraflowError, RuntimeError):
     block: object | None = None
 
 
+class SolverError(ContraflowError, RuntimeError):
+    """A solver of differential equations underflowed or used up its evaluations."""
+
+
 class TrainingError(ContraflowError, RuntimeError):
     """Training cannot go on, for instance because the loss is NaN or infinite."""
 

@@ -1,6 +1,7 @@
 """Flows as the papers built them: a function each, and one dict of them."""
 
 from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.autoregressive import iaf, made, maf, naf, nsf
 from contraflow.architectures.catalogue import ARCHITECTURES
 from contraflow.architectures.glow import glow
 from contraflow.architectures.nice import nice
@@ -11,7 +12,12 @@ __all__ = [
     "ARCHITECTURES",
     "Architecture",
     "glow",
+    "iaf",
+    "made",
+    "maf",
+    "naf",
     "nice",
+    "nsf",
     "real_nvp",
     "residual_flow",
     "residual_flow_images",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.autoregressive import AUTOREGRESSIVE_FLOWS
 from contraflow.architectures.glow import GLOWS
 from contraflow.architectures.nice import NICES
 from contraflow.architectures.real_nvp import REAL_NVPS
@@ -14,4 +15,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **NICES,
     **REAL_NVPS,
     **GLOWS,
+    **AUTOREGRESSIVE_FLOWS,
 }

@@ -3,15 +3,18 @@
 from contraflow.bijections.actnorm import ActNorm
 from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
+from contraflow.bijections.continuous import ContinuousFlow, ContinuousSolve, watch_solves
 from contraflow.bijections.coupling import Coupling
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
 from contraflow.bijections.learned_prior import LearnedPrior
 from contraflow.bijections.linear import LinearMap, MatrixLinear, OrthogonalLinear, PLULinear, QRLinear
+from contraflow.bijections.monotone import MonotoneTransform
 from contraflow.bijections.multiscale import MultiScale
 from contraflow.bijections.partition import ChannelPartition, Checkerboard, Partition, alternate, halves
 from contraflow.bijections.reshape import Flatten, Permutation, Squeeze
 from contraflow.bijections.residual import ResidualBlock
+from contraflow.bijections.transform import TransformBijection, from_transform
 
 __all__ = [
     "ActNorm",
@@ -21,6 +24,8 @@ __all__ = [
     "Chain",
     "ChannelPartition",
     "Checkerboard",
+    "ContinuousFlow",
+    "ContinuousSolve",
     "Coupling",
     "Flatten",
     "Inverse",
@@ -29,6 +34,7 @@ __all__ = [
     "LinearMap",
     "Logit",
     "MatrixLinear",
+    "MonotoneTransform",
     "MultiScale",
     "OrthogonalLinear",
     "PLULinear",
@@ -37,9 +43,12 @@ __all__ = [
     "QRLinear",
     "ResidualBlock",
     "Squeeze",
+    "TransformBijection",
     "alternate",
+    "from_transform",
     "halves",
     "invert",
+    "watch_solves",
     "with_inverse",
     "with_logdet",
 ]

@@ -2,6 +2,7 @@
 
 from contraflow.logdet.adaptive import AdaptiveRoulette, SeriesDecay
 from contraflow.logdet.contraction import Contraction, ModuleContraction
+from contraflow.logdet.divergence import Divergence, ExactDivergence, Hutchinson
 from contraflow.logdet.estimators import EVALUATION, TRAINING, Exact, LogDetEstimator, PowerSeries, RussianRoulette
 from contraflow.logdet.gradients import GRADIENTS
 from contraflow.logdet.laws import Geometric, Poisson, TruncationLaw
@@ -13,9 +14,12 @@ __all__ = [
     "TRAINING",
     "AdaptiveRoulette",
     "Contraction",
+    "Divergence",
     "Exact",
+    "ExactDivergence",
     "Gaussian",
     "Geometric",
+    "Hutchinson",
     "LogDetEstimator",
     "ModuleContraction",
     "PairedRademacher",

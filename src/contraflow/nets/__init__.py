@@ -1,8 +1,19 @@
-"""Unconstrained networks: conditioners of coupling layers."""
+"""Unconstrained networks: conditioners and vector fields."""
 
 from contraflow.nets.context import append_context
 from contraflow.nets.convolutional import ConvNet
 from contraflow.nets.mlp import MLP
 from contraflow.nets.residual import ResidualConvNet
+from contraflow.nets.vector_field import FIELD_ACTIVATIONS, ConcatSquash, VectorField, conv_field, dense_field
 
-__all__ = ["MLP", "ConvNet", "ResidualConvNet", "append_context"]
+__all__ = [
+    "FIELD_ACTIVATIONS",
+    "MLP",
+    "ConcatSquash",
+    "ConvNet",
+    "ResidualConvNet",
+    "VectorField",
+    "append_context",
+    "conv_field",
+    "dense_field",
+]

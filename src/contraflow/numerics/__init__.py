@@ -4,16 +4,20 @@ from contraflow.numerics.block_cholesky import BlockTridiagonal, is_below, norm_
 from contraflow.numerics.fixed_point import Anderson, FixedPoint, FixedPointSolver, Picard
 from contraflow.numerics.induced_norm import Order, dual_order, duality_map, induced_power_iteration, order_norm
 from contraflow.numerics.jacobian import batch_jacobian
+from contraflow.numerics.ode import METHODS, OdeSolution, OdeSolver
 from contraflow.numerics.orthogonal import below_diagonal, householder, random_reflections, strictly_lower
 from contraflow.numerics.power_iteration import power_iteration
 from contraflow.numerics.two_stage import Means, fixed_means, two_stage_means
 
 __all__ = [
+    "METHODS",
     "Anderson",
     "BlockTridiagonal",
     "FixedPoint",
     "FixedPointSolver",
     "Means",
+    "OdeSolution",
+    "OdeSolver",
     "Order",
     "Picard",
     "batch_jacobian",

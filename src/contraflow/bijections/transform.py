@@ -1,0 +1,110 @@
+"""Transforms of zuko and of torch.distributions under our contract."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.distributions import Transform
+
+from contraflow.bijections.bijection import Bijection
+from contraflow.errors import ConfigurationError, ShapeError
+
+
+class TransformBijection(Bijection):
+    r"""z = t(x | context) for a transform t of zuko or `torch.distributions`; log|det ∂t/∂x| is the transform's own.
+
+    A lazy transform of zuko is called with the context, batch by batch, and its parameters become the bijection's. A
+    plain transform ignores the context, and tensors that it holds stay as they are: they follow neither `.to` nor
+    `state_dict`. A numerical inverse is as accurate as the transform's own; transforms that draw random numbers
+    (zuko's stochastic traces) take them from torch's default generator.
+
+    Args:
+        transform: as for `from_transform`.
+        event_shape: shape of one x, and of one z.
+    """
+
+    def __init__(self, transform: Transform | nn.Module, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.transform = transform
+        self.event_shape = tuple(event_shape)
+
+    def forward_and_logdet(
+        self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self._call(self._at(x, context), x)
+
+    def inverse_and_logdet(
+        self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        transform = self._at(z, context)
+        x = transform.inv(z)
+        return x, -self._call(transform, x)[1]
+
+    def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self._at(x, context)(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        return self._at(z, context).inv(z)
+
+    def _at(self, x: Tensor, context: Tensor | None) -> Transform:
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ShapeError(f"a transform of events {self.event_shape} got events of shape {tuple(x.shape[1:])}.")
+        return self.transform if isinstance(self.transform, Transform) else self.transform(context)
+
+    def _call(self, transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
+        if not len(x):  # torch's own sum over event dimensions fails on an empty batch
+            return x, x.new_zeros(0)
+        if hasattr(transform, "call_and_ladj"):
+            z, logdet = transform.call_and_ladj(x)
+        else:
+            z = transform(x)
+            logdet = transform.log_abs_det_jacobian(x, z)
+        shape = x.shape[: x.ndim - transform.domain.event_dim]
+        logdet = logdet.expand(shape).reshape(len(x), math.prod(shape[1:])).sum(dim=1)
+        # zuko's numerical derivatives leave a graph behind, asked for or not
+        return (z, logdet) if torch.is_grad_enabled() else (z.detach(), logdet.detach())
+
+    def extra_repr(self) -> str:
+        plain = f"{self.transform}, " if isinstance(self.transform, Transform) else ""
+        return f"{plain}event_shape={self.event_shape}"
+
+
+def from_transform(transform: Transform | nn.Module, event_shape: Sequence[int]) -> TransformBijection:
+    """A bijection from any transform of zuko or of `torch.distributions`, from data to latent as it stands.
+
+    `Inverse(from_transform(t, shape))` is the other direction. zuko's flows transform data to latent, too, so that
+    ``Flow((D,), from_transform(zuko_flow.transform, (D,)))`` has the densities of a ``zuko_flow`` with a standard
+    normal base.
+
+    Args:
+        transform: a `torch.distributions.Transform`, zuko's among them, or a module that returns one for a context,
+            such as zuko's lazy transforms.
+        event_shape: shape of one x; the transform must keep it.
+
+    Raises:
+        ConfigurationError: neither of the two, or a transform that is no bijection.
+        ShapeError: the transform takes no such events, or changes their shape.
+
+    >>> from torch.distributions import transforms
+    >>> stretch = from_transform(transforms.AffineTransform(0.0, 2.0), (3,))
+    >>> stretch.forward_and_logdet(torch.ones(1, 3))
+    (tensor([[2., 2., 2.]]), tensor([2.0794]))
+    """
+    if not isinstance(transform, (Transform, nn.Module)):
+        raise ConfigurationError(
+            f"from_transform takes a transform of torch.distributions or zuko, not a {type(transform).__name__}."
+        )
+    shape = tuple(event_shape)
+    if isinstance(transform, Transform):
+        if not transform.bijective:
+            raise ConfigurationError(f"{transform} is no bijection: it has no density to offer.")
+        try:
+            result = tuple(transform.forward_shape(shape))
+        except ValueError as error:
+            raise ShapeError(f"{transform} takes no events of shape {shape}: {error}.") from error
+        if result != shape:
+            raise ShapeError(f"{transform} makes events of shape {result} from {shape}; a flow keeps the shape.")
+    return TransformBijection(transform, shape)

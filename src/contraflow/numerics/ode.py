@@ -1,0 +1,114 @@
+"""Ordinary differential equations dy/dt = f(t, y), by the embedded Runge-Kutta pairs of torchdiffeq."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from contraflow.errors import ConfigurationError, DomainError, SolverError, unknown_name
+
+State = tuple[Tensor, ...]
+# (t, y) -> dy/dt
+Dynamics = Callable[[Tensor, State], State]
+
+#: Pairs with a step size that follows the error: torchdiffeq's name → order.
+METHODS = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "adaptive_heun": 2, "fehlberg2": 2}
+
+
+@dataclass(frozen=True)
+class OdeSolution:
+    """What a solver found.
+
+    Attributes:
+        state: y at the end.
+        evaluations: of f (NFE).
+    """
+
+    state: State
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class OdeSolver:
+    """An adaptive solver.
+
+    All samples of a batch share their steps, which follow the largest root-mean-square error of the tensors of y. So
+    samples see each other to within the tolerance.
+
+    Args:
+        method: a name in `METHODS`; of low order for loose tolerances, of high order for tight ones.
+        tolerance: error of a step, absolute and relative to y. Below ten roundings of the dtype it is those, since a
+            step cannot be more precise.
+        max_evaluations: most evaluations of f in one solve.
+
+    Raises:
+        ConfigurationError: unknown method.
+        DomainError: a tolerance or number of evaluations that is not positive.
+
+    >>> found = OdeSolver(tolerance=1e-6).solve(lambda t, y: (-y[0],), (torch.ones(1),), 0.0, 1.0)
+    >>> print(f"{found.state[0].item():.4f}", found.evaluations)
+    0.3679 26
+    """
+
+    method: str = "dopri5"
+    tolerance: float = 1e-5
+    max_evaluations: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown_name("ODE solver", self.method, METHODS)
+        if not 0 < self.tolerance < math.inf:
+            raise DomainError(f"tolerance={self.tolerance}: it must be positive and finite.")
+        if self.max_evaluations < 1:
+            raise DomainError(f"max_evaluations={self.max_evaluations}: at least 1 is needed.")
+
+    def solve(self, dynamics: Dynamics, state: State, start: float, end: float) -> OdeSolution:
+        """y(end) from y(start) = `state`, whose first tensor has the batch; an empty batch stays as it is.
+
+        Raises:
+            SolverError: the steps underflow or the evaluations run out.
+            ConfigurationError: torchdiffeq is missing.
+        """
+        odeint = _odeint()
+        first = state[0]
+        if not first.numel():
+            return OdeSolution(state, 0)
+        evaluations = 0
+
+        def counted(t: Tensor, state: State) -> State:
+            nonlocal evaluations
+            if evaluations == self.max_evaluations:
+                raise SolverError(f"{self} has used up its {evaluations} evaluations at t = {t.item():.4g}. {_REMEDY}")
+            evaluations += 1
+            return dynamics(t, state)
+
+        tolerance = max(self.tolerance, 10 * torch.finfo(first.dtype).eps)
+        times = torch.tensor([start, end], dtype=first.dtype, device=first.device)
+        # A last step that ends at the end: interpolation over it would be of fourth order, whatever the method.
+        options = {"step_t": times[1:]}
+        try:
+            found = odeint(counted, state, times, rtol=tolerance, atol=tolerance, method=self.method, options=options)
+        except AssertionError as error:  # torchdiffeq's way to say that a step underflows or a state is not finite
+            raise SolverError(f"{self} gave up after {evaluations} evaluations: {error}. {_REMEDY}") from error
+        return OdeSolution(tuple(one[-1] for one in found), evaluations)
+
+    def __str__(self) -> str:
+        return f"{self.method} to {self.tolerance:g}"
+
+
+_REMEDY = (
+    "The vector field has become stiff or is not finite: raise max_evaluations, loosen the tolerance, compute in "
+    "float64 (flow.double()), or keep the field smooth by kinetic_weight and jacobian_weight or a lower learning rate."
+)
+
+
+def _odeint() -> Callable[..., tuple[Tensor, ...]]:
+    try:
+        from torchdiffeq import odeint
+    except ImportError:
+        raise ConfigurationError("continuous flows need torchdiffeq: pip install torchdiffeq.") from None
+    return odeint
