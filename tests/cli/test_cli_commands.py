@@ -153,6 +153,38 @@ def test_sample_png_and_npy(run: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "a.png", "b.npy"], "nothing left over"
 
 
+def test_a_sweep_has_a_row_for_every_temperature(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its rows are the pictures that each temperature alone gives from the same seed."""
+    sweep = tmp_path / "sweep.png"
+    assert main(["sample", str(run), "--out", str(sweep), "--n", "3", "--sweep", "0,0.5,1", "--seed", "4"]) == 0
+    assert capsys.readouterr().out == f"9 samples {sweep}\n"
+    with Image.open(sweep) as image:
+        pixels = np.asarray(image)
+    side = 4 * 9  # 8×8 images with a gap of 1, four times enlarged
+    assert pixels.shape == (3 * side + 4, 3 * side + 4)
+    for row, temperature in enumerate((0, 0.5, 1)):
+        array = tmp_path / f"{row}.npy"
+        arguments = ["--out", str(array), "--n", "3", "--temperature", str(temperature), "--seed", "4"]
+        assert main(["sample", str(run), *arguments]) == 0
+        expected = np.load(array)[:, 0].astype(int) * 255 / 16
+        found = pixels[row * side + 4 : (row + 1) * side : 4, 4::4].reshape(8, 3, 9)[:, :, :8].transpose(1, 0, 2)
+        assert np.abs(found - expected).max() <= 0.5
+    assert main(["sample", str(run), "--out", str(tmp_path / "8.png"), "--sweep", "1"]) == 0
+    with Image.open(tmp_path / "8.png") as image:
+        assert image.size == (8 * side + 4, side + 4)
+
+
+def test_a_sweep_that_cannot_be(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for sweep, name, message in (
+        ("0,warm", "a.png", "sweep=0,warm: give temperatures"),
+        ("0,-1", "a.png", "no negative temperature"),
+        ("0,1", "a.npy", "the name must end in .png"),
+    ):
+        assert main(["sample", str(run), "--out", str(tmp_path / name), "--sweep", sweep]) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_samples_are_scored(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     array = tmp_path / "samples.npy"
     assert main(["sample", str(run), "--out", str(array), "--n", "5"]) == 0

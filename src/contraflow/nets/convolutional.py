@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from contraflow.nets.context import append_context
+from contraflow.nets.start import zero_start
 
 
 class ConvNet(nn.Module):
@@ -26,10 +27,8 @@ class ConvNet(nn.Module):
     def __init__(self, inputs: int, outputs: int, hidden: int, *, context_features: int = 0) -> None:
         super().__init__()
         self.context_features = context_features
-        last = nn.Conv2d(hidden, outputs, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         first = nn.Conv2d(inputs + context_features, hidden, 3, padding=1)
+        last = zero_start(nn.Conv2d(hidden, outputs, 3, padding=1))
         self.layers = nn.Sequential(first, nn.ReLU(), nn.Conv2d(hidden, hidden, 1), nn.ReLU(), last)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from contraflow.nets.context import append_context
+from contraflow.nets.start import zero_start
 
 
 class MLP(nn.Module):
@@ -27,13 +28,11 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, outputs: int, hidden: Sequence[int], *, context_features: int = 0) -> None:
         super().__init__()
         self.context_features = context_features
-        widths = [inputs + context_features, *hidden, outputs]
+        widths = [inputs + context_features, *hidden]
         layers: list[nn.Module] = []
         for wide, next_wide in itertools.pairwise(widths):
             layers += [nn.Linear(wide, next_wide), nn.ReLU()]
-        self.layers = nn.Sequential(*layers[:-1])
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        self.layers = nn.Sequential(*layers, zero_start(nn.Linear(widths[-1], outputs)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.layers(append_context(x, context, self.context_features))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from contraflow.nets.context import append_context
+from contraflow.nets.start import zero_start
 
 
 class ResidualConvNet(nn.Module):
@@ -31,7 +32,7 @@ class ResidualConvNet(nn.Module):
         self.context_features = context_features
         self.first = nn.Conv2d(inputs + context_features, hidden, 3, padding=1)
         self.blocks = nn.ModuleList(_block(hidden) for _ in range(blocks))
-        self.last = _zero(nn.Conv2d(hidden, outputs, 1))
+        self.last = zero_start(nn.Conv2d(hidden, outputs, 1))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.first(append_context(x, context, self.context_features))
@@ -42,10 +43,4 @@ class ResidualConvNet(nn.Module):
 
 def _block(channels: int) -> nn.Sequential:
     first, last = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-    return nn.Sequential(nn.ReLU(), first, nn.ReLU(), _zero(last))
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
+    return nn.Sequential(nn.ReLU(), first, nn.ReLU(), zero_start(last))
