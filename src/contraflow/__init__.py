@@ -14,10 +14,12 @@ from contraflow.bijections import (
     MultiScale,
     OrthogonalLinear,
     Permutation,
+    Planar,
     PLULinear,
     QRLinear,
     ResidualBlock,
     Squeeze,
+    Sylvester,
 )
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ContraflowError, InversionError
@@ -47,7 +49,7 @@ from contraflow.logdet import (
     Rademacher,
     RussianRoulette,
 )
-from contraflow.numerics import Anderson, Picard
+from contraflow.numerics import Anderson, Bisection, Picard
 
 __version__ = "0.1.0"
 
@@ -60,6 +62,7 @@ __all__ = [
     "Affine",
     "Anderson",
     "Bijection",
+    "Bisection",
     "Certificate",
     "Chain",
     "ContraflowError",
@@ -85,6 +88,7 @@ __all__ = [
     "PairedRademacher",
     "Permutation",
     "Picard",
+    "Planar",
     "Poisson",
     "PowerSeries",
     "QRLinear",
@@ -94,6 +98,7 @@ __all__ = [
     "Spectral",
     "Squeeze",
     "StandardNormal",
+    "Sylvester",
     "norm_orders",
     "rescale_to_certificate",
     "residual_flow",

@@ -7,8 +7,10 @@ from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
 from contraflow.bijections.linear import LinearMap, MatrixLinear, OrthogonalLinear, PLULinear, QRLinear
 from contraflow.bijections.multiscale import MultiScale
+from contraflow.bijections.planar import Planar
 from contraflow.bijections.reshape import Flatten, Permutation, Squeeze
 from contraflow.bijections.residual import ResidualBlock
+from contraflow.bijections.sylvester import Sylvester
 
 __all__ = [
     "ActNorm",
@@ -26,9 +28,11 @@ __all__ = [
     "OrthogonalLinear",
     "PLULinear",
     "Permutation",
+    "Planar",
     "QRLinear",
     "ResidualBlock",
     "Squeeze",
+    "Sylvester",
     "invert",
     "with_inverse",
     "with_logdet",
