@@ -1,9 +1,19 @@
 """contraflow: log p(x), samples and a classifier from one invertible network."""
 
-from contraflow.architectures import ARCHITECTURES, residual_flow, residual_flow_images
+from contraflow.architectures import (
+    ARCHITECTURES,
+    linear_plu,
+    linear_qr,
+    orthogonal,
+    planar,
+    residual_flow,
+    residual_flow_images,
+    sylvester,
+)
 from contraflow.bijections import (
     ActNorm,
     Affine,
+    BentIdentity,
     Bijection,
     Chain,
     Flatten,
@@ -61,6 +71,7 @@ __all__ = [
     "AdaptiveRoulette",
     "Affine",
     "Anderson",
+    "BentIdentity",
     "Bijection",
     "Bisection",
     "Certificate",
@@ -99,9 +110,14 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "Sylvester",
+    "linear_plu",
+    "linear_qr",
     "norm_orders",
+    "orthogonal",
+    "planar",
     "rescale_to_certificate",
     "residual_flow",
     "residual_flow_images",
+    "sylvester",
     "update_lipschitz",
 ]

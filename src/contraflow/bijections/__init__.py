@@ -1,6 +1,7 @@
 """Invertible maps, one a file, under one contract."""
 
 from contraflow.bijections.actnorm import ActNorm
+from contraflow.bijections.bent_identity import BentIdentity
 from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
 from contraflow.bijections.elementwise import Affine, Logit
@@ -15,6 +16,7 @@ from contraflow.bijections.sylvester import Sylvester
 __all__ = [
     "ActNorm",
     "Affine",
+    "BentIdentity",
     "Bijection",
     "BlockInverse",
     "Chain",

@@ -102,16 +102,16 @@ class Sylvester(Bijection):
         q, r, r_tilde, gain = factors = self.factors()
         h, roots = self._solve(factors, z)
         comparison = gain.diag() - (r_tilde @ r).abs().triu(1)
-        growth = 1 + matrix_norm(r, 2) * matrix_norm(r_tilde, 2) * matrix_norm(
-            solve_triangular(comparison, torch.eye(len(gain)).to(comparison), upper=True), 2
-        )
+        amplified = solve_triangular(comparison, torch.ones_like(gain).diag(), upper=True)
+        growth = 1 + matrix_norm(r, 2) * matrix_norm(r_tilde, 2) * matrix_norm(amplified, 2)
         return judge(self, z - h @ r.T @ q.T, z, roots, growth)
 
     def _solve(self, factors: tuple[Tensor, Tensor, Tensor, Tensor], z: Tensor) -> tuple[Tensor, list[Root]]:
         """tanh(a) and how each component was found."""
         q, r, r_tilde, gain = factors
         coupling, alpha = r_tilde @ r, z @ q @ r_tilde.T + self.b
-        h, roots = z.new_zeros(len(z), 0), []
+        h = z.new_zeros(len(z), 0)
+        roots: list[Root] = []
         for i in reversed(range(self.components)):
             a, root = solve_tanh(self.solver, gain[i], alpha[:, i] - h @ coupling[i, i + 1 :])
             h = torch.cat([torch.tanh(a)[:, None], h], dim=1)
