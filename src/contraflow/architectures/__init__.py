@@ -5,9 +5,12 @@ from contraflow.architectures.autoregressive import iaf, made, maf, naf, nsf
 from contraflow.architectures.catalogue import ARCHITECTURES
 from contraflow.architectures.glow import glow
 from contraflow.architectures.iresnet import iresnet
+from contraflow.architectures.linear_flows import linear_plu, linear_qr, orthogonal
 from contraflow.architectures.nice import nice
+from contraflow.architectures.planar import planar
 from contraflow.architectures.real_nvp import real_nvp
 from contraflow.architectures.residual_flow import residual_flow, residual_flow_images
+from contraflow.architectures.sylvester import sylvester
 
 __all__ = [
     "ARCHITECTURES",
@@ -15,12 +18,17 @@ __all__ = [
     "glow",
     "iaf",
     "iresnet",
+    "linear_plu",
+    "linear_qr",
     "made",
     "maf",
     "naf",
     "nice",
     "nsf",
+    "orthogonal",
+    "planar",
     "real_nvp",
     "residual_flow",
     "residual_flow_images",
+    "sylvester",
 ]

@@ -6,9 +6,12 @@ from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.autoregressive import AUTOREGRESSIVE_FLOWS
 from contraflow.architectures.glow import GLOWS
 from contraflow.architectures.iresnet import IRESNETS
+from contraflow.architectures.linear_flows import LINEAR_FLOWS
 from contraflow.architectures.nice import NICES
+from contraflow.architectures.planar import PLANARS
 from contraflow.architectures.real_nvp import REAL_NVPS
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
+from contraflow.architectures.sylvester import SYLVESTERS
 
 #: Name → architecture, family by family.
 ARCHITECTURES: dict[str, Architecture] = {
@@ -18,4 +21,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **GLOWS,
     **AUTOREGRESSIVE_FLOWS,
     **IRESNETS,
+    **LINEAR_FLOWS,
+    **PLANARS,
+    **SYLVESTERS,
 }

@@ -1,6 +1,7 @@
 """Invertible maps, one a file, under one contract."""
 
 from contraflow.bijections.actnorm import ActNorm
+from contraflow.bijections.bent_identity import BentIdentity
 from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
 from contraflow.bijections.continuous import ContinuousFlow, ContinuousSolve, watch_solves
@@ -12,13 +13,16 @@ from contraflow.bijections.linear import LinearMap, MatrixLinear, OrthogonalLine
 from contraflow.bijections.monotone import MonotoneTransform
 from contraflow.bijections.multiscale import MultiScale
 from contraflow.bijections.partition import ChannelPartition, Checkerboard, Partition, alternate, halves
+from contraflow.bijections.planar import Planar
 from contraflow.bijections.reshape import Flatten, Permutation, Squeeze
 from contraflow.bijections.residual import ResidualBlock
+from contraflow.bijections.sylvester import Sylvester
 from contraflow.bijections.transform import TransformBijection, from_transform
 
 __all__ = [
     "ActNorm",
     "Affine",
+    "BentIdentity",
     "Bijection",
     "BlockInverse",
     "Chain",
@@ -40,9 +44,11 @@ __all__ = [
     "PLULinear",
     "Partition",
     "Permutation",
+    "Planar",
     "QRLinear",
     "ResidualBlock",
     "Squeeze",
+    "Sylvester",
     "TransformBijection",
     "alternate",
     "from_transform",

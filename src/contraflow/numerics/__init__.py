@@ -1,5 +1,6 @@
 """Numerical routines that know tensors and closures, not modules."""
 
+from contraflow.numerics.bisection import Bisection, Root, implicit
 from contraflow.numerics.block_cholesky import BlockTridiagonal, is_below, norm_from_above
 from contraflow.numerics.fixed_point import Anderson, FixedPoint, FixedPointSolver, Picard
 from contraflow.numerics.induced_norm import Order, dual_order, duality_map, induced_power_iteration, order_norm
@@ -12,6 +13,7 @@ from contraflow.numerics.two_stage import Means, fixed_means, two_stage_means
 __all__ = [
     "METHODS",
     "Anderson",
+    "Bisection",
     "BlockTridiagonal",
     "FixedPoint",
     "FixedPointSolver",
@@ -20,12 +22,14 @@ __all__ = [
     "OdeSolver",
     "Order",
     "Picard",
+    "Root",
     "batch_jacobian",
     "below_diagonal",
     "dual_order",
     "duality_map",
     "fixed_means",
     "householder",
+    "implicit",
     "induced_power_iteration",
     "is_below",
     "norm_from_above",

@@ -1,0 +1,55 @@
+"""Planar flows. Rezende and Mohamed 2015 (arXiv:1505.05770)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from contraflow.architectures.architecture import Architecture
+from contraflow.bijections import ActNorm, Bijection, Chain, Flatten, Planar
+from contraflow.distributions import StandardNormal
+from contraflow.flow import Flow
+from contraflow.numerics import Bisection
+
+
+def planar(
+    event_shape: Sequence[int],
+    *,
+    layers: int = 32,
+    actnorm: bool = True,
+    inverse: Bisection | None = None,
+    preprocessing: Bijection | None = None,
+) -> Flow:
+    """One tanh along one direction, again and again.
+
+    Each layer bends space along one hyperplane, so many are needed, and few dimensions suit it best. The paper uses it
+    from noise to samples; here a density is in closed form, O(D) a layer, and a sample takes one bisection a layer.
+
+    Args:
+        event_shape: ``(D,)``, or that of images, which are flattened.
+        layers: how many.
+        actnorm: ActNorm before the first layer and after the last.
+        inverse: how exactly the layers are inverted.
+        preprocessing: as for `Flow`.
+
+    >>> planar((1, 4, 4), layers=2).dimensions
+    16
+    """
+    features = math.prod(event_shape)
+    solver = inverse if inverse is not None else Bisection()
+    chain: list[Bijection] = [Flatten(event_shape)] if len(event_shape) > 1 else []
+    body: list[Bijection] = [Planar(features, solver) for _ in range(layers)]
+    chain += [ActNorm(features), *body, ActNorm(features)] if actnorm else body
+    return Flow(event_shape, Chain(chain), StandardNormal((features,)), preprocessing)
+
+
+#: Name → architecture.
+PLANARS: dict[str, Architecture] = {
+    "planar": Architecture(
+        planar,
+        (2,),
+        "Rezende and Mohamed 2015: planar flow",
+        small={(3,): {"layers": 3}, (2, 4, 4): {"layers": 3}},
+        learning_rate=5e-3,
+    ),
+}
