@@ -33,7 +33,9 @@ def scores_picture(
     for place, values in enumerate(scores.values()):
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
         axes.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.4)
-        axes.errorbar([statistics.mean(values)], [place], xerr=[error], fmt="|", color="black", capsize=4, markersize=12)
+        axes.errorbar(
+            [statistics.mean(values)], [place], xerr=[error], fmt="|", color="black", capsize=4, markersize=12
+        )
     if truth is not None:
         axes.axvline(truth, color="tab:green", linestyle="--", label="true density")
         axes.legend()
