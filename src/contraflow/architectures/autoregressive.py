@@ -229,7 +229,8 @@ def _flow(
 
 
 def _named(build: Callable[..., Flow], about: str, learning_rate: float, **small: Any) -> Architecture:
-    sizes = {shape: {"hidden": (8, 8), **small} for shape in ((3,), (2, 2, 2))}
+    sizes: dict[tuple[int, ...], dict[str, Any]] = {(3,): {"hidden": (8, 8), **small}}
+    sizes[(2, 2, 2)] = sizes[(3,)]
     return Architecture(build, (43,), about, sizes, learning_rate, extra="zuko")
 
 

@@ -17,8 +17,8 @@ _DOUBLINGS = 40
 class MonotoneTransform(Transform):
     r"""y = f(x), element by element, for an increasing f from the line onto the line; log|dy/dx| by autograd.
 
-    The inverse doubles a bracket around 0 until it holds the solution, halves it until it is 2⁻¹⁹ (float32) or 2⁻³⁴
-    (float64) of its width, and takes one Newton step, which doubles the bits where f is smooth on that scale.
+    The inverse doubles a bracket around 0 until it holds the solution, halves it until it is 2⁻²⁰ (float32) or 2⁻³⁴
+    (float64) of what it was, and takes one Newton step, which doubles the bits where f is smooth on that scale.
     Gradients flow through that step as the implicit function theorem has them: ∂x/∂y = 1/f'(x),
     ∂x/∂θ = -∂_θ f/f'(x). What remains is the rounding error of f, times 1/f'(x).
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from contraflow.cli.benchmark import benchmark
 from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
 from contraflow.cli.evaluate import evaluate
@@ -24,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "score": score,
     "certify": certify,
+    "benchmark": benchmark,
     "recipes": recipes,
     "architectures": architectures,
     "data": data,

@@ -1,5 +1,6 @@
 """How good a flow is, in numbers with error bars and in pictures."""
 
+from contraflow.evaluation.comparison_pictures import densities_picture, scores_picture
 from contraflow.evaluation.likelihood import (
     GaussianFit,
     LikelihoodReport,
@@ -14,6 +15,7 @@ __all__ = [
     "GaussianFit",
     "LikelihoodReport",
     "Scores",
+    "densities_picture",
     "density_picture",
     "evaluate_likelihood",
     "gaussian_baseline",
@@ -21,4 +23,5 @@ __all__ = [
     "norm_orders_picture",
     "scatter_picture",
     "score",
+    "scores_picture",
 ]

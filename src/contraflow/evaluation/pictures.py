@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,23 +62,36 @@ def density_picture(flow: Flow, data: Tensor, samples: Tensor, path: Path, *, po
     """
     from matplotlib.figure import Figure
 
-    low, high = zip(*(_span(column.min().item(), column.max().item(), 0.08) for column in data.T), strict=True)
-    xs, ys = torch.linspace(low[0], high[0], points), torch.linspace(low[1], high[1], points)
-    grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(-1, 2).to(flow.dtype)
-    density = torch.cat([flow.log_prob(part) for part in grid.split(10_000)]).exp().reshape(points, points)
-
+    density, (left_end, right_end, bottom, top) = density_on_grid(flow.log_prob, data.to(flow.dtype), points)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for axes, cloud, title in ((left, data, "data"), (middle, samples, "samples")):
         axes.scatter(*cloud[:5000].T.tolist(), s=0.5, color="black", linewidths=0)
         axes.set_title(title)
-    right.imshow(density.numpy(), origin="lower", extent=(low[0], high[0], low[1], high[1]), cmap="viridis")
+    right.imshow(density, origin="lower", extent=(left_end, right_end, bottom, top), cmap="viridis")
     right.set_title("density")
     for axes in (left, middle, right):
-        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        axes.set(xlim=(left_end, right_end), ylim=(bottom, top), aspect="equal")
         axes.set_xticks([])
         axes.set_yticks([])
     figure.savefig(path, format="png", dpi=150)
+
+
+def density_on_grid(
+    log_prob: Callable[[Tensor], Tensor], data: Tensor, points: int
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """A density at `points`² places of the plane, ``(y, x)``, and left, right, bottom and top of them.
+
+    Args:
+        log_prob: of ``(n, 2)``, ``(n,)``.
+        data: ``(n, 2)``; the grid reaches a little beyond it, in its dtype.
+        points: a side.
+    """
+    low, high = zip(*(_span(column.min().item(), column.max().item(), 0.08) for column in data.T), strict=True)
+    xs, ys = (torch.linspace(low[axis], high[axis], points) for axis in (0, 1))
+    grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(-1, 2).to(data.dtype)
+    density = torch.cat([log_prob(part) for part in grid.split(10_000)]).exp().reshape(points, points)
+    return density.numpy(), (low[0], high[0], low[1], high[1])
 
 
 def scatter_picture(data: Tensor, samples: Tensor, path: Path, columns: tuple[str, ...] | None = None) -> None:

@@ -1,0 +1,69 @@
+"""`contraflow benchmark`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from contraflow.cli.console import ProgressBar, show
+from contraflow.errors import ConfigurationError
+from contraflow.recipes.benchmark import Benchmark, Budget, run_benchmark
+from contraflow.recipes.comparison import as_dict, write_comparison
+
+
+def benchmark(
+    recipes: str,
+    architectures: str = "",
+    seconds: float | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seeds: int = 2,
+    limit: int | None = None,
+    out: Path = Path("benchmark"),
+    json: bool = False,
+) -> None:
+    """Train several architectures under one budget, and set their scores, costs and pictures side by side.
+
+    What --out has already is not trained again, and a run that fails is a row of the table. Without a budget, a run
+    has 60 seconds.
+
+    Args:
+        recipes: names of `contraflow recipes`, with commas between.
+        architectures: names of `contraflow architectures`, with commas between.
+        seconds: processor time of the training steps of a run; 20 steps are timed first to find their number.
+        minutes: the same in minutes.
+        steps: a number of steps instead.
+        seeds: runs of each architecture.
+        limit: score only so many test rows.
+        out: folder of the runs, benchmark.md, benchmark.json and the pictures.
+        json: print JSON.
+    """
+    plan = Benchmark(_names(recipes), _names(architectures), _budget(seconds, minutes, steps), seeds, limit)
+    results, failures = run_benchmark(plan, out, _bar)
+    text = write_comparison(plan, results, failures, out)
+    show(text, as_dict(plan, results, failures), json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Each once, in the order given."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _budget(seconds: float | None, minutes: float | None, steps: int | None) -> Budget:
+    given = [
+        f"{name}={value}"
+        for name, value in (("seconds", seconds), ("minutes", minutes), ("steps", steps))
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise ConfigurationError(f"{', '.join(given)}: give one budget.")
+    if steps is not None:
+        return Budget(steps=steps)
+    if minutes is not None:
+        return Budget(seconds=60 * minutes)
+    return Budget(seconds=60.0 if seconds is None else seconds)
+
+
+def _bar(name: str) -> ProgressBar:
+    bar = ProgressBar()
+    bar.note(name)
+    return bar

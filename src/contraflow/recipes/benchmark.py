@@ -1,0 +1,288 @@
+"""Many architectures on some recipes under one budget, every run measured alike.
+
+OUT/RECIPE/ARCHITECTURE/seed-N is a run like any other, with result.json beside its checkpoints; pace.json beside the
+seeds has the number of steps. What is there already is not trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from contraflow.architectures import ARCHITECTURES
+from contraflow.data import Dataset, ImagePreprocessing
+from contraflow.errors import ConfigurationError, InversionError, OutputError, unknown_name
+from contraflow.flow import Flow
+from contraflow.recipes.build import build_flow, load_data, make_preprocessing
+from contraflow.recipes.catalogue import RECIPES, with_architecture
+from contraflow.recipes.recipe import Recipe
+from contraflow.recipes.run import Outcome, Silent, Watcher, draw_samples, run_recipe
+from contraflow.recipes.writing import write_json
+from contraflow.training import TrainingState, train
+
+_UNTIMED_STEPS, _TIMED_STEPS = 3, 20
+_SAMPLES = 1000
+_INVERTED_ROWS = 200
+
+#: Makes who looks on, from the name of a run.
+Watch = Callable[[str], AbstractContextManager[Watcher]]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the training steps of every run may cost.
+
+    Args:
+        seconds: of processor time; `_TIMED_STEPS` steps are timed first, and their mean gives the number of steps.
+        steps: a number of steps instead.
+
+    Raises:
+        ConfigurationError: not exactly one of the two, or not positive.
+
+    >>> print(Budget(seconds=60))
+    60 seconds of processor time
+    """
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.steps is None) or not (self.seconds or self.steps or 0) > 0:
+            raise ConfigurationError(
+                f"seconds={self.seconds}, steps={self.steps}: give one budget of a run, and a positive one."
+            )
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps" if self.steps is not None else f"{self.seconds:g} seconds of processor time"
+
+    def steps_at(self, seconds_a_step: float) -> int:
+        """The number of training steps that it pays for, at least one."""
+        return self.steps if self.seconds is None else max(1, int(self.seconds / seconds_a_step))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is compared.
+
+    Args:
+        recipes: names of `contraflow recipes`.
+        architectures: names of `contraflow architectures`, each trained at its own defaults and learning rate.
+        budget: of every run.
+        seeds: runs of each, with seeds 0, 1, …: of data split, weights, order and noise.
+        limit: score only so many test rows; those of the recipe when not given.
+
+    Raises:
+        ConfigurationError: an unknown name, none, or a number below 1.
+    """
+
+    recipes: tuple[str, ...]
+    architectures: tuple[str, ...]
+    budget: Budget
+    seeds: int = 2
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for kind, names, known in (
+            ("recipe", self.recipes, RECIPES),
+            ("architecture", self.architectures, ARCHITECTURES),
+        ):
+            if not names:
+                raise ConfigurationError(f"no {kind} to compare: `contraflow {kind}s` lists them.")
+            for name in names:
+                if name not in known:
+                    raise unknown_name(kind, name, known)
+        for name, value in (("seeds", self.seeds), ("limit", self.limit)):
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name}={value}: it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run, measured.
+
+    Attributes:
+        recipe, architecture, seed: which run.
+        value, standard_error, unit, rows: the held-out score, its error over the rows.
+        truth: mean log-density in nats of the distribution that the same rows were drawn from, where it is known.
+        parameters: numbers learned.
+        steps: of training.
+        seconds_a_step: processor time, mean of the steps timed before the first seed.
+        sampling_seconds: processor time of 1,000 samples; ``None`` where the inverse failed.
+        inverse_error: max |x - f⁻¹(f(x))| over test rows after preprocessing; ``None`` where the inverse failed.
+    """
+
+    recipe: str
+    architecture: str
+    seed: int
+    value: float
+    standard_error: float | None
+    unit: str
+    rows: int
+    truth: float | None
+    parameters: int
+    steps: int
+    seconds_a_step: float
+    sampling_seconds: float | None
+    inverse_error: float | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended in an error."""
+
+    recipe: str
+    architecture: str
+    seed: int
+    error: str
+
+
+@dataclass(frozen=True)
+class _Pace:
+    steps: int
+    seconds_a_step: float
+
+
+def run_benchmark(
+    benchmark: Benchmark, out: Path, watch: Watch = lambda name: nullcontext(Silent())
+) -> tuple[list[RunResult], list[Failure]]:
+    """Every run of a benchmark that `out` does not have yet, one after another; one that fails stops no other.
+
+    Args:
+        out: folder of the runs, made where it is missing.
+        watch: makes the watcher of each run.
+
+    Raises:
+        OutputError: `out` has runs of another budget.
+        KeyboardInterrupt: after a checkpoint; the same call goes on from it.
+    """
+    results: list[RunResult] = []
+    failures: list[Failure] = []
+    for recipe in benchmark.recipes:
+        for architecture in benchmark.architectures:
+            for seed in range(benchmark.seeds):
+                try:
+                    with watch(f"{recipe}, {architecture}, seed {seed}") as watcher:
+                        results.append(_run(benchmark, recipe, architecture, seed, out, watcher))
+                except OutputError:
+                    raise
+                except Exception as error:  # whatever it is, it belongs in this run's row
+                    failures.append(Failure(recipe, architecture, seed, f"{type(error).__name__}: {error}"))
+    return results, failures
+
+
+def _run(benchmark: Benchmark, name: str, architecture: str, seed: int, out: Path, watcher: Watcher) -> RunResult:
+    folder = out / name / architecture / f"seed-{seed}"
+    recipe = with_architecture(RECIPES[name](), architecture)
+    recipe.seed = seed
+    recipe.evaluation.limit = benchmark.limit or recipe.evaluation.limit
+    pace = _pace(benchmark, recipe, folder.parent)
+    finished = folder / "result.json"
+    if finished.exists():
+        watcher.note(f"{folder}: finished earlier")
+        return RunResult(**json.loads(finished.read_text()))
+    recipe = _within(recipe, pace.steps)
+    watcher.note(f"{folder}: {pace.steps} steps of {pace.seconds_a_step:.3g} s")
+    outcome = run_recipe(recipe, folder, resume=(folder / "checkpoints").is_dir(), watcher=watcher)
+    result = _measure(recipe, name, pace, outcome)
+    write_json(finished, asdict(result))
+    return result
+
+
+def _pace(benchmark: Benchmark, recipe: Recipe, folder: Path) -> _Pace:
+    """Steps and seconds a step of an architecture, the same for all seeds: read, or measured and written."""
+    asked = {"budget": asdict(benchmark.budget), "limit": benchmark.limit}
+    path = folder / "pace.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["asked"] != asked:
+            raise OutputError(f"{folder} has runs under {found['asked']}, not {asked}. Choose another --out.")
+        return _Pace(found["steps"], found["seconds_a_step"])
+    seconds = seconds_a_step(recipe)
+    pace = _Pace(benchmark.budget.steps_at(seconds), seconds)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
+    write_json(path, {"asked": asked, **asdict(pace)})
+    return pace
+
+
+def seconds_a_step(recipe: Recipe) -> float:
+    """Mean processor time of 20 training steps of a recipe, after 3 that are not timed; nothing is kept of them."""
+    data = load_data(recipe.data, recipe.seed).require_train()
+    preprocessing = make_preprocessing(recipe, data)
+    flow = build_flow(recipe, data.event_shape, preprocessing)
+    settings = replace(recipe.training, steps=_UNTIMED_STEPS + _TIMED_STEPS)
+    state = TrainingState.begin(flow, settings, recipe.seed)
+    augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
+    start = 0.0
+    for record in train(state, data.train[: recipe.data.limit], settings, augment):
+        if record.step == _UNTIMED_STEPS:
+            start = time.process_time()
+    return (time.process_time() - start) / _TIMED_STEPS
+
+
+def _within(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with so many steps: its cosine ends there, and it is validated ten times on the way."""
+    training = replace(
+        recipe.training,
+        steps=steps,
+        schedule="cosine",
+        warmup_steps=min(recipe.training.warmup_steps, steps // 10),
+        validate_every=max(1, steps // 10),
+    )
+    return replace(recipe, training=training)
+
+
+def _measure(recipe: Recipe, name: str, pace: _Pace, outcome: Outcome) -> RunResult:
+    report, flow = outcome.report.as_dict(), outcome.flow
+    data = load_data(recipe.data, recipe.seed)
+    generator = Generator(flow.device).manual_seed(recipe.seed)
+    return RunResult(
+        recipe=name,
+        architecture=recipe.architecture.name,
+        seed=recipe.seed,
+        value=report["value"],
+        standard_error=report["standard_error"],
+        unit=report["unit"],
+        rows=report["rows"],
+        truth=_truth(data, report["rows"]),
+        parameters=sum(one.numel() for one in flow.parameters()),
+        steps=pace.steps,
+        seconds_a_step=pace.seconds_a_step,
+        sampling_seconds=_sampling_seconds(flow, recipe.evaluation.batch_size, generator),
+        inverse_error=_inverse_error(flow, data, generator),
+    )
+
+
+def _truth(data: Dataset, rows: int) -> float | None:
+    if data.density is None or data.density.log_prob is None:
+        return None
+    return data.density.log_prob(data.test[:rows].double()).mean().item()
+
+
+def _sampling_seconds(flow: Flow, batch_size: int, generator: Generator) -> float | None:
+    start = time.process_time()
+    try:
+        draw_samples(flow, _SAMPLES, batch_size, generator)
+    except InversionError:
+        return None
+    return time.process_time() - start
+
+
+@torch.no_grad()
+def _inverse_error(flow: Flow, data: Dataset, generator: Generator) -> float | None:
+    rows = data.test[:_INVERTED_ROWS].to(flow.device)
+    x = flow.preprocessing(rows if data.is_image else rows.to(flow.dtype), generator=generator)
+    try:
+        error = (x - flow.bijection.inverse(flow.bijection(x))).abs().max().item()
+    except InversionError:
+        return None
+    return error if error < float("inf") else None

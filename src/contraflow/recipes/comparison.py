@@ -1,0 +1,185 @@
+"""What a benchmark found, as Markdown, JSON and pictures."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contraflow.evaluation import densities_picture, scores_picture
+from contraflow.logdet import Exact
+from contraflow.recipes.benchmark import Benchmark, Failure, RunResult
+from contraflow.recipes.build import load_data, load_run
+from contraflow.recipes.catalogue import RECIPES
+from contraflow.recipes.writing import replacing, write_json, write_text
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An architecture on a recipe, over its seeds.
+
+    Attributes:
+        value: mean score.
+        data_error: standard error over the test rows, mean of the runs; ``None`` where a run has one row.
+        seed_error: standard error of the mean over seeds; ``None`` with one seed.
+        below_truth: nats by which the score lies below the true density's on the same rows; ``None`` where unknown.
+        sampling_seconds, inverse_error: the mean, and the largest; ``None`` where a run's inverse failed.
+        steps, seconds_a_step, parameters, unit, rows: as in `RunResult`.
+        runs: number of seeds.
+    """
+
+    recipe: str
+    architecture: str
+    value: float
+    data_error: float | None
+    seed_error: float | None
+    below_truth: float | None
+    unit: str
+    rows: int
+    parameters: int
+    steps: int
+    seconds_a_step: float
+    sampling_seconds: float | None
+    inverse_error: float | None
+    runs: int
+
+
+def summarise(results: Sequence[RunResult]) -> list[Summary]:
+    """The runs of each architecture on each recipe, in the order in which they came."""
+    groups: dict[tuple[str, str], list[RunResult]] = {}
+    for one in results:
+        groups.setdefault((one.recipe, one.architecture), []).append(one)
+    return [_summary(runs) for runs in groups.values()]
+
+
+def _summary(runs: list[RunResult]) -> Summary:
+    first, values = runs[0], [one.value for one in runs]
+    data_errors = [one.standard_error for one in runs if one.standard_error is not None]
+    gaps = [one.truth - one.value for one in runs if one.truth is not None]
+    sampling = [one.sampling_seconds for one in runs if one.sampling_seconds is not None]
+    errors = [one.inverse_error for one in runs if one.inverse_error is not None]
+    count = len(runs)
+    return Summary(
+        recipe=first.recipe,
+        architecture=first.architecture,
+        value=statistics.mean(values),
+        data_error=statistics.mean(data_errors) if len(data_errors) == count else None,
+        seed_error=statistics.stdev(values) / count**0.5 if count > 1 else None,
+        below_truth=statistics.mean(gaps) if gaps else None,
+        unit=first.unit,
+        rows=first.rows,
+        parameters=first.parameters,
+        steps=first.steps,
+        seconds_a_step=first.seconds_a_step,
+        sampling_seconds=statistics.mean(sampling) if len(sampling) == count else None,
+        inverse_error=max(errors) if len(errors) == count else None,
+        runs=count,
+    )
+
+
+def write_comparison(benchmark: Benchmark, results: Sequence[RunResult], failures: Sequence[Failure], out: Path) -> str:
+    """Write OUT/benchmark.md, benchmark.json and the pictures; the Markdown is returned.
+
+    Raises:
+        OutputError: something could not be written.
+    """
+    summaries = summarise(results)
+    parts = [_heading(benchmark)]
+    for recipe in benchmark.recipes:
+        rows = [one for one in summaries if one.recipe == recipe]
+        failed = [one for one in failures if one.recipe == recipe]
+        parts.append("\n".join([f"## {recipe}", "", _table(rows, failed, benchmark.architectures)]))
+        if rows:
+            parts += [f"![{recipe}]({name})" for name in _pictures(recipe, results, out)]
+    text = "\n\n".join(parts) + "\n"
+    write_text(out / "benchmark.md", text)
+    write_json(out / "benchmark.json", as_dict(benchmark, results, failures))
+    return text
+
+
+def as_dict(benchmark: Benchmark, results: Sequence[RunResult], failures: Sequence[Failure]) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {
+        "benchmark": asdict(benchmark),
+        "hardware": _hardware(),
+        "summaries": [asdict(one) for one in summarise(results)],
+        "runs": [asdict(one) for one in results],
+        "failures": [asdict(one) for one in failures],
+    }
+
+
+def _heading(benchmark: Benchmark) -> str:
+    timed = ", at the mean of 20 steps timed beforehand" if benchmark.budget.seconds is not None else ""
+    return (
+        f"# {', '.join(benchmark.recipes)}: {len(benchmark.architectures)} architectures under one budget\n\n"
+        f"Budget of a run: {benchmark.budget}, spent on training steps{timed}; validation and scoring come on top. The learning "
+        "rate falls along a cosine that ends with the budget. The averaged weights that scored best in about ten "
+        f"validations are kept. Seeds 0 to {benchmark.seeds - 1} draw the data split, weights, batches and noise.\n\n"
+        "Scores are of held-out rows: mean ± standard error over rows ± standard error over seeds. Times are of the "
+        "processor. The inverse error is max |x - f⁻¹(f(x))| of up to 200 rows after preprocessing, the largest of "
+        f"all seeds.\n\n{_hardware()}."
+    )
+
+
+def _table(rows: Sequence[Summary], failures: Sequence[Failure], architectures: Sequence[str]) -> str:
+    unit = f"{rows[0].unit} ({rows[0].rows} rows)" if rows else "score"
+    lines = [
+        f"| architecture | {unit} | below the true density | parameters | steps | s a step | s per 1,000 samples | "
+        "inverse error | runs |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in architectures:
+        for one in rows:
+            if one.architecture == name:
+                lines.append(
+                    f"| `{name}` | {one.value:.3f} ± {_number(one.data_error, '.3f')} ± "
+                    f"{_number(one.seed_error, '.3f')} | {_number(one.below_truth, '.3f')} | {one.parameters:,} | "
+                    f"{one.steps:,} | {one.seconds_a_step:.3g} | {_number(one.sampling_seconds, '.3g')} | "
+                    f"{_number(one.inverse_error, '.1e')} | {one.runs} |"
+                )
+        for failed in failures:
+            if failed.architecture == name:
+                reason = " ".join(failed.error.split()).replace("|", "\\|")
+                lines.append(f"| `{name}`, seed {failed.seed} | failed: {reason} | | | | | | | |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _pictures(recipe: str, results: Sequence[RunResult], out: Path) -> list[str]:
+    """Names of the pictures of a recipe: the scores, and on the plane the densities of every first finished seed."""
+    runs = [one for one in results if one.recipe == recipe]
+    scores: dict[str, list[float]] = {}
+    for one in runs:
+        scores.setdefault(one.architecture, []).append(one.value)
+    with replacing(out / f"{recipe}.png") as temporary:
+        scores_picture(scores, runs[0].unit, temporary, runs[0].truth, recipe)
+    data = load_data(RECIPES[recipe]().data, 0)
+    if data.event_shape != (2,):
+        return [f"{recipe}.png"]
+    densities: dict[str, Callable[[Tensor], Tensor]] = {}
+    if data.density is not None and data.density.log_prob is not None:
+        densities["true density"] = data.density.log_prob
+    for one in runs:
+        if one.architecture not in densities:
+            flow = load_run(out / recipe / one.architecture / f"seed-{one.seed}").flow
+            densities[one.architecture] = flow.with_logdet(Exact()).log_prob
+    with replacing(out / f"{recipe}-densities.png") as temporary:
+        densities_picture(densities, data.test, temporary)
+    return [f"{recipe}.png", f"{recipe}-densities.png"]
+
+
+def _hardware() -> str:
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
+        f"Python {platform.python_version()}"
+    )

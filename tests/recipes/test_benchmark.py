@@ -1,0 +1,150 @@
+"""The benchmark: one budget, finished runs kept, failing ones reported, sums right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import contraflow.recipes.benchmark as module
+from contraflow.cli import main
+from contraflow.errors import ConfigurationError, OutputError
+from contraflow.recipes.benchmark import Benchmark, Budget, RunResult, run_benchmark, seconds_a_step
+from contraflow.recipes.catalogue import RECIPES
+from contraflow.recipes.comparison import summarise, write_comparison
+
+pytest.importorskip("zuko", reason="the extra zuko is not installed")
+PLAN = Benchmark(("checkerboard",), ("made", "residual_flow_mnist"), Budget(steps=3), seeds=2, limit=50)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("benchmark")
+    return out, *run_benchmark(PLAN, out)
+
+
+def test_every_run_is_measured_and_a_failing_one_reported(done):
+    _, results, failures = done
+    assert [(one.architecture, one.seed, one.steps, one.rows) for one in results] == [
+        ("made", 0, 3, 50),
+        ("made", 1, 3, 50),
+    ]
+    assert [(one.architecture, one.seed) for one in failures] == [
+        ("residual_flow_mnist", 0),
+        ("residual_flow_mnist", 1),
+    ]
+    assert all("takes images" in one.error for one in failures)
+    assert results[0].value != results[1].value
+    for one in results:
+        assert one.truth > one.value
+        assert one.inverse_error < 1e-3
+        assert 0 < one.seconds_a_step
+        assert 0 < one.sampling_seconds
+
+
+def test_finished_runs_are_not_trained_again(done, monkeypatch):
+    out, results, failures = done
+    monkeypatch.setattr(module, "run_recipe", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(module, "seconds_a_step", lambda recipe: pytest.fail(f"timed again: {recipe}"))
+    plan = Benchmark(PLAN.recipes, ("made",), PLAN.budget, PLAN.seeds, PLAN.limit)
+    assert run_benchmark(plan, out) == (results, [])
+
+
+def test_an_unfinished_run_goes_on_from_its_checkpoint(done):
+    out, results, _ = done
+    (out / "checkerboard" / "made" / "seed-1" / "result.json").unlink()
+    plan = Benchmark(PLAN.recipes, ("made",), PLAN.budget, PLAN.seeds, PLAN.limit)
+    again = run_benchmark(plan, out)[0]
+    assert again[1].value == results[1].value
+
+
+def test_runs_of_another_budget_are_not_mixed_in(done):
+    out, *_ = done
+    with pytest.raises(OutputError, match="Choose another --out"):
+        run_benchmark(Benchmark(PLAN.recipes, PLAN.architectures, Budget(steps=4), limit=50), out)
+    with pytest.raises(OutputError, match="Choose another --out"):
+        run_benchmark(Benchmark(PLAN.recipes, PLAN.architectures, PLAN.budget, limit=51), out)
+
+
+def test_the_command_prints_and_writes_the_comparison(done, capsys):
+    out, results, _ = done
+    arguments = ["checkerboard", "--architectures", "made,residual_flow_mnist", "--steps", "3", "--limit", "50"]
+    assert main(["benchmark", *arguments, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert text.strip() == (out / "benchmark.md").read_text().strip()
+    assert f"| `made` | {sum(one.value for one in results) / 2:.3f} ± " in text
+    assert "| `residual_flow_mnist`, seed 1 | failed: ShapeError" in text
+    assert "Budget of a run: 3 steps" in text
+    found = json.loads((out / "benchmark.json").read_text())
+    assert [one["value"] for one in found["runs"]] == [one.value for one in results]
+    assert len(found["failures"]) == 2
+    for name in ("checkerboard.png", "checkerboard-densities.png"):
+        assert f"]({name})" in text
+        assert (out / name).stat().st_size > 1000
+
+
+def result(seed: int, value: float, error: float | None = 0.1, inverse: float | None = 1e-5) -> RunResult:
+    return RunResult("rings", "maf", seed, value, error, "nats", 9, -1.0, 7, 5, 0.1, 0.2, inverse)
+
+
+def test_sums_over_seeds():
+    (one,) = summarise([result(0, -2.0, 0.1, 1e-6), result(1, -4.0, 0.3, 1e-4)])
+    assert (one.value, one.data_error, one.below_truth, one.runs) == (-3.0, pytest.approx(0.2), 2.0, 2)
+    assert one.seed_error == pytest.approx(2**0.5 / 2**0.5)
+    assert one.inverse_error == 1e-4
+    (alone,) = summarise([result(0, -2.0, None, None)])
+    assert (alone.seed_error, alone.data_error, alone.inverse_error) == (None, None, None)
+    (partly,) = summarise([result(0, -2.0), result(1, -2.0, inverse=None)])
+    assert partly.inverse_error is None, "one failed inverse is a failed inverse"
+
+
+def test_a_recipe_without_a_single_finished_run(tmp_path: Path):
+    failure = module.Failure("rings", "maf", 0, "RuntimeError: a | b\nc")
+    plan = Benchmark(("rings",), ("maf",), Budget(seconds=2), seeds=1)
+    text = write_comparison(plan, [], [failure], tmp_path)
+    assert "| `maf`, seed 0 | failed: RuntimeError: a \\| b c |" in text
+    assert "Budget of a run: 2 seconds of processor time" in text
+
+
+def test_budgets():
+    assert Budget(seconds=10).steps_at(0.03) == 333
+    assert Budget(seconds=0.01).steps_at(1.0) == 1
+    assert Budget(steps=7).steps_at(100.0) == 7
+    for wrong in ({}, {"seconds": 1, "steps": 1}, {"seconds": -1}, {"steps": 0}):
+        with pytest.raises(ConfigurationError, match="give one budget"):
+            Budget(**wrong)
+
+
+def test_the_cosine_ends_with_the_budget_and_little_of_it_is_warm_up():
+    training = module._within(RECIPES["checkerboard"](), 50).training
+    assert (training.steps, training.warmup_steps, training.validate_every) == (50, 5, 5)
+    assert training.learning_rate_at(49) < 0.01 * training.learning_rate
+
+
+def test_steps_are_timed_in_processor_time(monkeypatch):
+    """Between the last untimed step and the last one lie twenty."""
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(module.time, "process_time", lambda: next(clock))
+    recipe = RECIPES["checkerboard"]()
+    recipe.architecture.options = {"blocks": 1, "hidden": [4]}
+    recipe.training.batch_size = 4
+    assert seconds_a_step(recipe) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["checkerbord", "--architectures", "maf"], "Did you mean 'checkerboard'"),
+        (["checkerboard", "--architectures", "mef"], "Did you mean 'maf'"),
+        (["checkerboard"], "no architecture to compare"),
+        (
+            ["checkerboard", "--architectures", "maf", "--steps", "2", "--minutes", "1"],
+            "minutes=1.0, steps=2: give one",
+        ),
+        (["checkerboard", "--architectures", "maf", "--seeds", "0"], "seeds=0"),
+    ],
+)
+def test_what_the_command_refuses(arguments, match, capsys):
+    assert main(["benchmark", *arguments]) == 2
+    assert match in capsys.readouterr().err
