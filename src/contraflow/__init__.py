@@ -1,11 +1,12 @@
 """contraflow: log p(x), samples and a classifier from one invertible network."""
 
-from contraflow.architectures import ARCHITECTURES, residual_flow, residual_flow_images
+from contraflow.architectures import ARCHITECTURES, ffjord, residual_flow, residual_flow_images
 from contraflow.bijections import (
     ActNorm,
     Affine,
     Bijection,
     Chain,
+    ContinuousFlow,
     Flatten,
     Inverse,
     Inversion,
@@ -16,7 +17,7 @@ from contraflow.bijections import (
     Squeeze,
 )
 from contraflow.distributions import StandardNormal
-from contraflow.errors import ContraflowError, InversionError
+from contraflow.errors import ContraflowError, InversionError, SolverError
 from contraflow.flow import Flow, LogProbEstimate
 from contraflow.lipschitz import (
     Certificate,
@@ -34,8 +35,10 @@ from contraflow.logdet import (
     TRAINING,
     AdaptiveRoulette,
     Exact,
+    ExactDivergence,
     Gaussian,
     Geometric,
+    Hutchinson,
     ModuleContraction,
     PairedRademacher,
     Poisson,
@@ -43,7 +46,7 @@ from contraflow.logdet import (
     Rademacher,
     RussianRoulette,
 )
-from contraflow.numerics import Anderson, Picard
+from contraflow.numerics import Anderson, OdeSolver, Picard
 
 __version__ = "0.1.0"
 
@@ -58,12 +61,15 @@ __all__ = [
     "Bijection",
     "Certificate",
     "Chain",
+    "ContinuousFlow",
     "ContraflowError",
     "Exact",
+    "ExactDivergence",
     "Flatten",
     "Flow",
     "Gaussian",
     "Geometric",
+    "Hutchinson",
     "Inverse",
     "Inversion",
     "InversionError",
@@ -75,6 +81,7 @@ __all__ = [
     "MixedNorms",
     "ModuleContraction",
     "MultiScale",
+    "OdeSolver",
     "PairedRademacher",
     "Permutation",
     "Picard",
@@ -83,9 +90,11 @@ __all__ = [
     "Rademacher",
     "ResidualBlock",
     "RussianRoulette",
+    "SolverError",
     "Spectral",
     "Squeeze",
     "StandardNormal",
+    "ffjord",
     "norm_orders",
     "rescale_to_certificate",
     "residual_flow",
