@@ -29,7 +29,19 @@ LEVELS = [
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 #: The conformance suite may import anything up to flow.
 LEVEL["testing"] = LEVEL["flow"] + 0.5
-HEAVY = ["sklearn", "scipy", "matplotlib", "rich", "jsonargparse", "safetensors", "PIL", "pyarrow", "yaml", "zuko"]
+HEAVY = [
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "rich",
+    "jsonargparse",
+    "safetensors",
+    "PIL",
+    "pyarrow",
+    "yaml",
+    "torchdiffeq",
+    "zuko",
+]
 
 
 def part(module: str) -> str:

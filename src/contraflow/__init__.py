@@ -2,6 +2,7 @@
 
 from contraflow.architectures import (
     ARCHITECTURES,
+    ffjord,
     glow,
     iaf,
     iresnet,
@@ -27,6 +28,7 @@ from contraflow.bijections import (
     Chain,
     ChannelPartition,
     Checkerboard,
+    ContinuousFlow,
     Coupling,
     Flatten,
     Inverse,
@@ -48,7 +50,7 @@ from contraflow.bijections import (
     halves,
 )
 from contraflow.distributions import StandardNormal
-from contraflow.errors import ContraflowError, InversionError
+from contraflow.errors import ContraflowError, InversionError, SolverError
 from contraflow.flow import Flow, LogProbEstimate
 from contraflow.lipschitz import (
     Certificate,
@@ -66,8 +68,10 @@ from contraflow.logdet import (
     TRAINING,
     AdaptiveRoulette,
     Exact,
+    ExactDivergence,
     Gaussian,
     Geometric,
+    Hutchinson,
     ModuleContraction,
     PairedRademacher,
     Poisson,
@@ -75,7 +79,7 @@ from contraflow.logdet import (
     Rademacher,
     RussianRoulette,
 )
-from contraflow.numerics import Anderson, Bisection, Picard
+from contraflow.numerics import Anderson, Bisection, OdeSolver, Picard
 
 __version__ = "0.1.0"
 
@@ -94,13 +98,16 @@ __all__ = [
     "Chain",
     "ChannelPartition",
     "Checkerboard",
+    "ContinuousFlow",
     "ContraflowError",
     "Coupling",
     "Exact",
+    "ExactDivergence",
     "Flatten",
     "Flow",
     "Gaussian",
     "Geometric",
+    "Hutchinson",
     "Inverse",
     "Inversion",
     "InversionError",
@@ -114,6 +121,7 @@ __all__ = [
     "MixedNorms",
     "ModuleContraction",
     "MultiScale",
+    "OdeSolver",
     "OrthogonalLinear",
     "PLULinear",
     "PairedRademacher",
@@ -126,11 +134,13 @@ __all__ = [
     "Rademacher",
     "ResidualBlock",
     "RussianRoulette",
+    "SolverError",
     "Spectral",
     "Squeeze",
     "StandardNormal",
     "Sylvester",
     "alternate",
+    "ffjord",
     "from_transform",
     "glow",
     "halves",

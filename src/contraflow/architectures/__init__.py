@@ -3,6 +3,7 @@
 from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.autoregressive import iaf, made, maf, naf, nsf
 from contraflow.architectures.catalogue import ARCHITECTURES
+from contraflow.architectures.ffjord import DIVERGENCES, ffjord
 from contraflow.architectures.glow import glow
 from contraflow.architectures.iresnet import iresnet
 from contraflow.architectures.linear_flows import linear_plu, linear_qr, orthogonal
@@ -14,7 +15,9 @@ from contraflow.architectures.sylvester import sylvester
 
 __all__ = [
     "ARCHITECTURES",
+    "DIVERGENCES",
     "Architecture",
+    "ffjord",
     "glow",
     "iaf",
     "iresnet",

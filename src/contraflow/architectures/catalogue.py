@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.autoregressive import AUTOREGRESSIVE_FLOWS
+from contraflow.architectures.ffjord import FFJORDS
 from contraflow.architectures.glow import GLOWS
 from contraflow.architectures.iresnet import IRESNETS
 from contraflow.architectures.linear_flows import LINEAR_FLOWS
@@ -24,4 +25,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **LINEAR_FLOWS,
     **PLANARS,
     **SYLVESTERS,
+    **FFJORDS,
 }

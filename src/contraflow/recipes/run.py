@@ -225,6 +225,8 @@ class _Run:
         line[key] = value
         if validated is not None:
             line[f"validation {key}"] = _in_unit(self.flow, validated)[1]
+        if record.evaluations:
+            line["evaluations"] = record.evaluations
         line |= {
             "gradient_norm": record.gradient_norm,
             "lipschitz": largest_estimate(self.flow),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
+from contraflow.bijections import watch_solves
 from contraflow.errors import TrainingError
 from contraflow.flow import Flow
 from contraflow.lipschitz import update_lipschitz
@@ -76,13 +77,19 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step shows: loss is -log p a sample in nats, a true unbiased value."""
+    """What one step shows.
+
+    Attributes:
+        loss: -log p a sample in nats, a true unbiased value, without penalties.
+        evaluations: of vector fields by its continuous flows (NFE); 0 where there are none.
+    """
 
     step: int
     loss: float
     gradient_norm: float
     learning_rate: float
     seconds: float
+    evaluations: int = 0
 
 
 def train(
@@ -115,11 +122,13 @@ def train(
             x = augment(x, state.generator)
 
         update_lipschitz(flow, certified=settings.certified)
-        loss = -flow.log_prob(x, generator=state.generator).mean()
+        with watch_solves(flow) as solves:
+            loss = -flow.log_prob(x, generator=state.generator).mean()
+        penalty = sum(one.penalty.mean() for one in solves)
         if not math.isfinite(value := loss.item()):
             raise TrainingError(f"step {state.step}: the loss is {value}. {guilty_block(flow, x)}")
         optimiser.zero_grad()
-        (loss / per_dimension).backward()
+        ((loss + penalty) / per_dimension).backward()
         norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), settings.gradient_clip).item()
         if not math.isfinite(norm):
             raise TrainingError(f"step {state.step}: the gradient is {norm}. {guilty_gradient(flow)}")
@@ -127,7 +136,8 @@ def train(
         state.step += 1
         state.average.update(flow, state.step)
 
-        yield StepRecord(state.step, value, norm, rate, time.perf_counter() - start)
+        evaluations = sum(one.evaluations for one in solves)
+        yield StepRecord(state.step, value, norm, rate, time.perf_counter() - start, evaluations)
 
 
 _REMEDY = "Lower training.learning_rate or training.gradient_clip and resume from the last good checkpoint."

@@ -1,0 +1,142 @@
+"""FFJORD. Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, ICLR 2019 (arXiv:1810.01367)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from contraflow.architectures.architecture import Architecture, image_shape, vector_features
+from contraflow.bijections import Bijection, Chain, ContinuousFlow, MultiScale, Squeeze
+from contraflow.distributions import StandardNormal
+from contraflow.errors import ShapeError, unknown_name
+from contraflow.flow import Flow
+from contraflow.logdet import Divergence, ExactDivergence, Gaussian, Hutchinson
+from contraflow.nets import VectorField, conv_field, dense_field
+from contraflow.numerics import OdeSolver
+
+DIVERGENCES: dict[str, Divergence] = {
+    "exact": ExactDivergence(),
+    "gaussian": Hutchinson(Gaussian()),
+    "rademacher": Hutchinson(),
+}
+
+
+def ffjord(
+    event_shape: Sequence[int],
+    *,
+    steps: int = 1,
+    hidden: Sequence[int] = (64, 64, 64),
+    activation: str = "softplus",
+    levels: int = 2,
+    divergence: str = "rademacher",
+    solver: str = "dopri5",
+    tolerance: float = 1e-5,
+    max_evaluations: int = 2000,
+    adjoint: bool = True,
+    kinetic_weight: float = 0.0,
+    jacobian_weight: float = 0.0,
+    preprocessing: Bijection | None = None,
+) -> Flow:
+    """A continuous flow of vectors or images.
+
+    Images go through levels as in Real NVP: `steps` flows, a squeeze, `steps` flows, and half of the channels leave
+    for the latent vector; the last level is `steps` flows alone.
+
+    Args:
+        event_shape: ``(D,)`` or ``(C, H, W)``.
+        steps: continuous flows in a row, each with a field of its own over t in [0, 1].
+        hidden: widths of the fields' hidden layers; for images, channels.
+        activation: name in `contraflow.nets.FIELD_ACTIVATIONS`.
+        levels: of an image.
+        divergence: name in `DIVERGENCES`.
+        solver, tolerance, max_evaluations: as for `contraflow.numerics.OdeSolver`.
+        adjoint, kinetic_weight, jacobian_weight: as for `contraflow.bijections.ContinuousFlow`.
+        preprocessing: as for `Flow`.
+
+    Raises:
+        ShapeError: the image cannot be halved between the levels.
+        ConfigurationError: unknown name.
+
+    >>> ffjord((1, 8, 8), hidden=(8,)).base.event_shape
+    (64,)
+    """
+    if divergence not in DIVERGENCES:
+        raise unknown_name("divergence", divergence, DIVERGENCES)
+
+    def flows(field: Callable[[], VectorField]) -> list[Bijection]:
+        return [
+            ContinuousFlow(
+                field(),
+                DIVERGENCES[divergence],
+                OdeSolver(solver, tolerance, max_evaluations),
+                adjoint=adjoint,
+                kinetic_weight=kinetic_weight,
+                jacobian_weight=jacobian_weight,
+            )
+            for _ in range(steps)
+        ]
+
+    if len(event_shape) == 1:
+        features = vector_features(event_shape)
+        body: Bijection = Chain(flows(lambda: dense_field(features, hidden, activation)))
+        return Flow(event_shape, body, preprocessing=preprocessing)
+    body = _levels(image_shape(event_shape), levels, lambda c: flows(lambda: conv_field(c, hidden, activation)))
+    return Flow(event_shape, body, StandardNormal((math.prod(event_shape),)), preprocessing)
+
+
+def _levels(shape: tuple[int, int, int], levels: int, flows: Callable[[int], list[Bijection]]) -> MultiScale:
+    """Levels with a squeeze and a factor-out between them; `flows` makes those of so many channels."""
+    channels, height, width = shape
+    if levels < 1 or height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
+        raise ShapeError(
+            f"levels={levels}: images of {height}×{width} cannot be halved {levels - 1} times; use at least one level "
+            "and fewer than that."
+        )
+    chains: list[Bijection] = []
+    shapes: list[tuple[int, int, int]] = []
+    for _ in range(levels - 1):
+        chains.append(Chain([*flows(channels), Squeeze(), *flows(4 * channels)]))
+        height, width = height // 2, width // 2
+        shapes.append((4 * channels, height, width))
+        channels *= 2
+    chains.append(Chain(flows(channels)))
+    return MultiScale(chains, [*shapes, (channels, height, width)])
+
+
+_EXACT = {"solver": "dopri8", "tolerance": 1e-11, "adjoint": False}
+_VECTORS = {(2,): {"steps": 1, "hidden": (4,), **_EXACT}}
+_IMAGES = {(1, 2, 2): {"steps": 1, "hidden": (2,), "levels": 1, **_EXACT}}
+_BOTH = {**_VECTORS, (1, 2, 2): {"hidden": (2,), **_EXACT}}
+_PAPER = "Grathwohl et al. 2019"
+_architecture = partial(Architecture, learning_rate=1e-2)
+
+
+def _table(features: int, layers: int, multiplier: int, steps: int, activation: str, name: str) -> Architecture:
+    """Hidden layers as wide as a multiple of D."""
+    hidden = (features * multiplier,) * layers
+    build = partial(ffjord, steps=steps, hidden=hidden, activation=activation)
+    return _architecture(build, (features,), f"{_PAPER}: {name}", _VECTORS)
+
+
+#: Name → architecture. Those of named data have the widths, depths and steps of the authors' commands; their time runs
+#: over [0, 1], where the authors' code learns its end.
+FFJORDS: dict[str, Architecture] = {
+    "ffjord": _architecture(ffjord, (1, 8, 8), f"{_PAPER}: continuous flow, tables and images on a CPU", _BOTH),
+    "ffjord_2d": _architecture(
+        partial(ffjord, divergence="exact"), (2,), f"{_PAPER}: 2-D densities, exact divergence", _VECTORS
+    ),
+    "ffjord_power": _table(6, 3, 10, 5, "tanh", "POWER"),
+    "ffjord_gas": _table(8, 3, 20, 5, "tanh", "GAS"),
+    "ffjord_hepmass": _table(21, 2, 10, 10, "softplus", "HEPMASS"),
+    "ffjord_miniboone": _table(43, 2, 20, 1, "softplus", "MINIBOONE"),
+    "ffjord_bsds300": _table(63, 3, 20, 2, "softplus", "BSDS300"),
+    "ffjord_mnist": _architecture(partial(ffjord, steps=2, levels=3), (1, 28, 28), f"{_PAPER}: MNIST", _IMAGES),
+    "ffjord_cifar10": _architecture(partial(ffjord, steps=2, levels=4), (3, 32, 32), f"{_PAPER}: CIFAR-10", _IMAGES),
+    "rnode": _architecture(
+        partial(ffjord, kinetic_weight=0.01, jacobian_weight=0.01),
+        (1, 8, 8),
+        "Finlay et al. 2020: FFJORD with kinetic and Jacobian penalties",
+        _VECTORS | _IMAGES,
+    ),
+}
