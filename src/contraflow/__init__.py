@@ -1,6 +1,6 @@
 """contraflow: log p(x), samples and a classifier from one invertible network."""
 
-from contraflow.architectures import ARCHITECTURES, iresnet, residual_flow, residual_flow_images
+from contraflow.architectures import ARCHITECTURES, idensenet, iresnet, residual_flow, residual_flow_images
 from contraflow.bijections import (
     ActNorm,
     Affine,
@@ -86,6 +86,7 @@ __all__ = [
     "Spectral",
     "Squeeze",
     "StandardNormal",
+    "idensenet",
     "iresnet",
     "norm_orders",
     "rescale_to_certificate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.idensenet import IDENSENETS
 from contraflow.architectures.iresnet import IRESNETS
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 
@@ -10,4 +11,5 @@ from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 ARCHITECTURES: dict[str, Architecture] = {
     **RESIDUAL_FLOWS,
     **IRESNETS,
+    **IDENSENETS,
 }

@@ -3,6 +3,12 @@
 from contraflow.lipschitz.activations import ACTIVATIONS, ELU, Activation, LipSwish, Softplus, Swish
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
 from contraflow.lipschitz.certification import BlockCertificate, Certificate, LayerCertificate
+from contraflow.lipschitz.dense_concatenation import (
+    CLIPSWISH_LIPSCHITZ,
+    DenseConcatenation,
+    DenseConcatenationConvNet,
+    DenseConcatenationMLP,
+)
 from contraflow.lipschitz.induced_certificate import certified_induced_norm
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
@@ -21,10 +27,14 @@ from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, Spect
 
 __all__ = [
     "ACTIVATIONS",
+    "CLIPSWISH_LIPSCHITZ",
     "ELU",
     "Activation",
     "BlockCertificate",
     "Certificate",
+    "DenseConcatenation",
+    "DenseConcatenationConvNet",
+    "DenseConcatenationMLP",
     "InducedNorm",
     "LayerCertificate",
     "LearnedNorms",
