@@ -63,7 +63,7 @@ def clipswish(z: Tensor, beta: float) -> Tensor:
 def test_the_constant_of_clipswish_is_attained_and_never_passed():
     z = torch.linspace(-20, 20, 400_001)[:, None].requires_grad_()
     for beta in (0.3, 1.0, 4.0):
-        columns = [torch.autograd.grad(one.sum(), z)[0] for one in clipswish(z, beta).unbind(1)]
+        columns = [torch.autograd.grad(clipswish(z, beta)[:, one].sum(), z)[0] for one in (0, 1)]
         slope = torch.hypot(*columns).max().item()
         assert slope <= CLIPSWISH_LIPSCHITZ < 1
         assert slope == pytest.approx(CLIPSWISH_LIPSCHITZ, rel=1e-7)
@@ -103,7 +103,6 @@ def test_gradients_are_those_of_plain_double_backward(shape, route):
     g, x, weights = stirred(SHAPES[shape]()), torch.randn(3, *shape), torch.tensor([1.0, -2.0, 3.0])
 
     def gradients(name: str) -> list[Tensor]:
-        update_lipschitz(g)
         z, logdet = ResidualBlock(g, Exact(), gradient=name).forward_and_logdet(x)
         loss = (weights * logdet).sum() + (weights[:, None] * z.flatten(1).square()).sum()
         return torch.autograd.grad(loss, list(g.parameters()))
@@ -121,34 +120,27 @@ def test_an_adversary_reaches_the_bound_where_the_last_layer_points_along_the_st
         one.raw_shares.copy_(torch.tensor([0.4, 1.3]))
         g.layers[0].weight.fill_(5.0)
         g.layers[0].bias.fill_(0.0)
-        steep = 2.39936 / one.beta() / 0.97
-        features = lambda x: _features(g, x)  # noqa: E731
-        direction = torch.func.jacrev(features)(steep.reshape(1))
-        g.layers[1].weight.copy_(direction.reshape(1, -1) * 7)
-    update_lipschitz(g, certified=True)
+        steep = 2.39936 / one.beta()
+        up, down = batch_jacobian(lambda z: clipswish(z, one.beta()), steep.reshape(1, 1))[0, :, 0]
+        kept, new = one.shares()
+        g.layers[1].weight.copy_(7 * torch.stack([kept, new * up * 0.97, new * down * 0.97])[None])
+    update_lipschitz(g)
     bound = g.lipschitz_bound()
     kept, new = one.shares().tolist()
     assert bound == pytest.approx(0.97 * math.hypot(kept, new * CLIPSWISH_LIPSCHITZ * 0.97), rel=1e-5)
     assert 0.999 * bound < largest_quotient(frozen(g), (1,), steps=100) <= bound
 
 
-def _features(g: DenseConcatenation, x: Tensor) -> Tensor:
-    layer, one = g.layers[0], g.concatenations[0]
-    kept, new = one.shares()
-    z = layer.normalised().detach()[0, 0] * x
-    return torch.cat([kept * x, new * clipswish(z[None], one.beta())[0]])
-
-
 def test_no_block_exceeds_its_certificate_along_training_and_after_a_huge_step():
     torch.manual_seed(2)
-    flow = idensenet((1, 4, 4), blocks=(1, 1), growth=4, depth=2, dense_blocks=1)
+    flow = idensenet((1, 4, 4), blocks=(1,), growth=4, depth=2, dense_blocks=1)
     data = torch.randn(64, 1, 4, 4) * torch.linspace(0.1, 3, 16).reshape(4, 4)
     optimiser = torch.optim.Adam(flow.parameters(), lr=3e-2)
-    for step in range(31):
-        if step == 30:
+    for step in range(16):
+        if step == 15:
             optimiser.param_groups[0]["lr"] = 1.0
         update_lipschitz(flow, certified=True)
-        if step % 10 == 0:
+        if step % 5 == 0:
             assert flow.certify().kept, str(flow.certify())
         optimiser.zero_grad()
         (-flow.log_prob(data).mean() / 16).backward()
@@ -227,7 +219,7 @@ def test_an_iresnet_is_what_the_paper_says():
 
 @pytest.mark.parametrize(("recipe", "shape"), [("digits", (1, 8, 8)), ("table", (5,)), ("checkerboard", (2,))])
 def test_a_recipe_does_not_replace_the_truncation_of_an_iresnet(recipe, shape):
-    """Neither the roulette of the digits' recipe nor the exact estimator of the 2-D ones; evaluation does replace it."""
+    """Neither the roulette of digits nor the exact estimator of the 2-D recipes; evaluation does replace it."""
     chosen = with_architecture(RECIPES[recipe](), "iresnet")
     flow = build_flow(chosen, shape, None)
     assert flow.estimator_name == "5 terms (biased), 1 probe"
