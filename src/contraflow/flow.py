@@ -13,8 +13,8 @@ from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, in
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError
 from contraflow.inputs import FLOATS, INTEGERS, accept, named
-from contraflow.lipschitz import BlockCertificate, Certificate, LipschitzNetwork
-from contraflow.lipschitz.certification import certify_network, vouched
+from contraflow.lipschitz import Certificate
+from contraflow.lipschitz.certification import certify_contraction
 from contraflow.logdet import EVALUATION, AdaptiveRoulette, Exact, LogDetEstimator, RussianRoulette
 from contraflow.numerics import FixedPointSolver, fixed_means, two_stage_means
 
@@ -132,7 +132,7 @@ class Flow(nn.Module):
         (True, 2)
         """
         blocks = [(name, one) for name, one in self.named_modules() if isinstance(one, ResidualBlock)]
-        return Certificate(tuple(_certify_block(name, one) for name, one in blocks))
+        return Certificate(tuple(certify_contraction(name, one.g, one.g.lipschitz_bound()) for name, one in blocks))
 
     def _preprocess(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor]:
         x = accept(x, self.event_shape, (*FLOATS, *INTEGERS), self.dtype)
@@ -302,9 +302,3 @@ def _check_precision(target_error: float | None, probes: int | None, budget: int
         raise ConfigurationError(f"budget={budget}: it must be at least 20, 16 for the pilot and 4 for the value.")
     if batch_size is not None and batch_size < 1:
         raise ConfigurationError(f"batch_size={batch_size}: it must be at least 1.")
-
-
-def _certify_block(name: str, block: ResidualBlock) -> BlockCertificate:
-    if isinstance(block.g, LipschitzNetwork):
-        return certify_network(name, block.g)
-    return vouched(name, block.g.lipschitz_bound(), f"the bound of {type(block.g).__name__} is its author's")

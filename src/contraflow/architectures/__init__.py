@@ -5,6 +5,7 @@ from contraflow.architectures.autoregressive import iaf, made, maf, naf, nsf
 from contraflow.architectures.catalogue import ARCHITECTURES
 from contraflow.architectures.ffjord import DIVERGENCES, ffjord
 from contraflow.architectures.glow import glow
+from contraflow.architectures.idensenet import idensenet
 from contraflow.architectures.iresnet import iresnet
 from contraflow.architectures.linear_flows import linear_plu, linear_qr, orthogonal
 from contraflow.architectures.nice import nice
@@ -20,6 +21,7 @@ __all__ = [
     "ffjord",
     "glow",
     "iaf",
+    "idensenet",
     "iresnet",
     "linear_plu",
     "linear_qr",

@@ -6,6 +6,7 @@ from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.autoregressive import AUTOREGRESSIVE_FLOWS
 from contraflow.architectures.ffjord import FFJORDS
 from contraflow.architectures.glow import GLOWS
+from contraflow.architectures.idensenet import IDENSENETS
 from contraflow.architectures.iresnet import IRESNETS
 from contraflow.architectures.linear_flows import LINEAR_FLOWS
 from contraflow.architectures.nice import NICES
@@ -26,4 +27,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **PLANARS,
     **SYLVESTERS,
     **FFJORDS,
+    **IDENSENETS,
 }

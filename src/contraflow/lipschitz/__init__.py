@@ -3,28 +3,30 @@
 from contraflow.lipschitz.activations import ACTIVATIONS, ELU, Activation, LipSwish, Softplus, Swish
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
 from contraflow.lipschitz.certification import BlockCertificate, Certificate, LayerCertificate
+from contraflow.lipschitz.dense_concatenation import (
+    CLIPSWISH_LIPSCHITZ,
+    DenseConcatenation,
+    DenseConcatenationConvNet,
+    DenseConcatenationMLP,
+)
 from contraflow.lipschitz.induced_certificate import certified_induced_norm
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
 from contraflow.lipschitz.norm_table import NormOrders, norm_orders
 from contraflow.lipschitz.normalisation import largest_estimate, rescale_to_certificate, update_lipschitz
-from contraflow.lipschitz.norms import (
-    LearnedNorms,
-    MixedNorms,
-    NarrowRange,
-    Norms,
-    OrderSquash,
-    SkewedRange,
-    Spectral,
-)
+from contraflow.lipschitz.norms import LearnedNorms, MixedNorms, NarrowRange, Norms, OrderSquash, SkewedRange, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
 
 __all__ = [
     "ACTIVATIONS",
+    "CLIPSWISH_LIPSCHITZ",
     "ELU",
     "Activation",
     "BlockCertificate",
     "Certificate",
+    "DenseConcatenation",
+    "DenseConcatenationConvNet",
+    "DenseConcatenationMLP",
     "InducedNorm",
     "LayerCertificate",
     "LearnedNorms",

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation
+from contraflow.lipschitz.dense_concatenation import CLIPSWISH_LIPSCHITZ, DenseConcatenation
 from contraflow.lipschitz.layers import LipschitzLayer
 from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.lipschitz.norms import format_orders
@@ -46,12 +47,15 @@ class BlockCertificate:
 
     Attributes:
         name: as in ``flow.named_modules()``.
-        bound: L >= Lip(g): Π ‖W̄_l‖ Π Lip(φ_l) where certified, else the number that the author of g vouches for.
+        bound: L >= Lip(g) from ‖W̄_l‖ and Lip(φ_l) where certified (their product; for a dense concatenation see
+            `DenseConcatenation`), else the number that the author of g vouches for.
         certified: whether L follows from the weights; ``False`` for a g of which only a claim is known.
         reason: why not, or empty.
         layers: of g, in order; empty where not certified.
         activations: the constants Lip(φ_l), in order.
         order: p of the norm ‖·‖_p in which L holds.
+        estimate: the same from the layers' estimates, from below; ``None`` where not certified.
+        promise: the same from their c; ``None`` where not certified.
     """
 
     name: str
@@ -61,16 +65,8 @@ class BlockCertificate:
     layers: tuple[LayerCertificate, ...] = ()
     activations: tuple[float, ...] = ()
     order: float = 2.0
-
-    @property
-    def estimate(self) -> float | None:
-        """The same product of the layers' estimates, from below; ``None`` where not certified."""
-        return math.prod((*(one.estimate for one in self.layers), *self.activations)) if self.certified else None
-
-    @property
-    def promise(self) -> float | None:
-        """Π c_l Π Lip(φ_l); ``None`` where not certified."""
-        return math.prod((*(one.promise for one in self.layers), *self.activations)) if self.certified else None
+    estimate: float | None = None
+    promise: float | None = None
 
     @property
     def kept(self) -> bool:
@@ -153,17 +149,22 @@ class Certificate:
 
 
 @torch.no_grad()
-def certify_network(name: str, g: LipschitzNetwork) -> BlockCertificate:
-    """The certificate of a block with this g; uncertified where a subclass changed what the bound is derived for."""
-    reason = _foreign(g)
-    if reason:
-        return vouched(name, g.lipschitz_bound(), reason)
-    layers = tuple(
-        certify_layer(f"{name}.g.layers.{index}", cast(LipschitzLayer, one)) for index, one in enumerate(g.layers)
+def certify_contraction(name: str, g: object, claim: float) -> BlockCertificate:
+    """The certificate of a block with this g; uncertified, with its author's claim, where no proof is known for it."""
+    if reason := _foreign(g):
+        return BlockCertificate(name, claim, False, reason)
+    assert isinstance(g, (LipschitzNetwork, DenseConcatenation))
+    layers = tuple(certify_layer(f"{name}.g.layers.{index}", one) for index, one in enumerate(g.stack()))
+    if isinstance(g, LipschitzNetwork):
+        activations = tuple(cast(Activation, one).lipschitz_constant for one in g.activations)
+        order, compose = g.norm_order, lambda norms: math.prod((*norms, *activations))
+    else:
+        activations = (CLIPSWISH_LIPSCHITZ,) * len(g.concatenations)
+        order, compose = 2.0, g.compose
+    bound, estimate, promise = (
+        compose([getattr(one, what) for one in layers]) for what in ("bound", "estimate", "promise")
     )
-    activations = tuple(cast(Activation, one).lipschitz_constant for one in g.activations)
-    bound = math.prod((*(one.bound for one in layers), *activations))
-    return BlockCertificate(name, bound, True, "", layers, activations, g.norm_order)
+    return BlockCertificate(name, bound, True, "", layers, activations, order, estimate, promise)
 
 
 @torch.no_grad()
@@ -176,19 +177,25 @@ def certify_layer(name: str, layer: LipschitzLayer) -> LayerCertificate:
     )
 
 
-def vouched(name: str, bound: float, reason: str) -> BlockCertificate:
-    """A block whose bound is a claim."""
-    return BlockCertificate(name, bound, False, reason)
-
-
-def _foreign(g: LipschitzNetwork) -> str:
-    """Why the product of norms and constants is no proof for this g; empty where it is."""
-    if type(g).value is not LipschitzNetwork.value or type(g).tensors is not LipschitzNetwork.tensors:
-        return f"{type(g).__name__} computes another map than LipschitzNetwork"
+def _foreign(g: object) -> str:
+    """Why norms and constants are no proof for this g; empty where they are."""
+    for known in (LipschitzNetwork, DenseConcatenation):
+        if isinstance(g, known) and not _same(type(g), known):
+            return f"{type(g).__name__} computes another map than {known.__name__}"
+    if isinstance(g, DenseConcatenation):
+        return ""
+    if not isinstance(g, LipschitzNetwork):
+        return f"the bound of {type(g).__name__} is its author's"
     for one in g.activations:
         if type(one) not in ACTIVATIONS.values():
             return f"the constant of the activation {type(one).__name__} is its author's"
     return ""
+
+
+def _same(changed: type, known: type) -> bool:
+    """Whether a subclass computes the map of its parent."""
+    names = ("value", "tensors", "stack", "compose")
+    return all(getattr(changed, name, None) is getattr(known, name, None) for name in names)
 
 
 def _block_values(block: BlockCertificate) -> dict[str, Any]:

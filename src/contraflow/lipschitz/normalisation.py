@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from contraflow.errors import DomainError
 from contraflow.inputs import refuse_half
 from contraflow.lipschitz.balance import Densities
+from contraflow.lipschitz.dense_concatenation import DenseConcatenation
 from contraflow.lipschitz.layers import LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.lipschitz.operator_norms import InducedNorm, SpectralNorm
@@ -233,8 +234,8 @@ def _rescale(layer: LipschitzLayer) -> bool:
 
 @torch.no_grad()
 def largest_estimate(module: nn.Module) -> float:
-    """The largest of the blocks' Lipschitz estimates Π min(σ_l, c) Π Lip(φ_l), from below; 0 without any block."""
-    networks = [one for one in module.modules() if isinstance(one, LipschitzNetwork)]
+    """The largest of the blocks' Lipschitz estimates, from min(σ_l, c) of every layer, below; 0 without any block."""
+    networks = [one for one in module.modules() if isinstance(one, (LipschitzNetwork, DenseConcatenation))]
     return max((one.lipschitz_estimate() for one in networks), default=0.0)
 
 
