@@ -148,8 +148,10 @@ def test_what_cannot_be_wrapped():
         from_transform(transforms.AbsTransform(), (2,))
     with pytest.raises(ShapeError, match=r"makes events of shape \(4,\) from \(3,\)"):
         from_transform(transforms.StickBreakingTransform(), (3,))
-    with pytest.raises(ShapeError, match="takes no events"):
+    with pytest.raises(ShapeError, match=r"takes events of 2 dimensions, not \(3,\)"):
         from_transform(transforms.IndependentTransform(COMPOSED, 2), (3,))
+    with pytest.raises(ShapeError, match=r"takes no events of shape \(3,\)"):
+        from_transform(transforms.ReshapeTransform((2,), (2,)), (3,))
     with pytest.raises(ShapeError, match=r"events \(3,\) got events of shape \(2,\)"):
         from_transform(COMPOSED, (3,))(torch.zeros(1, 2))
     with pytest.raises(ConfigurationError, match="transforms=0"):
