@@ -82,6 +82,12 @@ def test_z_i_depends_on_the_numbers_before_it_alone(name):
     assert bool((jacobian.tril(-1).abs().sum(1)[1:] > 0).all()), "it depends on none"
 
 
+def test_the_order_is_turned_around_in_every_second_transform():
+    flow = maf((4,), transforms=2, hidden=(16,), actnorm=False)
+    jacobian = torch.autograd.functional.jacobian(lambda x: flow(x).sum(0), torch.randn(1, 4))[:, 0]
+    assert bool((jacobian.triu(1).abs().sum(1)[:-1] > 0).all())
+
+
 def test_nothing_carries_a_graph_where_none_was_asked_for():
     shape = (3,)
     for transform in (zuko.flows.NAF(3, transforms=1).transform, ours(naf(shape, transforms=1, hidden=HIDDEN))[0]):
@@ -148,8 +154,10 @@ def test_what_cannot_be_wrapped():
         from_transform(transforms.AbsTransform(), (2,))
     with pytest.raises(ShapeError, match=r"makes events of shape \(4,\) from \(3,\)"):
         from_transform(transforms.StickBreakingTransform(), (3,))
-    with pytest.raises(ShapeError, match="takes no events"):
+    with pytest.raises(ShapeError, match=r"takes events of 2 dimensions, not \(3,\)"):
         from_transform(transforms.IndependentTransform(COMPOSED, 2), (3,))
+    with pytest.raises(ShapeError, match=r"takes no events of shape \(3,\)"):
+        from_transform(transforms.ReshapeTransform((2,), (2,)), (3,))
     with pytest.raises(ShapeError, match=r"events \(3,\) got events of shape \(2,\)"):
         from_transform(COMPOSED, (3,))(torch.zeros(1, 2))
     with pytest.raises(ConfigurationError, match="transforms=0"):

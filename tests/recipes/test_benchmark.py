@@ -39,12 +39,12 @@ def test_every_run_is_measured_and_a_failing_one_reported(done):
     for one in results:
         assert one.truth > one.value
         assert one.inverse_error < 1e-3
-        assert 0 < one.seconds_a_step
-        assert 0 < one.sampling_seconds
+        assert one.seconds_a_step > 0
+        assert one.sampling_seconds > 0
 
 
 def test_finished_runs_are_not_trained_again(done, monkeypatch):
-    out, results, failures = done
+    out, results, _ = done
     monkeypatch.setattr(module, "run_recipe", lambda *_, **__: pytest.fail("trained again"))
     monkeypatch.setattr(module, "seconds_a_step", lambda recipe: pytest.fail(f"timed again: {recipe}"))
     plan = Benchmark(PLAN.recipes, ("made",), PLAN.budget, PLAN.seeds, PLAN.limit)
@@ -117,6 +117,9 @@ def test_budgets():
 
 
 def test_the_cosine_ends_with_the_budget_and_little_of_it_is_warm_up():
+    training = module._within(RECIPES["toy_paper"](), 50).training
+    assert training.warmup_steps == 0
+    assert training.schedule == "cosine"
     training = module._within(RECIPES["checkerboard"](), 50).training
     assert (training.steps, training.warmup_steps, training.validate_every) == (50, 5, 5)
     assert training.learning_rate_at(49) < 0.01 * training.learning_rate

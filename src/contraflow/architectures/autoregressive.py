@@ -236,9 +236,9 @@ def _named(build: Callable[..., Flow], about: str, learning_rate: float, **small
 
 #: Name → architecture.
 AUTOREGRESSIVE_FLOWS: dict[str, Architecture] = {
-    "made": _named(made, "Germain et al. 2015: masked autoencoder, Gaussian conditionals", 5e-3),
-    "maf": _named(maf, "Papamakarios et al. 2017: masked autoregressive flow", 5e-3, transforms=2),
-    "iaf": _named(iaf, "Kingma et al. 2016: inverse autoregressive flow, slow densities", 5e-3, transforms=2),
-    "naf": _named(naf, "Huang et al. 2018: neural autoregressive flow", 5e-3, transforms=2, monotone=(4, 4)),
-    "nsf": _named(nsf, "Durkan et al. 2019: autoregressive neural spline flow", 5e-3, transforms=2),
+    "made": _named(made, "Germain et al. 2015: masked autoencoder, Gaussian conditionals", 1e-2),
+    "maf": _named(maf, "Papamakarios et al. 2017: masked autoregressive flow", 1e-2, transforms=2),
+    "iaf": _named(iaf, "Kingma et al. 2016: inverse autoregressive flow, slow densities", 1e-2, transforms=2),
+    "naf": _named(naf, "Huang et al. 2018: neural autoregressive flow", 1e-2, transforms=2, monotone=(4, 4)),
+    "nsf": _named(nsf, "Durkan et al. 2019: autoregressive neural spline flow", 1e-2, transforms=2),
 }

@@ -101,6 +101,8 @@ def from_transform(transform: Transform | nn.Module, event_shape: Sequence[int])
     if isinstance(transform, Transform):
         if not transform.bijective:
             raise ConfigurationError(f"{transform} is no bijection: it has no density to offer.")
+        if transform.domain.event_dim > len(shape):
+            raise ShapeError(f"{transform} takes events of {transform.domain.event_dim} dimensions, not {shape}.")
         try:
             result = tuple(transform.forward_shape(shape))
         except ValueError as error:

@@ -119,9 +119,10 @@ def _heading(benchmark: Benchmark) -> str:
     timed = ", at the mean of 20 steps timed beforehand" if benchmark.budget.seconds is not None else ""
     return (
         f"# {', '.join(benchmark.recipes)}: {len(benchmark.architectures)} architectures under one budget\n\n"
-        f"Budget of a run: {benchmark.budget}, spent on training steps{timed}; validation and scoring come on top. The learning "
-        "rate falls along a cosine that ends with the budget. The averaged weights that scored best in about ten "
-        f"validations are kept. Seeds 0 to {benchmark.seeds - 1} draw the data split, weights, batches and noise.\n\n"
+        f"Budget of a run: {benchmark.budget}, spent on training steps{timed}; validation and scoring come on top. "
+        "The learning rate falls along a cosine that ends with the budget. The averaged weights that scored best in "
+        f"about ten validations are kept. Seeds 0 to {benchmark.seeds - 1} draw the data split, weights, batches and "
+        "noise.\n\n"
         "Scores are of held-out rows: mean ± standard error over rows ± standard error over seeds. Times are of the "
         "processor. The inverse error is max |x - f⁻¹(f(x))| of up to 200 rows after preprocessing, the largest of "
         f"all seeds.\n\n{_hardware()}."
