@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -247,6 +248,16 @@ def test_levels_of_the_papers_real_nvp():
     assert [len(one.blocks) for one in nets] == [8] * 10
     assert [one.first.out_channels for one in nets] == [64] * 3 + [128] * 7
     assert sum(isinstance(one, Squeeze) for one in flow.modules()) == 1
+
+
+def test_no_coupling_of_real_nvp_keeps_what_the_one_before_it_kept():
+    for flow in (real_nvp((5,), hidden=4), real_nvp((2, 8, 8), blocks=1, hidden=4)):
+        changed = []
+        for part in (one for one in flow.modules() if isinstance(one, Partition)):
+            sides = part.mask.shape if isinstance(part, Checkerboard) else ()
+            changed.append(part.spread(torch.ones(1, part.changed, *sides)))
+        assert len(changed) >= 10
+        assert not any(torch.equal(one, other) for one, other in pairwise(changed))
 
 
 def test_at_temperature_zero_all_samples_are_the_mode_of_the_base():

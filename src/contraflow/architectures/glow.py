@@ -104,10 +104,11 @@ def glow(
 
 _PAPER = "Kingma and Dhariwal 2018"
 _SMALL = {"levels": 2, "steps": 1, "hidden": 4}
-_named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL})
+_named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL}, learning_rate=1e-3)
 _paper = partial(partial, glow, hidden=512)
 
-#: Name → architecture. The sizes of the paper's Table 4, with conditioners of 512 channels.
+#: Name → architecture; the learning rate is the paper's. The sizes of its Table 4, with
+#: conditioners of 512 channels.
 GLOWS: dict[str, Architecture] = {
     "glow": _named(glow, (1, 8, 8), f"{_PAPER}: Glow for tables, 2-D and images on a CPU"),
     "glow_cifar10": _named(_paper(levels=3, steps=32), (3, 32, 32), f"{_PAPER}: Glow for CIFAR-10"),
