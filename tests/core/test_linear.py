@@ -89,6 +89,12 @@ def test_plu_keeps_its_factorisation():
     assert error(torch.eye(6)[linear.order] @ lower @ upper, linear.weight()) < 1e-12
 
 
+def test_plu_undoes_a_permutation_that_is_not_its_own_inverse():
+    linear, x = PLULinear(3), torch.randn(4, 3)
+    linear.order.copy_(torch.tensor([1, 2, 0]))
+    assert error(linear.inverse(linear(x)), x) < 1e-12
+
+
 def test_qr_keeps_its_factorisation():
     linear = trained(QRLinear, 6)
     q, r = linear.factors()

@@ -89,9 +89,7 @@ def _bent(
     return Flow(event_shape, Chain(chain), StandardNormal((features,)), preprocessing)
 
 
-_named = partial(
-    Architecture, event_shape=(43,), small={(3,): {"layers": 2}, (2, 4, 4): {"layers": 2}}, learning_rate=5e-3
-)
+_named = partial(Architecture, event_shape=(43,), small={(3,): {"layers": 2}, (2, 4, 4): {"layers": 2}})
 
 #: Name → architecture.
 LINEAR_FLOWS: dict[str, Architecture] = {

@@ -50,6 +50,5 @@ PLANARS: dict[str, Architecture] = {
         (2,),
         "Rezende and Mohamed 2015: planar flow",
         small={(3,): {"layers": 3}, (2, 4, 4): {"layers": 3}},
-        learning_rate=5e-3,
     ),
 }

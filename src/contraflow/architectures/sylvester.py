@@ -52,6 +52,5 @@ SYLVESTERS: dict[str, Architecture] = {
         (43,),
         "Van den Berg et al. 2018: Sylvester flow, Householder",
         small={(3,): _SMALL, (2, 4, 4): _SMALL},
-        learning_rate=5e-3,
     ),
 }
