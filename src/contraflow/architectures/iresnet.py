@@ -35,8 +35,8 @@ def iresnet(
 
     Beside `residual_flow`: fixed truncation, c = 0.9 a layer, ELU, and images squeezed before the first block, without
     fully connected blocks. The truncation is the architecture's: the estimator of a training recipe does not replace
-    it, so training maximises a biased objective (how biased: docs/iresnet-bias.md). `Flow.with_logdet`,
-    `log_prob_estimate` and the evaluation of recipes put an unbiased estimator in its place.
+    it, so training maximises a biased objective. `Flow.with_logdet`, `log_prob_estimate` and the evaluation of recipes
+    put an unbiased estimator in its place.
 
     Args:
         event_shape: ``(D,)`` or ``(C, H, W)``.
