@@ -111,7 +111,7 @@ _VECTORS: _Small = {(2,): {"steps": 1, "hidden": (4,), **_EXACT}}
 _IMAGES: _Small = {(1, 2, 2): {"steps": 1, "hidden": (2,), "levels": 1, **_EXACT}}
 _BOTH: _Small = {**_VECTORS, (1, 2, 2): {"hidden": (2,), **_EXACT}}
 _PAPER = "Grathwohl et al. 2019"
-_architecture = partial(Architecture, learning_rate=1e-2)
+_architecture = partial(Architecture, learning_rate=1e-3)
 
 
 def _table(features: int, layers: int, multiplier: int, steps: int, activation: str, name: str) -> Architecture:
