@@ -71,11 +71,11 @@ def test_a_linear_field_is_the_matrix_exponential(adjoint):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_error_of_the_logdet_falls_with_the_tolerance(method):
-    """Each method, over the tolerances that its order can afford; the dense Jacobian is that of a tight solve."""
+    """At least as 3/4 of the theoretical power, p/(p + 1) for order p; the dense Jacobian is that of a tight solve."""
     net, x = field(), torch.randn(5, 3)
     exact = ContinuousFlow(net, ExactDivergence(), OdeSolver("dopri8", 1e-13), adjoint=False)
     truth = torch.linalg.slogdet(batch_jacobian(exact.forward, x))[1]
-    tolerances = [1e-3, 1e-5, 1e-7, 1e-9] if METHODS[method] >= 5 else [1e-2, 1e-3, 1e-5]
+    tolerances = [1e-3, 1e-5, 1e-7, 1e-9] if METHODS[method] >= 5 else [1e-3, 1e-5]
     errors, evaluations = [], []
     for tolerance in tolerances:
         flow = ContinuousFlow(net, ExactDivergence(), OdeSolver(method, tolerance, 10**5))
@@ -86,7 +86,7 @@ def test_the_error_of_the_logdet_falls_with_the_tolerance(method):
     assert evaluations == sorted(set(evaluations)), evaluations
     assert all(error < 30 * tolerance for error, tolerance in zip(errors, tolerances, strict=True)), errors
     slope = math.log(errors[-1] / errors[0]) / math.log(tolerances[-1] / tolerances[0])
-    assert slope > 0.6, (slope, errors)
+    assert slope > 0.75 * METHODS[method] / (METHODS[method] + 1), (slope, errors)
 
 
 def test_a_solve_agrees_with_torchdiffeq_by_hand():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from contraflow.architectures.architecture import Architecture, image_shape, vector_features
 from contraflow.bijections import Bijection, Chain, ContinuousFlow, MultiScale, Squeeze
@@ -104,12 +105,13 @@ def _levels(shape: tuple[int, int, int], levels: int, flows: Callable[[int], lis
     return MultiScale(chains, [*shapes, (channels, height, width)])
 
 
+_Small = dict[tuple[int, ...], dict[str, Any]]
 _EXACT = {"solver": "dopri8", "tolerance": 1e-11, "adjoint": False}
-_VECTORS = {(2,): {"steps": 1, "hidden": (4,), **_EXACT}}
-_IMAGES = {(1, 2, 2): {"steps": 1, "hidden": (2,), "levels": 1, **_EXACT}}
-_BOTH = {**_VECTORS, (1, 2, 2): {"hidden": (2,), **_EXACT}}
+_VECTORS: _Small = {(2,): {"steps": 1, "hidden": (4,), **_EXACT}}
+_IMAGES: _Small = {(1, 2, 2): {"steps": 1, "hidden": (2,), "levels": 1, **_EXACT}}
+_BOTH: _Small = {**_VECTORS, (1, 2, 2): {"hidden": (2,), **_EXACT}}
 _PAPER = "Grathwohl et al. 2019"
-_architecture = partial(Architecture, learning_rate=1e-2)
+_architecture = partial(Architecture, learning_rate=1e-3)
 
 
 def _table(features: int, layers: int, multiplier: int, steps: int, activation: str, name: str) -> Architecture:
@@ -123,9 +125,7 @@ def _table(features: int, layers: int, multiplier: int, steps: int, activation: 
 #: over [0, 1], where the authors' code learns its end.
 FFJORDS: dict[str, Architecture] = {
     "ffjord": _architecture(ffjord, (1, 8, 8), f"{_PAPER}: continuous flow, tables and images on a CPU", _BOTH),
-    "ffjord_2d": _architecture(
-        partial(ffjord, divergence="exact"), (2,), f"{_PAPER}: 2-D densities, exact divergence", _VECTORS
-    ),
+    "ffjord_2d": _architecture(partial(ffjord, divergence="exact"), (2,), f"{_PAPER}: 2-D densities", _VECTORS),
     "ffjord_power": _table(6, 3, 10, 5, "tanh", "POWER"),
     "ffjord_gas": _table(8, 3, 20, 5, "tanh", "GAS"),
     "ffjord_hepmass": _table(21, 2, 10, 10, "softplus", "HEPMASS"),
@@ -137,6 +137,6 @@ FFJORDS: dict[str, Architecture] = {
         partial(ffjord, kinetic_weight=0.01, jacobian_weight=0.01),
         (1, 8, 8),
         "Finlay et al. 2020: FFJORD with kinetic and Jacobian penalties",
-        _VECTORS | _IMAGES,
+        {**_VECTORS, **_IMAGES},
     ),
 }

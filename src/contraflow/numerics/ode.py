@@ -16,7 +16,7 @@ State = tuple[Tensor, ...]
 Dynamics = Callable[[Tensor, State], State]
 
 #: Pairs with a step size that follows the error: torchdiffeq's name → order.
-METHODS = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "adaptive_heun": 2, "fehlberg2": 2}
+METHODS = {"bosh3": 3, "dopri5": 5, "dopri8": 8}
 
 
 @dataclass(frozen=True)
