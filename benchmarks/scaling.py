@@ -159,6 +159,7 @@ def verdict(measured: Sequence[Measured]) -> str:
 def picture(measured: Sequence[Measured]) -> None:
     """Seconds against multiplications, a panel a flow; the dotted line has slope 1."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
     for axes, flow in zip(panels, ("dense", "image"), strict=True):
@@ -170,6 +171,7 @@ def picture(measured: Sequence[Measured]) -> None:
         top = max(one.median for sweep, timings in measured if sweep.flow == flow for one in timings)
         axes.plot([low, high], [top * low / high, top], linestyle=":", color="grey")
         axes.set(xscale="log", yscale="log", xlabel="multiplications of one evaluation of all g", title=flow)
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend()
     panels[0].set_ylabel("seconds of processor time a step")
     figure.savefig(PICTURES / "scaling.png", dpi=100)
