@@ -60,6 +60,21 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def peak_throughput(device: str) -> float:
+    """Floating-point operations a second of a large float32 product under the present settings: the best of five."""
+    size = 8192 if device == "cuda" else 1024
+    a, b = torch.randn(2, size, size, device=device)
+    torch.mm(a, b)
+    return 2 * size**3 / min(timed(lambda: torch.mm(a, b)) for _ in range(5))
+
+
+def lowers_cheaply(device: str) -> bool:
+    """Whether bfloat16 products have units of their own: on GPUs, and on processors that say so."""
+    cpuinfo = Path("/proc/cpuinfo")
+    words = cpuinfo.read_text().split() if cpuinfo.is_file() else []
+    return device == "cuda" or "avx512_bf16" in words or "amx_bf16" in words
+
+
 def hardware() -> str:
     """Processor, threads and versions, for the head of a page."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()

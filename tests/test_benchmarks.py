@@ -332,3 +332,47 @@ def test_quality_schedule():
     assert values[int(1000 * WARM_UP)] == pytest.approx(1.0)
     assert values[-1] == pytest.approx(0.0, abs=1e-12)
     assert schedule(WARM_UP + (1 - WARM_UP) / 2) == pytest.approx(0.5)
+
+
+def test_step_fills_both_tables(tmp_path, monkeypatch):
+    """A tiny dense flow and a tiny image flow, ours beside the peer's: every candidate has a line in each table."""
+    pytest.importorskip("normflows")
+    from benchmarks import step
+
+    tiny = {
+        "2d": step.Case("plane", (2,), 2, (8, 8), 16),
+        "image-128": step.Case("image", (1, 8, 8), (1, 1), 4, 3),
+    }
+    monkeypatch.setattr(step, "CASES", tiny)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- step -->\n<!-- /step -->\n<!-- split -->\n<!-- /split -->\n")
+    with torch.random.fork_rng():
+        step.main(["--rounds", "2", "--cases", *tiny, "--page", str(page)])
+    text = page.read_text()
+    for name in ("plane", "image"):
+        lines = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        assert sum("contraflow, kept |" in line for line in lines) == 2
+        assert sum("normflows" in line for line in lines) == (4 if name == "plane" else 3)
+    assert "nan" not in text
+    assert "float32 products" in text
+
+
+def test_operations_and_flops_of_a_product():
+    """Two flops a multiplication and addition; a transposed view is no operation."""
+    pytest.importorskip("normflows")
+    from benchmarks.step import _Counter
+
+    a, b = torch.ones(3, 5), torch.ones(7, 5)
+    with _Counter() as counter:
+        (a @ b.t()).exp()
+    assert (counter.count, counter.flops) == (2, 2 * 3 * 5 * 7)
+
+
+def test_the_papers_sizes_are_cases():
+    """48 blocks of hidden width 512, batches of 64."""
+    pytest.importorskip("normflows")
+    from benchmarks.cases import CASES
+
+    for name, event in (("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))):
+        case = CASES[name]
+        assert (case.event_shape, case.blocks, case.hidden, case.batch) == (event, (16, 16, 16), 512, 64)

@@ -8,6 +8,7 @@ costs one `silu`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 #: max_z |d/dz z·σ(z)| = 1.09983932…, attained at z = 2.39936; independent of β; rounded up.
 SWISH_LIPSCHITZ = 1.0998393202
+
+#: Elements a thread that an activation passes over several times before it goes on to the next ones.
+_IN_CACHE = 1 << 16
 
 
 class Activation(nn.Module, ABC):
@@ -70,21 +74,34 @@ class _SiluActivation(Activation):
 
     def core_with_slope(self, s: Tensor) -> tuple[Tensor, Tensor]:
         # One sigmoid for both: φ₀ = sσ, φ₀' = φ₀ + σ(1 - φ₀).
-        sigma = torch.sigmoid(s)
-        value = s.mul_(sigma)
-        return value, torch.lerp(value, _one(value), sigma)
+        slope = torch.empty_like(s)
+        for part, slope_part in _parts(s, slope):
+            sigma = torch.sigmoid(part)
+            torch.lerp(part.mul_(sigma), _one(part), sigma, out=slope_part)
+        return s, slope
 
     def core_with_curvature(self, s: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        # φ₀'' = (1 - σ)(2φ₀' - φ₀)
-        sigma = torch.sigmoid(s)
-        torch.mul(s, sigma, out=value)
-        slope = torch.lerp(value, _one(value), sigma)
-        reach = torch.add(value, slope, alpha=-2, out=s)
-        return slope, sigma.mul_(reach).sub_(reach)
+        # φ₀'' = (σ - 1)(φ₀ - 2φ₀')
+        slope = torch.empty_like(s)
+        for part, value_part, slope_part in _parts(s, value, slope):
+            sigma = torch.sigmoid(part)
+            torch.mul(part, sigma, out=value_part)
+            torch.lerp(value_part, _one(part), sigma, out=slope_part)
+            torch.add(value_part, slope_part, alpha=-2, out=part).mul_(sigma.sub_(1))
+        return slope, s
 
 
 def _one(like: Tensor) -> Tensor:
     return like.new_ones(()).expand(like.shape)
+
+
+def _parts(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Rows of each, few enough on a processor that several passes over them stay in its cache."""
+    rows, row = tensors[0].shape[0], tensors[0].shape[1:].numel()
+    if tensors[0].device.type != "cpu" or not isinstance(rows, int):  # an export keeps the number of rows open
+        return [tensors]
+    few = max(1, _IN_CACHE * torch.get_num_threads() // max(row, 1))
+    return [tensors] if rows <= few else zip(*(one.split(few) for one in tensors), strict=True)
 
 
 class LipSwish(_SiluActivation):
