@@ -379,6 +379,24 @@ def test_closed_form_derivatives_are_those_of_autograd(name):
     torch.testing.assert_close(curvature, second)
 
 
+@pytest.mark.parametrize("name", ["lipswish", "swish"])
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_an_activation_in_pieces_is_the_activation(name, rows, monkeypatch):
+    """In pieces of two rows and a rest, in channels-last memory too: the numbers and the strides of one piece."""
+    activation = ACTIVATIONS[name]()
+    s = 3 * torch.randn(rows, 3, 4, 5).permute(0, 3, 1, 2)
+
+    def found() -> list[Tensor]:
+        filled = torch.empty_like(s)
+        return [*activation.core_with_slope(s.clone()), *activation.core_with_curvature(s.clone(), filled), filled]
+
+    whole = found()
+    monkeypatch.setattr("contraflow.lipschitz.activations._IN_CACHE", 2 * 60 // torch.get_num_threads())
+    for one, expected in zip(found(), whole, strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-14, atol=1e-14)
+        assert one.stride() == expected.stride() == s.stride()
+
+
 FORMULAS = {
     "lipswish": lambda z, beta: z * torch.sigmoid(beta * z) / 1.1,
     "swish": lambda z, beta: z * torch.sigmoid(beta * z),

@@ -100,7 +100,7 @@ def _parts(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     rows, row = tensors[0].shape[0], tensors[0].shape[1:].numel()
     if tensors[0].device.type != "cpu" or not isinstance(rows, int):  # an export keeps the number of rows open
         return [tensors]
-    few = max(1, _IN_CACHE * torch.get_num_threads() // max(row, 1))
+    few = max(1, _IN_CACHE * torch.get_num_threads() // row)
     return [tensors] if rows <= few else zip(*(one.split(few) for one in tensors), strict=True)
 
 
