@@ -79,7 +79,7 @@ def _each(ratios: dict[str, float]) -> str:
 
 def source(text: str) -> str:
     """Hardware and command of a section."""
-    found = re.match(r"(`python -m [^`]+`) on ([^;]+);", text)
+    found = re.match(r"(`python -m [^`]+`)(?:: \w+ products)? on ([^;]+);", text)
     if found is None:
         raise ValueError(f"expected a section that begins with its command and hardware, got {text[:80]!r}.")
     command, hardware = found.groups()

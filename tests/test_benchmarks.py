@@ -120,7 +120,7 @@ def test_command_runs_one_all_or_refuses(monkeypatch, capsys):
 
 
 PAGE = """<!-- step -->
-`python -m benchmarks.step` on Abacus, 1 thread(s); torch. Seconds.
+`python -m benchmarks.step`: float32 products on Abacus, 1 thread(s); torch. Seconds.
 
 | flow | what | seconds | peer's best / this | time / floor |
 |---|---|---|---|---|
@@ -183,7 +183,7 @@ def test_headline_reads_the_tables(tmp_path):
 def test_headline_names_what_it_cannot_read(tmp_path):
     """A section without command, a cell without number."""
     page = tmp_path / "page.md"
-    page.write_text(PAGE.replace("`python -m benchmarks.step` on Abacus", "Measured on Abacus"))
+    page.write_text(PAGE.replace("`python -m benchmarks.step`: float32 products on Abacus", "Measured on Abacus"))
     with pytest.raises(ValueError, match="command and hardware, got 'Measured on Abacus"):
         headline(page)
     page.write_text(PAGE.replace("2.00 (1.90", "fast (1.90"))
