@@ -50,8 +50,8 @@ class OdeSolver:
         DomainError: a tolerance or number of evaluations that is not positive.
 
     >>> found = OdeSolver(tolerance=1e-6).solve(lambda t, y: (-y[0],), (torch.ones(1),), 0.0, 1.0)
-    >>> print(f"{found.state[0].item():.4f}", found.evaluations)
-    0.3679 26
+    >>> print(f"{found.state[0].item():.4f}", found.evaluations < 50)
+    0.3679 True
     """
 
     method: str = "dopri5"
