@@ -89,7 +89,7 @@ def _bent(
     return Flow(event_shape, Chain(chain), StandardNormal((features,)), preprocessing)
 
 
-# On digits, 300 steps of linear_plu, one run each: 2.56 bits/dim at 1e-3, 2.38 at 5e-3, 2.45 at 2e-2.
+# Of 1e-3, 5e-3 and 2e-2 the second did best for linear_plu on digits in 300 steps, one run each.
 _named = partial(
     Architecture, event_shape=(43,), small={(3,): {"layers": 2}, (2, 4, 4): {"layers": 2}}, learning_rate=5e-3
 )

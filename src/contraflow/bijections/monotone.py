@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from contraflow.errors import InversionError
+from contraflow.numerics import Bisection
 
 _DOUBLINGS = 40
 
@@ -79,12 +80,8 @@ class MonotoneTransform(Transform):
                 f"no solution between -2^{_DOUBLINGS} and 2^{_DOUBLINGS} for {y[outside][0].item():g}: the function is "
                 "not increasing, or not onto the line. Look for weights that are not finite, or all zero."
             )
-        low, high = -width, width
-        for _ in range(_halvings(y.dtype)):
-            middle = (low + high) / 2
-            below = self.function(middle) < y
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return (low + high) / 2
+        halving = Bisection(max_iterations=_halvings(y.dtype))
+        return halving.solve(lambda x: self.function(x) - y, -width, width).value
 
 
 def _halvings(dtype: torch.dtype) -> int:
