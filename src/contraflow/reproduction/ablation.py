@@ -99,8 +99,8 @@ def figure_8(plan: Plan) -> Result:
     with replacing(picture) as temporary:
         curves_picture(_training_curves(runs), "step", "bits/dim of the batches, unbiased", temporary)
     caption = (
-        f"Training curves, means of {_WINDOW} logged steps; bands: one standard error over seeds. Dashed: c = 0.9. A run that "
-        "failed has no curve."
+        f"Training curves, means of {_WINDOW} logged steps; bands: one standard error over seeds. Dashed: c = 0.9. A "
+        "run that failed has no curve."
     )
     return Result(
         tables=(_scores(runs, _FIGURE),),
@@ -190,7 +190,8 @@ def _seconds(runs: Mapping[str, Sequence[Run]]) -> float:
 _REDUCED = (
     "8×8 digits: 1 + 1 convolutional blocks of 32 channels, 150 steps of 64 images, learning rate 0.02 falling along a "
     "cosine; the same weights at the start and the same batches for every method. Scored on the test images with dense "
-    "Jacobians, so that no bias and no noise of the log-determinant is in the scores, averaged over four draws of dequantisation noise."
+    "Jacobians, so that no bias and no noise of the log-determinant is in the scores, averaged over four draws of "
+    "dequantisation noise."
 )
 _SATURATION = Claim(
     "ELU and softplus are not optimal, for their second derivative vanishes where the slope is near one, and with it "
@@ -203,8 +204,8 @@ TABLE_3 = Experiment(
     about="the unbiased objective and LipSwish, one after the other",
     claims=(
         Claim(
-            "MNIST, CIFAR-10: i-ResNet + ELU 1.05, 3.45; Residual Flow + ELU 1.00, 3.40; Residual Flow + LipSwish 0.97, "
-            "3.39 at the i-ResNet's size; on the large CIFAR-10 network 3.66 to 4.78, 3.32 and 3.28",
+            "MNIST, CIFAR-10: i-ResNet + ELU 1.05, 3.45; Residual Flow + ELU 1.00, 3.40; Residual Flow + LipSwish "
+            "0.97, 3.39 at the i-ResNet's size; on the large CIFAR-10 network 3.66 to 4.78, 3.32 and 3.28",
             "Table 3",
         ),
         Claim(

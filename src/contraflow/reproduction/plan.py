@@ -80,7 +80,7 @@ class Plan:
     def seconds(self) -> float | None:
         """Processor time of every run's training steps; ``None`` where the recipes say their number."""
         if self.budget in ("reduced", "full"):
-            return None
+            return self.setting.seconds
         try:
             return Budget(seconds=float(self.budget)).seconds
         except ValueError:
