@@ -12,7 +12,7 @@ from contraflow.recipes.writing import replacing
 from contraflow.reproduction.curves import Curve, curves_picture
 from contraflow.reproduction.experiment import Claim, Experiment, Picture, Result, Setting, Table
 from contraflow.reproduction.paired import Difference, verdict, with_error
-from contraflow.reproduction.plan import Plan, Run
+from contraflow.reproduction.plan import Plan, Run, scores, total_seconds
 
 _COLORS = {"elu": "tab:orange", "softplus": "tab:green", "swish": "tab:purple", "lipswish": "tab:blue"}
 _NAMES = {"elu": "ELU", "softplus": "softplus", "swish": "Swish", "lipswish": "LipSwish"}
@@ -82,7 +82,7 @@ def table_3(plan: Plan) -> Result:
         tables=(_scores(runs, _TABLE),),
         findings=[_summary(differences), *(text for text, _ in differences)],
         values=_values(runs),
-        processor_seconds=_seconds(runs),
+        processor_seconds=total_seconds(runs),
     )
 
 
@@ -107,7 +107,7 @@ def figure_8(plan: Plan) -> Result:
         findings=[_summary(differences), *(text for text, _ in differences), *_of_the_bound(runs)],
         pictures=(Picture(picture.name, caption),),
         values=_values(runs),
-        processor_seconds=_seconds(runs),
+        processor_seconds=total_seconds(runs),
     )
 
 
@@ -151,12 +151,11 @@ def _scores(runs: Mapping[str, Sequence[Run]], cells: Sequence[Cell]) -> Table:
     for cell in cells:
         done = [one for one in runs[cell.label] if one.value is not None]
         failed = {one.failure.split(":", 1)[0] for one in runs[cell.label] if one.failure}
-        values = [one.value for one in done if one.value is not None]
         bound = f"{max(block.bound for block in done[0].flow().certify().blocks):.3f}" if done else "–"
         note = (
             f"{len(runs[cell.label]) - len(done)} of {len(runs[cell.label])} ({', '.join(failed)})" if failed else "0"
         )
-        rows.append((str(cell), with_error(values), bound, note))
+        rows.append((str(cell), with_error(scores(done)), bound, note))
     rows_of = next((one.rows for group in runs.values() for one in group if one.rows), 0)
     head = ("method", "bits/dim", "largest certified L of a block, seed 0", "failed runs")
     return Table(head, rows, f"Exact bits/dim of {rows_of} test images, mean over seeds ± its standard error.")
@@ -181,10 +180,6 @@ def _smoothed(run: Run) -> dict[int, float]:
 
 def _values(runs: Mapping[str, Sequence[Run]]) -> dict[str, list[float | str | None]]:
     return {label: [one.failure or one.value for one in group] for label, group in runs.items()}
-
-
-def _seconds(runs: Mapping[str, Sequence[Run]]) -> float:
-    return sum(one.processor_seconds for group in runs.values() for one in group)
 
 
 _REDUCED = (

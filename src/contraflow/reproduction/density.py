@@ -9,7 +9,7 @@ from contraflow.recipes import RECIPES, Recipe, with_architecture
 from contraflow.recipes.writing import replacing
 from contraflow.reproduction.experiment import Claim, Experiment, Picture, Result, Setting, Table
 from contraflow.reproduction.paired import Difference, verdict, with_error
-from contraflow.reproduction.plan import Plan, Run
+from contraflow.reproduction.plan import Plan, Run, scores, total_seconds
 
 _OURS = "residual_flow_digits"
 #: Architecture → the paper's row.
@@ -27,7 +27,7 @@ def run(plan: Plan) -> Result:
     runs = plan.runs()
     if plan.budget == "full":
         return _full_result(runs)
-    values = {name: _values(runs[name]) for name in _ROWS}
+    values = {name: scores(runs[name]) for name in _ROWS}
     picture = plan.picture()
     with replacing(picture) as temporary:
         scores_picture({_ROWS[name]: one for name, one in values.items()}, "bits/dim", temporary, title="8×8 digits")
@@ -35,37 +35,29 @@ def run(plan: Plan) -> Result:
     head = ("flow", "ours: digits", "error over images")
     paper = tuple(f"paper: {data}" for data in ("MNIST", "CIFAR-10", "ImageNet 32", "ImageNet 64"))
     caption = (
-        "Bits/dim. Ours: mean over seeds ± its standard error; scored with 20 exact terms and roulette, whatever the flow "
-        "was trained on. The paper's data are other data: only the order of the rows compares."
+        "Bits/dim. Ours: mean over seeds ± its standard error; scored with 20 exact terms and roulette, whatever the "
+        "flow was trained on. The paper's data are other data: only the order of the rows compares."
     )
     return Result(
         tables=(Table((*head, *paper), rows, caption),),
         findings=_findings(values),
         pictures=(Picture(picture.name, "A point a seed; the mean with its standard error."),),
         values=values,
-        processor_seconds=_seconds(runs),
+        processor_seconds=total_seconds(runs),
     )
 
 
 def _full_result(runs: Mapping[str, Sequence[Run]]) -> Result:
-    values = {name: _values(group) for name, group in runs.items()}
+    values = {name: scores(group) for name, group in runs.items()}
     rows = [(name, with_error(one), _data_error(runs[name])) for name, one in values.items()]
     table = Table(("recipe", "bits/dim", "error over images"), rows)
     finding = "; ".join(f"{name} {with_error(one)} bits/dim" for name, one in values.items())
-    return Result((table,), (f"{finding}.",), values=values, processor_seconds=_seconds(runs))
-
-
-def _values(runs: Sequence[Run]) -> list[float]:
-    return [one.value for one in runs if one.value is not None]
+    return Result((table,), (f"{finding}.",), values=values, processor_seconds=total_seconds(runs))
 
 
 def _data_error(runs: Sequence[Run]) -> str:
     errors = [one.standard_error for one in runs if one.standard_error is not None]
     return f"{sum(errors) / len(errors):.3f}" if errors else "–"
-
-
-def _seconds(runs: Mapping[str, Sequence[Run]]) -> float:
-    return sum(one.processor_seconds for group in runs.values() for one in group)
 
 
 def _findings(values: Mapping[str, Sequence[float]]) -> list[str]:

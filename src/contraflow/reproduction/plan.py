@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -137,6 +137,16 @@ class Plan:
                 seconds = time.process_time() - start
             write_json(finished, {"processor_seconds": seconds, "failure": failure})
         return _read(folder, seed)
+
+
+def scores(runs: Sequence[Run]) -> list[float]:
+    """The held-out scores of those that finished."""
+    return [one.value for one in runs if one.value is not None]
+
+
+def total_seconds(runs: Mapping[str, Sequence[Run]]) -> float:
+    """Processor time of all runs."""
+    return sum(one.processor_seconds for group in runs.values() for one in group)
 
 
 def check_same(folder: Path, recipe: Recipe) -> None:
