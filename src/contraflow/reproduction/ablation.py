@@ -7,7 +7,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from contraflow.recipes import RECIPES, Recipe
+import torch
+from torch import Generator, Tensor
+
+from contraflow.bijections import ResidualBlock
+from contraflow.flow import Flow
+from contraflow.numerics.jacobian import batch_jacobian
+from contraflow.recipes import RECIPES, Recipe, load_run
+from contraflow.recipes.build import load_data
 from contraflow.recipes.writing import replacing
 from contraflow.reproduction.curves import Curve, curves_picture
 from contraflow.reproduction.experiment import Claim, Experiment, Picture, Result, Setting, Table
@@ -19,6 +26,8 @@ _NAMES = {"elu": "ELU", "softplus": "softplus", "swish": "Swish", "lipswish": "L
 _BOUNDS = (0.98, 0.9)
 #: Logged steps over which the training curve is averaged.
 _WINDOW = 15
+#: Test images at which Jacobians are taken; only where they are small.
+_IMAGES, _DENSE = 20, 100
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ def table_3(plan: Plan) -> Result:
     differences = [_compare(runs, one, other) for one, other in pairs]
     return Result(
         tables=(_scores(runs, _TABLE),),
-        findings=[_summary(differences), *(text for text, _ in differences)],
+        findings=[_summary(differences), *(text for text, _ in differences), *_along(runs, ours, unbiased)],
         values=_values(runs),
         processor_seconds=total_seconds(runs),
     )
@@ -146,19 +155,57 @@ def _of_the_bound(runs: Mapping[str, Sequence[Run]]) -> list[str]:
     return lines
 
 
+@torch.no_grad()
+def lipschitz_used(flow: Flow, x: Tensor) -> float:
+    """Mean over blocks and samples of ‖J_g(x)‖₂, by dense Jacobians: how much of its bound a flow uses at its data."""
+    norms: list[Tensor] = []
+
+    def watch(block: ResidualBlock, inputs: tuple[Tensor, ...]) -> None:
+        jacobian = batch_jacobian(lambda here: block.g.value(block.g.tensors(), here), inputs[0])
+        norms.append(torch.linalg.matrix_norm(jacobian, 2))
+
+    handles = [one.register_forward_pre_hook(watch) for one in flow.modules() if isinstance(one, ResidualBlock)]
+    try:
+        flow(x, generator=Generator().manual_seed(0))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat(norms).mean().item()
+
+
+def _used(runs: Sequence[Run]) -> list[float]:
+    """`lipschitz_used` of every finished run at some of its test images; none where Jacobians are large."""
+    trained = [(run, load_run(run.folder)) for run in runs]
+    return [
+        lipschitz_used(one.flow, load_data(one.recipe.data, run.seed).test[:_IMAGES])
+        for run, one in trained
+        if one.flow.dimensions <= _DENSE
+    ]
+
+
 def _scores(runs: Mapping[str, Sequence[Run]], cells: Sequence[Cell]) -> Table:
     rows = []
     for cell in cells:
         done = [one for one in runs[cell.label] if one.value is not None]
         failed = {one.failure.split(":", 1)[0] for one in runs[cell.label] if one.failure}
         bound = f"{max(block.bound for block in done[0].flow().certify().blocks):.3f}" if done else "–"
-        note = (
-            f"{len(runs[cell.label]) - len(done)} of {len(runs[cell.label])} ({', '.join(failed)})" if failed else "0"
-        )
-        rows.append((str(cell), with_error(scores(done)), bound, note))
+        note = f"{len(runs[cell.label]) - len(done)} ({', '.join(failed)})" if failed else "0"
+        rows.append((str(cell), with_error(scores(done)), bound, with_error(_used(done)), note))
     rows_of = next((one.rows for group in runs.values() for one in group if one.rows), 0)
-    head = ("method", "bits/dim", "largest certified L of a block, seed 0", "failed runs")
-    return Table(head, rows, f"Exact bits/dim of {rows_of} test images, mean over seeds ± its standard error.")
+    head = ("method", "bits/dim", "largest certified L of a block, seed 0", "mean ‖J_g‖₂ at test images", "failed runs")
+    return Table(head, rows, f"Bits/dim of {rows_of} test images, mean over seeds ± its standard error.")
+
+
+def _along(runs: Mapping[str, Sequence[Run]], one: Cell, other: Cell) -> list[str]:
+    """The gap between two training curves at a third, two thirds and the end: whether time closes it."""
+    pairs = zip(runs[one.label], runs[other.label], strict=True)
+    logs = [(_smoothed(a), _smoothed(b)) for a, b in pairs if not a.failure and not b.failure]
+    if not logs:
+        return []
+    steps = list(logs[0][0])
+    chosen = [steps[round(part * (len(steps) - 1))] for part in (1 / 3, 2 / 3, 1)]
+    gaps = [f"{with_error([mine[step] - theirs[step] for mine, theirs in logs])} at step {step}" for step in chosen]
+    return [f"Along training, {one} less {other}, bits/dim of the batches: {'; '.join(gaps)}."]
 
 
 def _training_curves(runs: Mapping[str, Sequence[Run]]) -> dict[str, Curve]:
