@@ -15,7 +15,7 @@ from contraflow.architectures.residual_flow import residual_flow_images
 from contraflow.bijections import ResidualBlock
 from contraflow.lipschitz import MixedNorms
 from contraflow.recipes import Recipe
-from contraflow.reproduction import EXPERIMENTS, Plan, Run, Setting
+from contraflow.reproduction import EXPERIMENTS, Plan, Result, Run, Setting
 from contraflow.reproduction.curves import Curve
 from contraflow.reproduction.plan import scores, total_seconds
 
@@ -120,25 +120,35 @@ def tiny_images() -> dict[str, Recipe]:
     return found
 
 
-def test_the_figures_of_norms_on_tiny_runs(tmp_path: Path) -> None:
+def drawn(result: Result, folder: Path) -> bool:
+    sizes = [(folder / picture.file).stat().st_size for picture in result.pictures]
+    return min(sizes) > 3000 and result.processor_seconds > 0
+
+
+def test_the_figures_of_norms_on_the_checkerboard(tmp_path: Path) -> None:
     grid = Setting("Tiny.", "norms", tiny_grid)
-    of = {name: norms.__dict__[f"figure_{name[3:]}"](Plan(name, grid, out=tmp_path)) for name in ("fig15", "fig16")}
+    densities = norms.figure_15(Plan("fig15", grid, out=tmp_path))
+    curves = norms.figure_16(Plan("fig16", grid, out=tmp_path))
+    assert drawn(densities, tmp_path)
+    assert drawn(curves, tmp_path)
+    assert densities.values == {label: one[0] for label, one in curves.values.items()}
+    best = max(curves.values, key=lambda label: curves.values[label][0])
+    assert norms._NAMES[best[:-2]] in densities.findings[0]
+    gain = curves.values["infinity-1"][0] - curves.values["spectral-1"][0]
+    assert curves.findings[0].startswith(f"p = ∞ less p = 2, 1 block: {gain:+.3f} ± ")
+
+
+@pytest.mark.slow
+def test_the_figures_of_learned_orders(tmp_path: Path) -> None:
     learned = Setting("Tiny.", "norms", lambda: norms._only_learned(tiny_grid()))
-    of["fig18"] = norms.figure_18(Plan("fig18", learned, out=tmp_path))
-    of["fig17"] = norms.figure_17(Plan("fig17", Setting("Tiny.", "images", tiny_images), out=tmp_path))
-    values = of["fig16"].values
-    assert of["fig15"].values == {label: one[0] for label, one in values.items()}
-    best = max(values, key=lambda label: values[label][0])
-    assert norms._NAMES[best[:-2]] in of["fig15"].findings[0]
-    assert of["fig16"].findings[0].startswith("p = ∞ less p = 2, 1 block: ")
-    assert f"{values['infinity-1'][0] - values['spectral-1'][0]:+.3f}" in of["fig16"].findings[0]
-    assert [row[0] for row in of["fig17"].tables[0].rows] == ["p = 2 (spectral)", "p = ∞", "learned"]
-    assert len(of["fig18"].values["learned-1"][0]) == 5
-    for name, result in of.items():
-        assert result.processor_seconds > 0
-        for picture in result.pictures:
-            assert picture.file.startswith(name)
-            assert (tmp_path / picture.file).stat().st_size > 3000
+    orders = norms.figure_18(Plan("fig18", learned, out=tmp_path))
+    images = norms.figure_17(Plan("fig17", Setting("Tiny.", "images", tiny_images), out=tmp_path))
+    assert drawn(orders, tmp_path)
+    assert drawn(images, tmp_path)
+    assert len(orders.values["learned-1"][0]) == 5
+    assert [row[0] for row in images.tables[0].rows] == ["p = 2 (spectral)", "p = ∞", "learned"]
+    gain = images.values["learned"][0] - images.values["spectral"][0]
+    assert images.findings[1].startswith(f"learned less p = 2: {gain:+.3f} ± ")
 
 
 def test_the_lipschitz_constant_in_use_is_that_of_the_jacobians() -> None:
@@ -170,3 +180,12 @@ def test_the_gap_along_training(tmp_path: Path) -> None:
         found[cell.label] = [Run(folder, 0, 1.0, 0.1, "bits/dim", 9, 1.0)]
     (line,) = ablation._along(found, CELLS[3], CELLS[2])
     assert line.endswith("bits/dim of the batches: 77.000 at step 30; 62.000 at step 45; 47.000 at step 60.")
+
+
+def test_gains_of_norms_count_upwards_in_nats() -> None:
+    found = {"spectral-2": runs([-4.2, -4.3, -4.1]), "learned-2": runs([-4.1, -4.19, -4.0])}
+    assert norms._gain(found, "learned", 2).endswith("nats, reproduced.")
+    found["learned-2"] = runs([-4.3, -4.41, -4.2])
+    assert norms._gain(found, "learned", 2).endswith("nats, the other way round.")
+    found["learned-2"] = runs([-4.3, None, -4.2])
+    assert norms._gain(found, "learned", 2) == "learned, 2 blocks: not every seed finished."

@@ -91,6 +91,14 @@ def test_the_objectives_start_alike_and_differ_in_the_estimator_alone() -> None:
     assert plain[0] == plain[1] == plain[2]
 
 
+def test_stops_leave_no_trace_in_the_learning_rate() -> None:
+    recipe = recipes()["unbiased"]
+    recipe.training.schedule, recipe.training.validate_every = "cosine", 3
+    rates = [[module._until(recipe, steps).training.learning_rate_at(step) for step in range(5)] for steps in (5, 10)]
+    assert rates[0] == rates[1]
+    assert module._until(recipe, 5).training.validate_every == 0
+
+
 def stages(objectives: list[float], truths: list[float]) -> list[Stage]:
     return [
         Stage(10 * (at + 1), said, true, 0.01, true, 1.0)

@@ -129,7 +129,7 @@ def test_the_page_says_what_was_claimed_run_and_found(tmp_path: Path) -> None:
         "- One thing (Table 1; its text)\n",
         "- Another (Table 9; from memory, not checked against the text)\n",
         "**Setting: reduced.** Three steps.",
-        "Seeds 0 to 2; 2 minutes of processor time for the runs; ",
+        "Seeds 0 to 2; 2 minutes of processor time for the runs, ",
         "- It is so.\n- And so.\n",
         "A caption.\n\n| method | bits/dim |\n| --- | --- |\n| ours | 1.0 ± 0.1 |\n",
         "![fig99](fig99.png)\n\nLook here.",

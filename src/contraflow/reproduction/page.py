@@ -108,7 +108,8 @@ def _ran(plan: Plan) -> str:
 
 def _cost(plan: Plan, result: Result) -> str:
     seeds = f"Seeds 0 to {plan.seeds - 1}; " if plan.seeds > 1 else ""
-    trained = f"{result.processor_seconds / 60:.0f} minutes of processor time for the runs; "
+    minutes = f"{result.processor_seconds / 60:.0f} minutes of processor time for the runs, "
+    trained = f"{minutes}which other work on the machine lengthens; "
     return f"{seeds}{trained if result.processor_seconds else ''}{hardware()}."
 
 
