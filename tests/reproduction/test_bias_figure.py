@@ -120,6 +120,8 @@ def test_a_divergence_is_found_where_there_is_one() -> None:
         "says 1.600 ± 0.000 bits/dim less than is true; its true value less the Residual Flow's is +1.100 ± 0.000."
     )
     assert "Residual Flow: at the end its objective says 0.010 ± 0.006 bits/dim less than is true." in lines[4]
+    overfits = [stages([3.0, 2.0, 2.5 + shift], [3.0, 2.2, 2.6 + shift]) for shift in (0.0, 0.01, 0.02)]
+    assert "divergence not resolved" in findings({"biased-2": overfits, "biased-5": falls, "unbiased": honest})[0]
     noisy = [stages([3.0, 2.0, 1.0], [3.0, 2.2, 2.2 + shift]) for shift in (-0.1, 0.2, 0.05)]
     assert "divergence not resolved" in findings({"biased-2": noisy, "biased-5": falls, "unbiased": honest})[0]
 
