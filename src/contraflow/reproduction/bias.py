@@ -176,7 +176,8 @@ def _divergence(name: str, seeds: Sequence[Sequence[Stage]]) -> str:
     if not apart:
         return f"{line}."
     (least, most), (low, high) = ((min(ones), max(ones)) for ones in zip(*apart, strict=True))
-    return f"{line}, from its best stage on by {low:+.3f} to {high:+.3f} bits/dim, the objective by {most:+.3f} to {least:+.3f}."
+    rise, fall = f"{low:+.3f} to {high:+.3f}", f"{most:+.3f} to {least:+.3f}"
+    return f"{line}, from its best stage on by {rise} bits/dim, the objective by {fall}."
 
 
 def _digits() -> dict[str, Recipe]:
