@@ -96,8 +96,8 @@ def test_a_budget_in_seconds_gives_the_steps(tmp_path: Path, monkeypatch: pytest
     recipe = plan.recipe("small", 1)
     assert (recipe.training.steps, recipe.training.schedule, recipe.seed) == (40, "cosine", 1)
     assert plan.folder("small", 1) == tmp_path / "runs" / "tiny-4" / "small" / "seed-1"
-    for wrong in ("much", "-3", "0"):
-        with pytest.raises(ConfigurationError, match=r"budget=|positive"):
+    for wrong in ("much", "-3", "0", "inf", "nan"):
+        with pytest.raises(ConfigurationError, match=f"budget={wrong}: it must be"):
             Plan("fig99", SETTING, budget=wrong)
     with pytest.raises(ConfigurationError, match="seeds=0"):
         Plan("fig99", SETTING, seeds=0)
@@ -219,8 +219,8 @@ def test_every_setting_is_of_recipes_that_build(name: str) -> None:
     for setting in (experiment.reduced, experiment.full):
         recipes = setting.recipes()
         assert bool(recipes) == bool(setting.family)
-        for label, recipe in recipes.items():
-            assert label == label.lower()
+        assert all(label == label.lower() for label in recipes)
+        for label, recipe in list(recipes.items())[:: max(1, len(recipes) // 2)]:  # parsing takes its time
             assert parsed(command(recipe, label).split()) == recipe
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -74,7 +75,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigurationError(f"seeds={self.seeds}: at least one is needed.")
-        self.seconds  # noqa: B018  refused here rather than after an hour
+        _ = self.seconds  # refused here rather than after an hour
 
     @property
     def seconds(self) -> float | None:
@@ -82,11 +83,12 @@ class Plan:
         if self.budget in ("reduced", "full"):
             return self.setting.seconds
         try:
-            return Budget(seconds=float(self.budget)).seconds
+            seconds = float(self.budget)
         except ValueError:
-            raise ConfigurationError(
-                f"budget={self.budget}: it must be reduced, full or a number of seconds."
-            ) from None
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise ConfigurationError(f"budget={self.budget}: it must be reduced, full or a number of seconds.")
+        return seconds
 
     def picture(self, suffix: str = "") -> Path:
         """Where a picture of the experiment goes."""
