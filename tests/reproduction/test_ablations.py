@@ -122,7 +122,7 @@ def tiny_images() -> dict[str, Recipe]:
 
 def drawn(result: Result, folder: Path) -> bool:
     sizes = [(folder / picture.file).stat().st_size for picture in result.pictures]
-    return min(sizes) > 3000 and result.processor_seconds > 0
+    return min(sizes) > 3000 and result.training_seconds > 0
 
 
 def test_the_figures_of_norms_on_the_checkerboard(tmp_path: Path) -> None:

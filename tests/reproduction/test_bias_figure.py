@@ -18,6 +18,7 @@ from contraflow.recipes import RECIPES, Recipe, load_run, run_recipe
 from contraflow.recipes.build import load_data
 from contraflow.reproduction import EXPERIMENTS, Plan, Setting
 from contraflow.reproduction.bias import Stage, findings, trajectory
+from contraflow.reproduction.plan import training_seconds
 
 
 def recipes() -> dict[str, Recipe]:
@@ -101,7 +102,7 @@ def test_stops_leave_no_trace_in_the_learning_rate() -> None:
 
 def stages(objectives: list[float], truths: list[float]) -> list[Stage]:
     return [
-        Stage(10 * (at + 1), said, true, 0.01, true, 1.0)
+        Stage(10 * (at + 1), said, true, 0.01, true)
         for at, (said, true) in enumerate(zip(objectives, truths, strict=True))
     ]
 
@@ -132,5 +133,5 @@ def test_the_page_of_a_tiny_run(plan: Plan, seen: list[Stage]) -> None:
     assert [row[0] for row in result.tables[0].rows] == ["5", "10"]
     assert result.tables[0].rows[-1][3] == f"{seen[-1].exact:.3f}"
     assert len(result.tables[0].head) == len(result.tables[0].rows[0]) == 10
-    assert result.processor_seconds > seen[-1].processor_seconds
+    assert result.training_seconds > training_seconds(plan.folder("biased-2", 0)) > 0
     assert (plan.out / "fig2.png").stat().st_size > 5000

@@ -48,7 +48,7 @@ def test_runs_are_ordinary_and_of_their_seeds(trained: Plan) -> None:
         assert one.folder == trained.out / "runs" / "tiny" / "small" / f"seed-{one.seed}"
         assert json.loads((one.folder / "evaluation.json").read_text())["value"] == one.value
         assert (one.unit, one.rows, one.failure) == ("nats", 30, "")
-        assert one.processor_seconds > 0
+        assert one.training_seconds > 0
         assert one.flow().event_shape == (2,)
 
 
@@ -108,7 +108,7 @@ RESULT = Result(
     findings=("It is so.", "And so."),
     pictures=(Picture("fig99.png", "Look here."),),
     values={"ours": 1.0},
-    processor_seconds=120,
+    training_seconds=120,
 )
 EXPERIMENT = Experiment(
     "a test",
@@ -129,7 +129,7 @@ def test_the_page_says_what_was_claimed_run_and_found(tmp_path: Path) -> None:
         "- One thing (Table 1; its text)\n",
         "- Another (Table 9; from memory, not checked against the text)\n",
         "**Setting: reduced.** Three steps.",
-        "Seeds 0 to 2; 2 minutes of processor time for the runs, ",
+        "Seeds 0 to 2; 2 minutes of training steps by the clock, ",
         "- It is so.\n- And so.\n",
         "A caption.\n\n| method | bits/dim |\n| --- | --- |\n| ours | 1.0 ± 0.1 |\n",
         "![fig99](fig99.png)\n\nLook here.",

@@ -91,7 +91,7 @@ def table_3(plan: Plan) -> Result:
         tables=(_scores(runs, _TABLE),),
         findings=[_summary(differences), *(text for text, _ in differences), *_along(runs, ours, unbiased)],
         values=_values(runs),
-        processor_seconds=total_seconds(runs),
+        training_seconds=total_seconds(runs),
     )
 
 
@@ -116,7 +116,7 @@ def figure_8(plan: Plan) -> Result:
         findings=[_summary(differences), *(text for text, _ in differences), *_of_the_bound(runs)],
         pictures=(Picture(picture.name, caption),),
         values=_values(runs),
-        processor_seconds=total_seconds(runs),
+        training_seconds=total_seconds(runs),
     )
 
 

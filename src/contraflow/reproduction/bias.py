@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -18,7 +17,7 @@ from contraflow.recipes.writing import replacing, write_json
 from contraflow.reproduction.curves import Curve, curves_picture
 from contraflow.reproduction.experiment import Claim, Experiment, Picture, Result, Setting, Table
 from contraflow.reproduction.paired import Difference, with_error
-from contraflow.reproduction.plan import Plan, check_same
+from contraflow.reproduction.plan import Plan, check_same, training_seconds
 
 #: Terms of the biased series → colour: five, the least of the i-ResNet paper, and two, whose bias soon pays.
 _TERMS = {2: "tab:red", 5: "tab:orange"}
@@ -38,7 +37,6 @@ class Stage:
         objective: under the estimator that the flow is trained with.
         unbiased, unbiased_error: 20 exact terms and roulette, and the standard error over images.
         exact: dense Jacobians; ``None`` where there are too many dimensions.
-        processor_seconds: of training and scoring since the stage before.
     """
 
     steps: int
@@ -46,7 +44,6 @@ class Stage:
     unbiased: float
     unbiased_error: float
     exact: float | None
-    processor_seconds: float
 
     @property
     def truth(self) -> float:
@@ -62,10 +59,9 @@ def trajectory(plan: Plan, label: str, seed: int) -> list[Stage]:
     if found:
         check_same(folder, _until(recipe, found[-1].steps))
     for steps in _stage_steps(recipe.training.steps)[len(found) :]:
-        start = time.process_time()
         with plan.watch(f"{plan.name}: {label}, seed {seed}, to step {steps}") as watcher:
             run_recipe(_until(recipe, steps), folder, resume=(folder / "checkpoints").is_dir(), watcher=watcher)
-        found.append(_look(load_run(folder).flow, recipe, steps, start))
+        found.append(_look(load_run(folder).flow, recipe, steps))
         write_json(seen, [asdict(one) for one in found])
     return found
 
@@ -79,7 +75,7 @@ def _until(recipe: Recipe, steps: int) -> Recipe:
     return replace(recipe, training=replace(recipe.training, steps=steps, schedule="constant", validate_every=0))
 
 
-def _look(flow: Flow, recipe: Recipe, steps: int, start: float) -> Stage:
+def _look(flow: Flow, recipe: Recipe, steps: int) -> Stage:
     images = load_data(recipe.data, recipe.seed).test[: recipe.evaluation.limit]
 
     def bits(estimator: LogDetEstimator) -> tuple[float, float]:
@@ -90,7 +86,7 @@ def _look(flow: Flow, recipe: Recipe, steps: int, start: float) -> Stage:
     objective, _ = bits(recipe.estimator.build())
     unbiased, error = bits(EVALUATION)
     exact = bits(Exact())[0] if flow.dimensions <= _DENSE else None
-    return Stage(steps, objective, unbiased, error, exact, time.process_time() - start)
+    return Stage(steps, objective, unbiased, error, exact)
 
 
 def run(plan: Plan) -> Result:
@@ -110,7 +106,9 @@ def run(plan: Plan) -> Result:
             ),
         ),
         values={label: [[asdict(stage) for stage in one] for one in seeds] for label, seeds in found.items()},
-        processor_seconds=sum(stage.processor_seconds for seeds in found.values() for one in seeds for stage in one),
+        training_seconds=sum(
+            training_seconds(plan.folder(label, seed)) for label in found for seed in range(plan.seeds)
+        ),
     )
 
 

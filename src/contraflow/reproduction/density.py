@@ -43,7 +43,7 @@ def run(plan: Plan) -> Result:
         findings=_findings(values),
         pictures=(Picture(picture.name, "A point a seed; the mean with its standard error."),),
         values=values,
-        processor_seconds=total_seconds(runs),
+        training_seconds=total_seconds(runs),
     )
 
 
@@ -52,7 +52,7 @@ def _full_result(runs: Mapping[str, Sequence[Run]]) -> Result:
     rows = [(name, with_error(one), _data_error(runs[name])) for name, one in values.items()]
     table = Table(("recipe", "bits/dim", "error over images"), rows)
     finding = "; ".join(f"{name} {with_error(one)} bits/dim" for name, one in values.items())
-    return Result((table,), (f"{finding}.",), values=values, processor_seconds=total_seconds(runs))
+    return Result((table,), (f"{finding}.",), values=values, training_seconds=total_seconds(runs))
 
 
 def _data_error(runs: Sequence[Run]) -> str:

@@ -79,14 +79,14 @@ class Result:
         tables, pictures: in the order to show.
         findings: sentences with figures; the first one also stands in the index.
         values: plain values for JSON.
-        processor_seconds: of the training runs; 0 where nothing was trained.
+        training_seconds: of the runs' training steps; 0 where nothing was trained.
     """
 
     tables: Sequence[Table]
     findings: Sequence[str]
     pictures: Sequence[Picture] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
-    processor_seconds: float = 0.0
+    training_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def as_dict(experiment: Experiment, plan: Plan, result: Result) -> dict[str, Any
         "setting": plan.budget,
         "seeds": plan.seeds,
         "hardware": hardware(),
-        "processor_seconds": result.processor_seconds,
+        "training_seconds": result.training_seconds,
         "findings": list(result.findings),
         "tables": [{"caption": one.caption, "head": one.head, "rows": one.rows} for one in result.tables],
         "values": result.values,
@@ -108,9 +108,9 @@ def _ran(plan: Plan) -> str:
 
 def _cost(plan: Plan, result: Result) -> str:
     seeds = f"Seeds 0 to {plan.seeds - 1}; " if plan.seeds > 1 else ""
-    minutes = f"{result.processor_seconds / 60:.0f} minutes of processor time for the runs, "
+    minutes = f"{result.training_seconds / 60:.0f} minutes of training steps by the clock, "
     trained = f"{minutes}which other work on the machine lengthens; "
-    return f"{seeds}{trained if result.processor_seconds else ''}{hardware()}."
+    return f"{seeds}{trained if result.training_seconds else ''}{hardware()}."
 
 
 def _full(experiment: Experiment) -> str:
