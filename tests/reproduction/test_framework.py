@@ -139,9 +139,11 @@ def test_the_page_says_what_was_claimed_run_and_found(tmp_path: Path) -> None:
     values = json.loads((tmp_path / "fig99.json").read_text())
     assert (values["setting"], values["seeds"], values["values"]) == ("reduced", 3, {"ours": 1.0})
     assert values["tables"][0]["rows"] == [["ours", "1.0 ± 0.1"]]
-    assert "| [fig99](fig99.md) | a test | reduced | It is so. |" in (tmp_path / "README.md").read_text()
-    write_page(EXPERIMENT, dataclasses.replace(plan, name="fig98"), RESULT)
-    assert index(tmp_path).count("It is so.") == 2
+    assert "| [fig99](fig99.md) | a test | reduced, 3 seeds | It is so. |" in (tmp_path / "README.md").read_text()
+    write_page(EXPERIMENT, dataclasses.replace(plan, name="fig100"), dataclasses.replace(RESULT, findings=("|a| > 0",)))
+    rows = index(tmp_path).splitlines()[-2:]
+    assert [row.split("]")[0] for row in rows] == ["| [fig99", "| [fig100"]
+    assert rows[1].endswith("| &#124;a&#124; > 0 |")
 
 
 def test_other_settings_are_named_on_the_page(tmp_path: Path) -> None:

@@ -113,8 +113,8 @@ def _finding(found: Mapping[str, Mapping[str, Peak]]) -> str:
     parts = []
     for name, peaks in found.items():
         naive, paper, ours = (peaks[route].activations for route in ("series", "backward_in_forward", "dual"))
-        parts.append(f"{name} by {naive / paper:.1f}, and by {naive / ours:.1f} with our dual pass")
-    return f"The paper's two tricks lower the activations held at {_TERMS} terms on {'; on '.join(parts)}."
+        parts.append(f"{name} {naive / paper:.1f} times fewer, {naive / ours:.1f} times with our dual pass")
+    return f"The paper's two tricks and the activations held at {_TERMS} terms: {'; '.join(parts)}."
 
 
 def memory_picture(found: Mapping[str, Mapping[str, Peak]], path: Path) -> None:

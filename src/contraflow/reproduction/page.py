@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from contraflow.logdet.estimators import count
 from contraflow.recipes.comparison import hardware
 from contraflow.recipes.writing import write_json, write_text
 from contraflow.reproduction.commands import command
@@ -79,9 +81,10 @@ def bullets(lines: Iterable[str]) -> str:
 
 def index(out: Path) -> str:
     """The pages of a folder, by name, each with what came out first."""
-    found = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+    found = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"), key=_by_number)]
     rows = [
-        f"| [{one['name']}]({one['name']}.md) | {one['about']} | {one['setting']} | {one['findings'][0]} |"
+        f"| [{one['name']}]({one['name']}.md) | {one['about']} | {one['setting']}, {count(one['seeds'], 'seed')} | "
+        f"{one['findings'][0].replace('|', '&#124;')} |"
         for one in found
     ]
     return "\n".join(
@@ -99,6 +102,11 @@ def index(out: Path) -> str:
             "",
         ]
     )
+
+
+def _by_number(path: Path) -> list[str | int]:
+    """fig2 before fig17."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
 
 
 def _ran(plan: Plan) -> str:
