@@ -189,3 +189,21 @@ def test_gains_of_norms_count_upwards_in_nats() -> None:
     assert norms._gain(found, "learned", 2).endswith("nats, the other way round.")
     found["learned-2"] = runs([-4.3, None, -4.2])
     assert norms._gain(found, "learned", 2) == "learned, 2 blocks: not every seed finished."
+
+
+def test_scores_are_explained_by_what_is_measured() -> None:
+    measured = [
+        ablation.Measured(cell, [2.0 + at, 2.2 + at], 0.94 + 0.05 * at, [0.8 - 0.1 * at], "0", 180)
+        for at, cell in enumerate(ablation._FIGURE[:4])
+    ]
+    correlation, loose = ablation._explained(measured)
+    assert correlation.startswith("Over the 4 settings")
+    assert correlation.endswith("have a rank correlation of -1.00.")
+    assert loose.endswith(
+        "above one: Residual Flow + Swish, c = 0.98 (1.040), Residual Flow + LipSwish, c = 0.98 (1.090)."
+    )
+    failed = ablation.Measured.of(CELLS[0], runs([None, None]))
+    assert (failed.values, failed.bound, failed.used, failed.failed) == ([], None, [], "2 (TrainingError)")
+    table = ablation._scores([*measured, failed])
+    assert table.rows[0][1:] == ("2.100 ± 0.100", "0.940", "0.800", "0")
+    assert table.rows[-1][1:] == ("–", "–", "–", "2 (TrainingError)")

@@ -87,9 +87,15 @@ def table_3(plan: Plan) -> Result:
     i_resnet, wide, unbiased, ours = _TABLE
     pairs = ((unbiased, i_resnet), (unbiased, wide), (ours, unbiased), (ours, i_resnet))
     differences = [_compare(runs, one, other) for one, other in pairs]
+    measured = [Measured.of(cell, runs[cell.label]) for cell in _TABLE]
     return Result(
-        tables=(_scores(runs, _TABLE),),
-        findings=[_summary(differences), *(text for text, _ in differences), *_along(runs, ours, unbiased)],
+        tables=(_scores(measured),),
+        findings=[
+            _summary(differences),
+            *(text for text, _ in differences),
+            *_along(runs, ours, unbiased),
+            *_explained(measured),
+        ],
         values=_values(runs),
         training_seconds=total_seconds(runs),
     )
@@ -104,6 +110,7 @@ def figure_8(plan: Plan) -> Result:
         for activation in _COLORS
         if activation != "lipswish"
     ]
+    measured = [Measured.of(cell, runs[cell.label]) for cell in _FIGURE]
     picture = plan.picture()
     with replacing(picture) as temporary:
         curves_picture(_training_curves(runs), "step", "bits/dim of the batches, unbiased", temporary)
@@ -112,8 +119,13 @@ def figure_8(plan: Plan) -> Result:
         "run that failed has no curve."
     )
     return Result(
-        tables=(_scores(runs, _FIGURE),),
-        findings=[_summary(differences), *(text for text, _ in differences), *_of_the_bound(runs)],
+        tables=(_scores(measured),),
+        findings=[
+            _summary(differences),
+            *(text for text, _ in differences),
+            *_of_the_bound(runs),
+            *_explained(measured),
+        ],
         pictures=(Picture(picture.name, caption),),
         values=_values(runs),
         training_seconds=total_seconds(runs),
@@ -173,27 +185,78 @@ def lipschitz_used(flow: Flow, x: Tensor) -> float:
     return torch.cat(norms).mean().item()
 
 
-def _used(runs: Sequence[Run]) -> list[float]:
-    """`lipschitz_used` of every finished run at some of its test images; none where Jacobians are large."""
-    trained = [(run, load_run(run.folder)) for run in runs]
-    return [
-        lipschitz_used(one.flow, load_data(one.recipe.data, run.seed).test[:_IMAGES])
-        for run, one in trained
-        if one.flow.dimensions <= _DENSE
+@dataclass(frozen=True)
+class Measured:
+    """What the runs of a cell came to.
+
+    Args:
+        values: bits/dim of those that finished.
+        bound: largest certified Lipschitz bound of a block, of the first that finished.
+        used: `lipschitz_used` of each at some test images; none where Jacobians are large.
+        failed: of how many runs, and in which errors.
+        rows: test images.
+    """
+
+    cell: Cell
+    values: list[float]
+    bound: float | None
+    used: list[float]
+    failed: str
+    rows: int
+
+    @classmethod
+    def of(cls, cell: Cell, runs: Sequence[Run]) -> Measured:
+        """From the folders of the runs."""
+        done = [one for one in runs if one.value is not None]
+        flows = [one.flow() for one in done]
+        errors = sorted({one.failure.split(":", 1)[0] for one in runs if one.failure})
+        return cls(
+            cell,
+            scores(done),
+            max(block.bound for block in flows[0].certify().blocks) if flows else None,
+            [
+                lipschitz_used(flow, load_data(load_run(run.folder).recipe.data, run.seed).test[:_IMAGES])
+                for run, flow in zip(done, flows, strict=True)
+                if flow.dimensions <= _DENSE
+            ],
+            f"{len(runs) - len(done)} ({', '.join(errors)})" if errors else "0",
+            max((one.rows for one in runs), default=0),
+        )
+
+
+def _scores(measured: Sequence[Measured]) -> Table:
+    rows = [
+        (
+            str(one.cell),
+            with_error(one.values),
+            "–" if one.bound is None else f"{one.bound:.3f}",
+            with_error(one.used),
+            one.failed,
+        )
+        for one in measured
     ]
-
-
-def _scores(runs: Mapping[str, Sequence[Run]], cells: Sequence[Cell]) -> Table:
-    rows = []
-    for cell in cells:
-        done = [one for one in runs[cell.label] if one.value is not None]
-        failed = {one.failure.split(":", 1)[0] for one in runs[cell.label] if one.failure}
-        bound = f"{max(block.bound for block in done[0].flow().certify().blocks):.3f}" if done else "–"
-        note = f"{len(runs[cell.label]) - len(done)} ({', '.join(failed)})" if failed else "0"
-        rows.append((str(cell), with_error(scores(done)), bound, with_error(_used(done)), note))
-    rows_of = next((one.rows for group in runs.values() for one in group if one.rows), 0)
     head = ("method", "bits/dim", "largest certified L of a block, seed 0", "mean ‖J_g‖₂ at test images", "failed runs")
-    return Table(head, rows, f"Bits/dim of {rows_of} test images, mean over seeds ± its standard error.")
+    images = max(one.rows for one in measured)
+    return Table(head, rows, f"Bits/dim of {images} test images, mean over seeds ± its standard error.")
+
+
+def _explained(measured: Sequence[Measured]) -> list[str]:
+    """Whether scores follow how much of the bound is used at the data, and who is not proved invertible."""
+    lines = []
+    seen = [(statistics.mean(one.values), statistics.mean(one.used)) for one in measured if one.values and one.used]
+    if len(seen) > 2:
+        from scipy.stats import spearmanr
+
+        order = spearmanr(*zip(*seen, strict=True)).statistic
+        lines.append(
+            f"Over the {len(seen)} settings, bits/dim and the mean ‖J_g‖₂ at test images, which says how much of its "
+            f"bound a flow has come to use, have a rank correlation of {order:+.2f}."
+        )
+    loose = [f"{one.cell} ({one.bound:.3f})" for one in measured if one.bound is not None and one.bound >= 1]
+    return [
+        *lines,
+        *([f"Not proved invertible, with a bound of a block above one: {', '.join(loose)}."] if loose else []),
+    ]
 
 
 def _along(runs: Mapping[str, Sequence[Run]], one: Cell, other: Cell) -> list[str]:
