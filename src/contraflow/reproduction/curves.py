@@ -42,7 +42,7 @@ def curves_picture(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
         found = curve.means_and_errors()
@@ -54,5 +54,5 @@ def curves_picture(
         axes.set_xscale("log", base=2)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, format="png", dpi=130)
