@@ -106,9 +106,10 @@ def test_norms_fit_the_layers() -> None:
 def tiny_grid() -> dict[str, Recipe]:
     found = {}
     for kind in ("spectral", "infinity", "mixed", "learned"):
-        recipe = found[f"{kind}-1"] = norms._checkerboard(kind, 1)
+        recipe = found[f"{kind}-1"] = norms._checkerboard(norms._norms(kind, layers=4), 1)
         recipe.architecture.options["hidden"] = [4, 4, 4]
-        recipe.training.steps, recipe.data.limit, recipe.evaluation.limit, recipe.evaluation.samples = 2, 60, 30, 4
+        recipe.training.steps, recipe.training.validate_every, recipe.data.limit = 2, 0, 60
+        recipe.evaluation.limit, recipe.evaluation.samples = 30, 4
     return found
 
 
