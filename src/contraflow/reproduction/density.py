@@ -120,11 +120,11 @@ TABLE_1 = Experiment(
     ),
     reduced=Setting(
         "8×8 digits, every flow at the settings of `contraflow architectures` and its own learning rate. FFJORD and "
-        "Flow++ are left out: half a minute does not train the one, and the other is not in the library.",
+        "Flow++ are left out: a minute does not train the one, and the other is not in the library.",
         "density",
         _reduced,
         seeds=3,
-        seconds=30,
+        seconds=60,
     ),
     full=Setting(
         "Appendix E. ImageNet and CelebA-HQ are read from arrays of your own (uint8, n × 3 × H × W).",
