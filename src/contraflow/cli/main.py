@@ -14,6 +14,7 @@ from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
 from contraflow.cli.evaluate import evaluate
 from contraflow.cli.ood import ood
+from contraflow.cli.quality import quality
 from contraflow.cli.sample import sample
 from contraflow.cli.score import score
 from contraflow.cli.train import train_command
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "score": score,
     "certify": certify,
     "ood": ood,
+    "quality": quality,
     "benchmark": benchmark,
     "recipes": recipes,
     "architectures": architectures,
@@ -169,6 +171,6 @@ def _completion(arguments: list[str]) -> str:
                 command.add_argument(*action.option_strings, choices=action.choices)
         if name == "train":
             command.add_argument("recipe", choices=list(RECIPES))
-        elif name in ("evaluate", "sample", "score", "certify", "ood"):
+        elif name in ("evaluate", "sample", "score", "certify", "ood", "quality"):
             command.add_argument("run").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return shtab.complete(parser, shell=arguments[0])

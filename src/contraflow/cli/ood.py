@@ -23,7 +23,7 @@ _FEWEST = 20
 
 def ood(
     run: Path,
-    against: str,
+    against: str = "noise,constant",
     background: Path | None = None,
     out: Path | None = None,
     root: str | None = None,

@@ -3,6 +3,7 @@
 from contraflow.evaluation.comparison_pictures import densities_picture, scores_picture
 from contraflow.evaluation.detection import Detection, detect
 from contraflow.evaluation.detection_report import DetectionReport, report_detection, scores_histograms
+from contraflow.evaluation.image_features import ImageFeatures, efficientnet_features, inception_features
 from contraflow.evaluation.likelihood import (
     GaussianFit,
     LikelihoodReport,
@@ -13,26 +14,41 @@ from contraflow.evaluation.likelihood import (
 )
 from contraflow.evaluation.out_of_distribution import Evidence, TypicalityTest, gather_evidence
 from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
+from contraflow.evaluation.sample_quality import (
+    QualityReport,
+    frechet_distance,
+    kernel_distance,
+    measure_quality,
+    with_error,
+)
 
 __all__ = [
     "Detection",
     "DetectionReport",
     "Evidence",
     "GaussianFit",
+    "ImageFeatures",
     "LikelihoodReport",
+    "QualityReport",
     "Scores",
     "TypicalityTest",
     "densities_picture",
     "density_picture",
     "detect",
+    "efficientnet_features",
     "evaluate_likelihood",
+    "frechet_distance",
     "gather_evidence",
     "gaussian_baseline",
     "image_grid",
+    "inception_features",
+    "kernel_distance",
+    "measure_quality",
     "norm_orders_picture",
     "report_detection",
     "scatter_picture",
     "score",
     "scores_histograms",
     "scores_picture",
+    "with_error",
 ]

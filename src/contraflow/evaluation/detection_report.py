@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,6 +101,9 @@ def _mean(log_prob: Tensor) -> tuple[float, float]:
 def scores_histograms(report: DetectionReport, path: Path) -> None:
     """A panel for each score: its histogram over every set. Further right means further outside.
 
+    The range shown is that of the flow's own data and eight times its width on either side; what lies beyond is drawn
+    at the edge.
+
     Args:
         report: of `report_detection`.
         path: PNG file.
@@ -109,20 +113,23 @@ def scores_histograms(report: DetectionReport, path: Path) -> None:
     names = list(report.scores[report.inside])
     figure = Figure(figsize=(7, 1.8 * len(names)), layout="constrained")
     for axes, score in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
-        values = {name: row[score][row[score].isfinite()] for name, row in report.scores.items() if score in row}
-        low, high = _range(torch.cat(list(values.values())))
+        values = {name: row[score] for name, row in report.scores.items()}
+        low, high = _range(values[report.inside], torch.cat(list(values.values())))
         for name, one in values.items():
-            own = name == report.inside
-            style = {"color": "black", "alpha": 0.35} if own else {"histtype": "step", "linewidth": 1.5}
-            weights = torch.full((len(one),), 1 / max(1, len(one)))
-            axes.hist(one.numpy(), bins=80, range=(low, high), weights=weights.numpy(), label=name, **style)
-        axes.set_title(score, fontsize="small")
+            style: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
+            if name == report.inside:
+                style = {"color": "black", "alpha": 0.35}
+            weights = np.full(len(one), 1 / len(one))
+            axes.hist(one.clamp(low, high).numpy(), bins=80, range=(low, high), weights=weights, label=name, **style)
+        axes.set_title(f"{score}: further right, further outside", fontsize="small")
         axes.set_yticks([])
     figure.axes[0].legend(fontsize="small")
     figure.savefig(path, format="png", dpi=150)
 
 
-def _range(values: Tensor) -> tuple[float, float]:
-    """The range to show: all but the furthest thousandth on both sides."""
-    low, high = torch.quantile(values.double(), torch.tensor([0.001, 0.999], dtype=torch.float64)).tolist()
+def _range(inside: Tensor, every: Tensor) -> tuple[float, float]:
+    """The range to show."""
+    first, last = torch.quantile(inside, torch.tensor([0.01, 0.99], dtype=inside.dtype)).tolist()
+    margin = 8 * (last - first)
+    low, high = max(first - margin, every.min().item()), min(last + margin, every.max().item())
     return (low, high) if high > low else (low - 1, low + 1)
