@@ -65,7 +65,7 @@ def test_likelier_rows_mislead_log_p_and_not_typicality(flow: Flow) -> None:
     report = report_detection("own", evidence, log_prob(flow, held_out), generator=seeded())
     assert list(report.detections) == ["mode"]
     assert list(report.detections["mode"]) == ["log p(x)", "typicality", "typicality of 10 rows"]
-    assert report.detections["mode"]["log p(x)"].high < 0.01, "raw likelihood is wrong about every row"
+    assert report.detections["mode"]["log p(x)"].high < 0.02, "raw likelihood is wrong about every row"
     assert report.detections["mode"]["typicality"].low > 0.95
     assert report.rejected["mode"]["typicality of 10 rows"] == 1.0
     mean, error = report.log_prob["own"]

@@ -12,6 +12,7 @@ from contraflow.evaluation.likelihood import (
     gaussian_baseline,
     score,
 )
+from contraflow.evaluation.modes import EntropyReport, ascend, entropy_picture, reduced_entropy
 from contraflow.evaluation.out_of_distribution import Evidence, TypicalityTest, gather_evidence
 from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
 from contraflow.evaluation.sample_quality import (
@@ -25,6 +26,7 @@ from contraflow.evaluation.sample_quality import (
 __all__ = [
     "Detection",
     "DetectionReport",
+    "EntropyReport",
     "Evidence",
     "GaussianFit",
     "ImageFeatures",
@@ -32,10 +34,12 @@ __all__ = [
     "QualityReport",
     "Scores",
     "TypicalityTest",
+    "ascend",
     "densities_picture",
     "density_picture",
     "detect",
     "efficientnet_features",
+    "entropy_picture",
     "evaluate_likelihood",
     "frechet_distance",
     "gather_evidence",
@@ -45,6 +49,7 @@ __all__ = [
     "kernel_distance",
     "measure_quality",
     "norm_orders_picture",
+    "reduced_entropy",
     "report_detection",
     "scatter_picture",
     "score",

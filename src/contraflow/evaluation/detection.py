@@ -104,4 +104,4 @@ def _average_precision(inside: Tensor, outside: Tensor) -> float:
     found = len(outside) - torch.searchsorted(outside.sort().values, thresholds)
     flagged = found + len(inside) - torch.searchsorted(inside.sort().values, thresholds)
     gained = found.diff(prepend=torch.zeros(1, dtype=found.dtype))
-    return ((gained * found) / (flagged * len(outside))).sum().item()
+    return ((gained * found).double() / (flagged * len(outside))).sum().item()

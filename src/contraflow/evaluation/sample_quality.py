@@ -133,8 +133,8 @@ def _mean_off_diagonal(x: Tensor) -> Tensor:
 def _check(first: Tensor, second: Tensor) -> None:
     if first.dim() != 2 or second.dim() != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
         raise ShapeError(
-            f"features of shape {tuple(first.shape)} and {tuple(second.shape)}: expected (n, d) and (m, d), two rows or "
-            "more each."
+            f"features of shape {tuple(first.shape)} and {tuple(second.shape)}: expected (n, d) and (m, d), two "
+            "rows or more each."
         )
 
 
