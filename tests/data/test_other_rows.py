@@ -73,6 +73,7 @@ def test_named_sets_and_drawn_images() -> None:
     assert constant.flatten(1).unique(dim=1).shape[1] == 1
     assert (constant.min(), constant.max(), constant.unique().numel()) == (0, 255, 30)
     assert not torch.equal(noise.rows[0], noise.rows[1])
+    assert load_other_rows("black", (3, 5, 5), 256, 4).rows.unique().tolist() == [0]
 
 
 def test_the_same_seed_draws_the_same_rows() -> None:

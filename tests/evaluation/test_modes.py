@@ -54,16 +54,16 @@ class Cubic(Bijection):
 def test_ascent_finds_the_mean_of_a_gaussian(gaussian: Flow) -> None:
     start = torch.randn(20, D, generator=seeded(), dtype=torch.float64)
     before = start.clone()
-    found = ascend(gaussian.log_prob, start, steps=150)
-    assert (found - torch.tensor([1.0, -2.0, 0.5]).double()).abs().max() < 1e-2
+    found = ascend(gaussian.log_prob, start, steps=200)
+    assert (found - torch.tensor([1.0, -2.0, 0.5]).double()).abs().max() < 2e-2
     assert torch.equal(start, before)
     assert not found.requires_grad
 
 
 def test_ascent_stays_in_its_box(gaussian: Flow) -> None:
     low, high = torch.tensor([-1.0, -1.0, -1.0]).double(), torch.tensor([0.5, 5.0, 5.0]).double()
-    found = ascend(gaussian.log_prob, torch.zeros(2, D).double(), steps=150, low=low, high=high)
-    assert (found - torch.tensor([0.5, -1.0, 0.5]).double()).abs().max() < 1e-2
+    found = ascend(gaussian.log_prob, torch.zeros(2, D).double(), steps=200, low=low, high=high)
+    assert (found - torch.tensor([0.5, -1.0, 0.5]).double()).abs().max() < 2e-2
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": math.nan}])
@@ -118,7 +118,7 @@ def test_the_density_of_real_pixels() -> None:
         assert torch.allclose(flow.preprocessing.inverse(high[None]), torch.full((1, 1, 4, 4), 17.0).double())
     told: list[str] = []
     report = reduced_entropy(
-        flow, x, (0.5, 1.0), steps=15, estimator=Exact(), draws=1, generator=seeded(2), progress=told.append
+        flow, x, (0.5, 1.0), steps=8, estimator=Exact(), draws=1, generator=seeded(2), progress=told.append
     )
     for name in ("data", "samples at T = 1"):
         assert (report.log_prob[f"modes above {name}"] > report.log_prob[name]).double().mean() > 0.8

@@ -44,10 +44,13 @@ class Given(torch.nn.Module):
 @pytest.mark.parametrize("n", [300, 12])
 def test_against_torchmetrics(n: int) -> None:
     """Many rows, and fewer rows than features."""
-    torchmetrics = pytest.importorskip("torchmetrics")
+    pytest.importorskip("torchmetrics")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     first, second = rows(n, 20, 1), rows(n, 20, 2, shift=0.3, scale=1.5)
-    fid = torchmetrics.image.fid.FrechetInceptionDistance(feature=Given(20)).set_dtype(torch.float64)
-    kid = torchmetrics.image.kid.KernelInceptionDistance(feature=Given(20), subsets=1, subset_size=n)
+    fid = FrechetInceptionDistance(feature=Given(20)).set_dtype(torch.float64)
+    kid = KernelInceptionDistance(feature=Given(20), subsets=1, subset_size=n)
     for metric in (fid, kid):
         metric.update(first, real=True)
         metric.update(second, real=False)
@@ -71,16 +74,16 @@ def test_frechet_distance_of_gaussians_in_closed_form() -> None:
 
 def test_kernel_distance_is_unbiased() -> None:
     """Equal distributions, sets of 12: a biased estimate would be off by many standard errors. False alarm 1e-4."""
-    values = torch.tensor([kernel_distance(rows(12, 3, 2 * i), rows(12, 3, 2 * i + 1)) for i in range(2000)])
-    assert abs(values.mean()) < 3.9 * values.std() / math.sqrt(2000)
+    values = torch.tensor([kernel_distance(rows(12, 3, 2 * i), rows(12, 3, 2 * i + 1)) for i in range(800)])
+    assert abs(values.mean()) < 3.9 * values.std() / math.sqrt(800)
     assert values.min() < 0
 
 
 @pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
 def test_the_error_has_the_size_of_the_spread(distance) -> None:
-    """Over 150 pairs of fresh sets of 200 and 300 rows: standard deviation against the jackknife's estimates of it."""
+    """Over 80 pairs of fresh sets of 200 and 300 rows: standard deviation against the jackknife's estimates of it."""
     values, errors = [], []
-    for seed in range(150):
+    for seed in range(80):
         found = with_error(
             distance, rows(200, 3, 2 * seed), rows(300, 3, 2 * seed + 1, shift=0.4), generator=seeded(seed)
         )
@@ -88,7 +91,7 @@ def test_the_error_has_the_size_of_the_spread(distance) -> None:
         errors.append(found.standard_error)
     spread = torch.tensor(values).std().item()
     typical = torch.tensor(errors).square().mean().sqrt().item()
-    assert typical == pytest.approx(spread, rel=0.25)
+    assert typical == pytest.approx(spread, rel=0.3)
 
 
 def test_what_cannot_be_compared() -> None:

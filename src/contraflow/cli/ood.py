@@ -23,7 +23,7 @@ _FEWEST = 20
 
 def ood(
     run: Path,
-    against: str = "noise,constant",
+    against: str = "noise,constant,black",
     background: Path | None = None,
     out: Path | None = None,
     root: str | None = None,
@@ -44,7 +44,8 @@ def ood(
 
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
-        against: data sets with commas between: names, paths, and for images also noise and constant.
+        against: data sets with commas between: names, paths, and for images also noise, constant and
+            black.
         background: run of the same flow trained with preprocessing.mutate=0.1 or so, for the likelihood ratio.
         out: .png to draw the histograms of every score to.
         root: folder of the named data sets.
@@ -59,10 +60,10 @@ def ood(
         json: print JSON.
     """
     names = list(dict.fromkeys(name.strip() for name in against.split(",") if name.strip()))
-    if not names or limit < max(_FEWEST, 2 * batch):
+    if not names or limit < _FEWEST or batch < 1:
         raise ConfigurationError(
             f"against={against}, limit={limit}, batch={batch}: name at least one data set, and take at least {_FEWEST} "
-            "rows and two batches of each."
+            "rows of each, in batches of at least one."
         )
     if out is not None:
         check_output(out, force, (".png",))
@@ -72,6 +73,11 @@ def ood(
         trained.recipe.data.root = root
     drawn = Generator().manual_seed(seed)
     sets, held_out = _sets(trained, names, limit, drawn)
+    for one in sets:
+        if len(one.rows) < 2 * batch:
+            raise ConfigurationError(
+                f"batch={batch}, but {one.name} has {len(one.rows)} rows: two batches at least are needed of each set."
+            )
     generator = make_generator(trained.flow.device, seed)
     estimator = replace(EVALUATION, exact_terms=exact_terms)
     rest = {"estimator": estimator, "draws": draws, "batch_size": batch_size, "generator": generator}

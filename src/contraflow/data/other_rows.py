@@ -45,10 +45,16 @@ def constant_images(n: int, event_shape: Sequence[int], levels: int, generator: 
     return steps[:, None, None, None].expand(n, *event_shape).clone()
 
 
+def black_images(n: int, event_shape: Sequence[int], levels: int, generator: Generator | None = None) -> Tensor:
+    """Nothing but the lowest level, uint8 ``(n, C, H, W)``: the images that likelihood is most often wrong about."""
+    return torch.zeros((n, *event_shape), dtype=torch.uint8)
+
+
 #: Images that are drawn: name → function of a number, a shape (C, H, W), levels and a generator.
 DRAWN_IMAGES: dict[str, Callable[[int, Sequence[int], int, Generator | None], Tensor]] = {
     "noise": noise_images,
     "constant": constant_images,
+    "black": black_images,
 }
 
 
