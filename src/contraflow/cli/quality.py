@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Generator, Tensor
-
 from contraflow.cli.console import ProgressBar, show
-from contraflow.data import ImagePreprocessing, draw_rows
-from contraflow.errors import ConfigurationError
-from contraflow.evaluation import efficientnet_features, inception_features, measure_quality
+from contraflow.evaluation import efficientnet_features, inception_features
 from contraflow.recipes import load_run
-from contraflow.recipes.build import load_data, make_generator
-from contraflow.recipes.run import draw_samples
+from contraflow.recipes.judged_samples import judge_samples
 
 
 def quality(
@@ -26,7 +21,7 @@ def quality(
     device: str = "cpu",
     json: bool = False,
 ) -> None:
-    """FID and KID of a flow's samples against training images, and of test images as the least to expect.
+    """FID and KID of a flow's samples to training images, and of test images, the least to expect.
 
     With --features FILE, Inception weights, they are the published measures; without, distances in the features of
     EfficientNet-Lite0, which say which of two flows samples better and are not to be set beside published figures.
@@ -44,29 +39,12 @@ def quality(
         json: print JSON.
     """
     trained = load_run(run, device=device)
-    preprocessing = trained.flow.preprocessing
-    if not isinstance(preprocessing, ImagePreprocessing):
-        raise ConfigurationError(f"{run} was trained on rows of shape {trained.flow.event_shape}: FID is for images.")
-    extract = efficientnet_features() if features is None else inception_features(features)
     if root is not None:
         trained.recipe.data.root = root
-    data = load_data(trained.recipe.data, trained.recipe.seed).require_train()
-    drawn = Generator().manual_seed(seed)
-    train, test = (preprocessing.reduce(draw_rows(rows, samples, drawn)) for rows in (data.train, data.test))
+    extract = efficientnet_features() if features is None else inception_features(features)
     with ProgressBar() as bar:
-
-        def of(name: str, images: Tensor) -> Tensor:
-            def phase(done: int, total: int) -> None:
-                bar.phase(f"features of {name}", done, total)
-
-            return extract(images, preprocessing.reduced_levels, progress=phase)
-
-        generator = make_generator(trained.flow.device, seed)
-        made = draw_samples(trained.flow, len(test), batch_size, generator, bar, temperature)
-        reference = of("training images", train[: len(test)])
-        reports = [
-            measure_quality(name, of(name, images), reference, extract.name, extract.published, drawn)
-            for name, images in ((f"samples at temperature {temperature:g}", made), ("test images", test))
-        ]
+        reports = judge_samples(
+            trained, extract, (temperature,), samples=samples, batch_size=batch_size, seed=seed, watcher=bar
+        )
     values = {"rows": [one.as_dict() for one in reports], "temperature": temperature, "step": trained.step}
     show("\n".join(map(str, reports)), values, json)
