@@ -106,14 +106,14 @@ OUT_OF_DISTRIBUTION = Experiment(
     about="out-of-distribution detection",
     claims=(
         Claim(
-            "Flow-based models allow out-of-distribution detection; deep generative models may find other data likelier "
-            "than their own (E. Nalisnick et al. 2019, arXiv:1810.09136)",
+            "Log p(x) of a flow may tell other data from its own, and may fail: deep generative models find some other "
+            "data likelier than their own (E. Nalisnick et al. 2019, arXiv:1810.09136)",
             "not in the paper: a use of log p(x)",
             "the abstract of arXiv:1810.09136",
         ),
     ),
     reduced=Setting(
-        "The recipe `digits` and a background flow, the same trained on images with a tenth of the pixels replaced. At "
+        "The recipe `digits` for 500 steps and a background flow, the same trained on images with a tenth of the pixels replaced. At "
         "most 500 test images of every set, two draws of each; other images are brought to 8×8 and 17 levels.",
         FAMILY,
         chosen(residual_flow, background),
