@@ -41,6 +41,7 @@ class Given(torch.nn.Module):
         return x
 
 
+@pytest.mark.filterwarnings("ignore:Metric `(Kernel|Frechet) Inception Distance` will save:UserWarning")
 @pytest.mark.parametrize("n", [300, 12])
 def test_against_torchmetrics(n: int) -> None:
     """Many rows, and fewer rows than features."""

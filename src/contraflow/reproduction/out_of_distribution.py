@@ -113,8 +113,9 @@ OUT_OF_DISTRIBUTION = Experiment(
         ),
     ),
     reduced=Setting(
-        "The recipe `digits` for 500 steps and a background flow, the same trained on images with a tenth of the pixels replaced. At "
-        "most 500 test images of every set, two draws of each; other images are brought to 8×8 and 17 levels.",
+        "The recipe `digits` for 500 steps, and a background flow, the same on images with a tenth of the pixels "
+        "replaced. At most 500 test images of every set, two draws of each; other images are brought to 8×8 and 17 "
+        "levels.",
         FAMILY,
         chosen(residual_flow, background),
     ),
