@@ -24,7 +24,7 @@ def run(plan: Plan) -> Result:
     trained.recipe.data.root = plan.root
     with plan.watch(plan.name) as watcher:
         found = compare_with_others(
-            trained, others(trained.recipe.data.name, plan.root), background=perturbed, draws=2, watcher=watcher
+            trained, others(trained.recipe.data.name, plan.root), background=perturbed, limit=300, watcher=watcher
         )
     with replacing(plan.picture()) as temporary:
         scores_histograms(found.report, temporary)
@@ -114,7 +114,7 @@ OUT_OF_DISTRIBUTION = Experiment(
     ),
     reduced=Setting(
         "The recipe `digits` for 500 steps, and a background flow, the same on images with a tenth of the pixels "
-        "replaced. At most 500 test images of every set, two draws of each; other images are brought to 8×8 and 17 "
+        "replaced. At most 300 test images of every set; other images are brought to 8×8 and 17 "
         "levels.",
         FAMILY,
         chosen(residual_flow, background),

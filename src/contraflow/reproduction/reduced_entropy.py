@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from contraflow.data import draw_rows
+from contraflow.data import ImagePreprocessing, draw_rows
 from contraflow.evaluation import EntropyReport, entropy_picture, image_grid, reduced_entropy
 from contraflow.evaluation.pictures import save_png
 from contraflow.logdet import EVALUATION
@@ -20,7 +20,7 @@ from contraflow.reproduction.experiment import Claim, Experiment, Picture, Resul
 from contraflow.reproduction.paired import with_error
 from contraflow.reproduction.plan import Plan
 
-_ROWS, _SHOWN, _STEPS = 64, 10, 300
+_ROWS, _SHOWN, _STEPS = 40, 10, 200
 _LARGEST = "samples at T = 1"
 _HEAD = ("rows", "mean log p(x) in nats", "lowest", "highest")
 
@@ -30,11 +30,12 @@ def run(plan: Plan) -> Result:
     ((_, runs),) = plan.runs().items()
     reports = [_report(one.folder, one.seed, plan) for one in runs]
     first = reports[0]
-    flow = load_run(runs[0].folder).flow
+    preprocessing = runs[0].flow().preprocessing
+    assert isinstance(preprocessing, ImagePreprocessing)
     with replacing(plan.picture()) as temporary:
         images = torch.cat([points[:_SHOWN] for points in first.points.values()])
-        levels = flow.preprocessing.reduced_levels
-        save_png(image_grid(images, levels, columns=_SHOWN), temporary, scale=max(1, 32 // flow.event_shape[1]))
+        grid = image_grid(images, preprocessing.reduced_levels, columns=_SHOWN)
+        save_png(grid, temporary, scale=max(1, 32 // images.shape[3]))
     with replacing(plan.picture("-log-prob")) as temporary:
         entropy_picture(first, temporary)
     return Result(
