@@ -108,6 +108,7 @@ def test_ood_of_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "FID is of images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_quality_has_a_row_for_samples_and_one_for_test_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     capsys.readouterr()
