@@ -113,7 +113,7 @@ OUT_OF_DISTRIBUTION = Experiment(
         ),
     ),
     reduced=Setting(
-        "The recipe `digits` for 500 steps, and a background flow, the same on images with a tenth of the pixels "
+        "The recipe `digits`, and a background flow: the same, for 500 steps, on images with a tenth of the pixels "
         "replaced. At most 300 test images of every set; other images are brought to 8×8 and 17 "
         "levels.",
         FAMILY,

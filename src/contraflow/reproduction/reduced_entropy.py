@@ -111,7 +111,7 @@ FIGURE_7 = Experiment(
         ),
     ),
     reduced=Setting(
-        f"The recipe `digits` for 500 steps; {_ROWS} samples at each temperature from the same latent noise, and "
+        f"The recipe `digits`; {_ROWS} samples at each temperature from the same latent noise, and "
         f"{_STEPS} steps of Adam in x, within the box of real pixels, from samples and from test images. Values with "
         "20 exact terms, the mean of 4 draws.",
         FAMILY,

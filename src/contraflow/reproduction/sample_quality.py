@@ -95,7 +95,7 @@ TABLE_2 = Experiment(
         Claim("Samples at a lower temperature are judged better", "Figure 7"),
     ),
     reduced=Setting(
-        "The recipe `digits` for 500 steps, as a Residual Flow and as an i-ResNet (ELU, biased series of 5 terms), "
+        "The recipe `digits`, as a Residual Flow and as an i-ResNet (ELU, biased series of 5 terms), "
         "judged in the features of EfficientNet-Lite0, since the Inception weights of published FIDs come in no "
         "package. These figures compare flows on this page; they are not FIDs to set beside those of papers. FID is "
         "biased upwards by so few images; KID is not.",
