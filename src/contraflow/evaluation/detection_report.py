@@ -36,9 +36,12 @@ class DetectionReport:
     log_prob: dict[str, tuple[float, float]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, which has no NaN and no infinity: a mean log p(x) of -inf is null."""
         found = {name: {score: asdict(one) for score, one in row.items()} for name, row in self.detections.items()}
-        sets = {name: {"log_prob": mean, "standard_error": error} for name, (mean, error) in self.log_prob.items()}
+        sets = {
+            name: {"log_prob": _finite(mean), "standard_error": _finite(error)}
+            for name, (mean, error) in self.log_prob.items()
+        }
         return {"inside": self.inside, "sets": sets, "detections": found, "typicality_rejects": self.rejected}
 
     def __str__(self) -> str:
@@ -98,6 +101,10 @@ def _mean(log_prob: Tensor) -> tuple[float, float]:
     return log_prob.mean().item(), log_prob.std().item() / math.sqrt(len(log_prob))
 
 
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def scores_histograms(report: DetectionReport, path: Path) -> None:
     """A panel for each score: its histogram over every set. Further right means further outside.
 
@@ -129,7 +136,7 @@ def scores_histograms(report: DetectionReport, path: Path) -> None:
 
 def _range(inside: Tensor, every: Tensor) -> tuple[float, float]:
     """The range to show."""
-    first, last = torch.quantile(inside, torch.tensor([0.01, 0.99], dtype=inside.dtype)).tolist()
+    first, last = torch.quantile(inside[inside.isfinite()], torch.tensor([0.01, 0.99], dtype=inside.dtype)).tolist()
     margin = 8 * (last - first)
     low, high = max(first - margin, every.min().item()), min(last + margin, every.max().item())
     return (low, high) if high > low else (low - 1, low + 1)
