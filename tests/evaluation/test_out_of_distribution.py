@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from contraflow import Chain, Exact, Flow
+from contraflow import Affine, Chain, Exact, Flow
 from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import (
@@ -144,13 +144,14 @@ def test_evidence_is_what_the_flow_can_give(flow: Flow) -> None:
     assert plain.background is None
     assert list(out_of_distribution_scores(plain)) == ["log p(x)"]
     classifier = Classifier((D,), Chain([])).double()
-    full = gather_evidence(classifier, x, background=flow, estimator=Exact(), batch_size=7)
+    wider = Flow((D,), Chain([Affine(torch.zeros(D), torch.full((D,), 2.0))])).double()
+    full = gather_evidence(classifier, x, background=wider, estimator=Exact(), batch_size=7)
     assert torch.equal(full.class_logits, classifier.class_logits(x))
-    assert torch.allclose(full.background, plain.log_prob)
+    assert torch.allclose(full.background, log_prob(wider, x))
     scores = out_of_distribution_scores(full)
     assert list(scores) == ["log p(x)", "likelihood ratio", "class confidence"]
     assert torch.allclose(scores["log p(x)"], -plain.log_prob)
-    assert scores["likelihood ratio"].abs().max() < 1e-12
+    assert torch.allclose(scores["likelihood ratio"], log_prob(wider, x) - plain.log_prob)
 
 
 def test_complexity_of_reduced_images() -> None:

@@ -20,7 +20,7 @@ from contraflow.reproduction.experiment import Claim, Experiment, Picture, Resul
 from contraflow.reproduction.paired import with_error
 from contraflow.reproduction.plan import Plan
 
-_ROWS, _SHOWN, _STEPS = 40, 10, 200
+_ROWS, _SHOWN, _STEPS = 20, 10, 150
 _LARGEST = "samples at T = 1"
 _HEAD = ("rows", "mean log p(x) in nats", "lowest", "highest")
 
