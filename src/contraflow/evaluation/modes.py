@@ -42,7 +42,7 @@ def ascend(
     Raises:
         ConfigurationError: no step, or a rate that is not positive.
 
-    >>> found = ascend(lambda x: -(x - 3).square().sum(1), torch.zeros(2, 1), steps=100)
+    >>> found = ascend(lambda x: -(x - 3).square().sum(1), torch.full((2, 1), 2.0))
     >>> bool(((found - 3).abs() < 0.01).all())
     True
     """
