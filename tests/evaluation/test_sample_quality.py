@@ -142,6 +142,32 @@ def test_the_resize_keeps_what_it_must() -> None:
     assert wide[0, 0, 3, 0] == pytest.approx(4 * 3 * 3 / 8)
 
 
+def waves(shape: torch.Size | tuple[int, ...], phase: int) -> Tensor:
+    """Numbers in [-1, 1] that any other program can make again."""
+    places = torch.arange(math.prod(shape), dtype=torch.float64)
+    return torch.sin(0.7 * places**1.1 + phase).reshape(shape)
+
+
+def test_the_network_of_published_distances() -> None:
+    """On weights of waves: what the Inception network of torch-fidelity 0.4.0 gives, resizing included."""
+    network, made = Inception(), {}
+    for phase, (name, one) in enumerate(sorted(network.state_dict().items())):
+        if name.endswith("conv.weight"):
+            made[name] = 2 * waves(one.shape, phase) / math.sqrt(math.prod(one.shape[1:]))
+        elif name.endswith(("running_var", "bn.weight")):
+            made[name] = 1 + 0.3 * waves(one.shape, phase)
+        elif name.endswith(("running_mean", "bn.bias")):
+            made[name] = 0.1 * waves(one.shape, phase)
+    network.load_state_dict(made, strict=False)
+    images = (127.5 + 127.5 * waves((2, 3, 20, 24), 0)).round().float()
+    with torch.no_grad():
+        found = network.eval()(images).double()
+    expected = [0.001129, 0.004801, 0.144890, 0.012565, 0.155412, 0.026122, 0.136878, 0.181759]
+    assert found[0, ::256].tolist() == pytest.approx(expected, abs=3e-5)
+    assert found.sum(dim=1).tolist() == pytest.approx([193.7134, 187.8761], rel=1e-5)
+    assert found.square().sum(dim=1).tolist() == pytest.approx([30.30562, 29.28420], rel=1e-5)
+
+
 def test_inception_weights_come_from_a_file(tmp_path: Path) -> None:
     """A state dictionary with the published names is taken, under the file's own name, since its sum is another."""
     torch.manual_seed(0)
