@@ -38,8 +38,7 @@ def ood(
 
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
-        against: data sets with commas between: names, paths, and for images also noise, constant and
-            black.
+        against: data sets with commas between: names, paths, and for images also noise, constant and black.
         background: run of the same flow trained with preprocessing.mutate=0.1 or so, for the likelihood ratio.
         out: .png to draw the histograms of every score to.
         root: folder of the named data sets.

@@ -41,9 +41,9 @@ def detect(inside: Tensor, outside: Tensor) -> Detection:
     The AUROC is the Mann-Whitney statistic θ = mean of ψ(x_i, y_j), ψ = [y > x] + ½[y = x]. With V_j the mean of ψ
     over inside rows and W_i that over outside ones, Var θ = Var V / outside + Var W / inside (E. DeLong, D. DeLong,
     D. Clarke-Pearson, "Comparing the areas under two or more correlated receiver operating characteristic curves",
-    Biometrics 44, 1988). The interval is on the scale of log θ/(1 − θ), so it stays within (0, 1).
-    Two sets that do not overlap at all have no such variance: min(inside, outside) disjoint pairs are then as many
-    trials without a failure, and the far end is 0.025^(1/trials).
+    Biometrics 44, 1988). The interval is on the scale of log θ/(1 − θ), so it stays within (0, 1). Where two sets
+    hardly overlap that variance says nothing: min(inside, outside) disjoint pairs are as many trials, of which none may
+    have failed, and no interval is made to end nearer to 1 than 0.025^(1/trials), or to 0 likewise.
 
     Args:
         inside, outside: ``(n,)`` and ``(m,)``, infinities allowed.
@@ -85,12 +85,12 @@ def _share_below(rows: Tensor, values: Tensor) -> Tensor:
 
 def _interval(auroc: float, error: float, trials: int) -> tuple[float, float]:
     """The 95 % confidence interval of an AUROC."""
+    nearest = 0.025 ** (1 / trials)
     if auroc in (0.0, 1.0):
-        far = 0.025 ** (1 / trials)
-        return (far, 1.0) if auroc == 1.0 else (0.0, 1 - far)
+        return (nearest, 1.0) if auroc == 1.0 else (0.0, 1 - nearest)
     middle = math.log(auroc / (1 - auroc))
     half = NormalDist().inv_cdf(0.975) * error / (auroc * (1 - auroc))
-    return _logistic(middle - half), _logistic(middle + half)
+    return min(_logistic(middle - half), nearest), max(_logistic(middle + half), 1 - nearest)
 
 
 def _logistic(x: float) -> float:
