@@ -15,6 +15,8 @@ from torch import Tensor
 from contraflow.evaluation.detection import Detection, detect
 from contraflow.evaluation.out_of_distribution import Evidence, TypicalityTest, out_of_distribution_scores
 
+COLUMNS = ("against", "score", "AUROC [95 %]", "average precision", "FPR95")
+
 
 @dataclass(frozen=True)
 class DetectionReport:
@@ -44,19 +46,23 @@ class DetectionReport:
         }
         return {"inside": self.inside, "sets": sets, "detections": found, "typicality_rejects": self.rejected}
 
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of `COLUMNS` for every set and score."""
+        return [
+            (
+                name,
+                score,
+                f"{one.auroc:.3f} [{one.low:.3f}, {one.high:.3f}]",
+                f"{one.average_precision:.3f}",
+                f"{one.false_positive_rate:.3f}",
+            )
+            for name, row in self.detections.items()
+            for score, one in row.items()
+        ]
+
     def __str__(self) -> str:
-        lines = ["| against | score | AUROC [95 %] | average precision | FPR95 |", "|---|---|---|---|---|"]
-        for name, row in self.detections.items():
-            for score, one in row.items():
-                cells = (
-                    name,
-                    score,
-                    f"{one.auroc:.3f} [{one.low:.3f}, {one.high:.3f}]",
-                    f"{one.average_precision:.3f}",
-                    f"{one.false_positive_rate:.3f}",
-                )
-                lines.append(f"| {' | '.join(cells)} |")
-        return "\n".join(lines)
+        lines = [COLUMNS, ("---",) * len(COLUMNS), *self.rows()]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def report_detection(

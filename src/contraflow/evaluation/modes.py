@@ -20,6 +20,8 @@ from contraflow.errors import ConfigurationError
 from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION, LogDetEstimator
 
+COLUMNS = ("rows", "mean log p(x) in nats", "lowest", "highest")
+
 
 def ascend(
     log_prob: Callable[[Tensor], Tensor],
@@ -108,14 +110,13 @@ class EntropyReport:
         """Mean log p(x) and its standard error for JSON."""
         return {name: asdict(_summary(values)) for name, values in self.log_prob.items()}
 
-    def __str__(self) -> str:
-        lines = ["| rows | mean log p(x) in nats | lowest | highest |", "|---|---|---|---|"]
-        for name, values in self.log_prob.items():
-            one = _summary(values)
-            lines.append(
-                f"| {name} | {one.mean:.1f} ± {one.standard_error:.1f} | {one.lowest:.1f} | {one.highest:.1f} |"
-            )
-        return "\n".join(lines)
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of `COLUMNS` for every kind of rows."""
+        found = {name: _summary(values) for name, values in self.log_prob.items()}
+        return [
+            (name, f"{one.mean:.1f} ± {one.standard_error:.1f}", f"{one.lowest:.1f}", f"{one.highest:.1f}")
+            for name, one in found.items()
+        ]
 
 
 @dataclass(frozen=True)

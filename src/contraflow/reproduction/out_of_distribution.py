@@ -5,6 +5,7 @@ from __future__ import annotations
 from contraflow.data import DATASETS, DRAWN_IMAGES
 from contraflow.data.registry import check
 from contraflow.evaluation import DetectionReport, scores_histograms
+from contraflow.evaluation.detection_report import COLUMNS
 from contraflow.recipes import RECIPES, Recipe, load_run
 from contraflow.recipes.outside import Comparison, compare_with_others
 from contraflow.recipes.writing import replacing
@@ -13,7 +14,7 @@ from contraflow.reproduction.experiment import Claim, Experiment, Picture, Resul
 from contraflow.reproduction.plan import Plan
 
 _OTHERS = ("mnist", "fashion_mnist", "svhn")
-_HEAD = ("against", "score", "AUROC [95 %]", "average precision", "FPR95")
+_CAPTION = "AUROC: 1 is perfect, 0.5 chance; below it, other data look more like the flow's own."
 
 
 def run(plan: Plan) -> Result:
@@ -29,7 +30,7 @@ def run(plan: Plan) -> Result:
     with replacing(plan.picture()) as temporary:
         scores_histograms(found.report, temporary)
     return Result(
-        tables=(_table(found.report), _sets(found)),
+        tables=(Table(COLUMNS, found.report.rows(), _CAPTION), _sets(found)),
         findings=_findings(found.report),
         pictures=(Picture(plan.picture().name, "Each score on every set; further right, further outside."),),
         values=found.as_dict(),
@@ -49,21 +50,6 @@ def others(own: str, root: str | None) -> list[str]:
 
 def _present(name: str, root: str | None) -> bool:
     return not DATASETS[name].forms or any(status != "absent" for _, status in check(name, root))
-
-
-def _table(report: DetectionReport) -> Table:
-    rows = [
-        (
-            name,
-            score,
-            f"{one.auroc:.3f} [{one.low:.3f}, {one.high:.3f}]",
-            f"{one.average_precision:.3f}",
-            f"{one.false_positive_rate:.3f}",
-        )
-        for name, row in report.detections.items()
-        for score, one in row.items()
-    ]
-    return Table(_HEAD, rows, "AUROC: 1 is perfect, 0.5 chance; below it, other data look more like the flow's own.")
 
 
 def _sets(found: Comparison) -> Table:

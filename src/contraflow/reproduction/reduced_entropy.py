@@ -10,6 +10,7 @@ from torch import Generator
 
 from contraflow.data import ImagePreprocessing, draw_rows
 from contraflow.evaluation import EntropyReport, entropy_picture, image_grid, reduced_entropy
+from contraflow.evaluation.modes import COLUMNS
 from contraflow.evaluation.pictures import save_png
 from contraflow.logdet import EVALUATION
 from contraflow.recipes import RECIPES, load_run
@@ -22,7 +23,6 @@ from contraflow.reproduction.plan import Plan
 
 _ROWS, _SHOWN, _STEPS = 20, 10, 150
 _LARGEST = "samples at T = 1"
-_HEAD = ("rows", "mean log p(x) in nats", "lowest", "highest")
 
 
 def run(plan: Plan) -> Result:
@@ -39,7 +39,10 @@ def run(plan: Plan) -> Result:
     with replacing(plan.picture("-log-prob")) as temporary:
         entropy_picture(first, temporary)
     return Result(
-        tables=[_table(one, seed) for seed, one in enumerate(reports)],
+        tables=[
+            Table(COLUMNS, one.rows(), f"Seed {seed}; ± is the standard error over {_ROWS} images.")
+            for seed, one in enumerate(reports)
+        ],
         findings=_findings(reports),
         pictures=(
             Picture(plan.picture().name, f"Ten images a row, seed 0, from above: {', '.join(first.points)}."),
@@ -60,14 +63,6 @@ def _report(folder: Path, seed: int, plan: Plan) -> EntropyReport:
         return reduced_entropy(
             trained.flow, data, steps=_STEPS, climbing=climbing, generator=generator, progress=watcher.note
         )
-
-
-def _table(report: EntropyReport, seed: int) -> Table:
-    rows = [
-        (name, f"{one['mean']:.1f} ± {one['standard_error']:.1f}", f"{one['lowest']:.1f}", f"{one['highest']:.1f}")
-        for name, one in report.as_dict().items()
-    ]
-    return Table(_HEAD, rows, f"Seed {seed}; ± is the standard error over {_ROWS} images.")
 
 
 def _findings(reports: list[EntropyReport]) -> list[str]:
