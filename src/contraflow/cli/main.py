@@ -13,6 +13,7 @@ from contraflow.cli.benchmark import benchmark
 from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
 from contraflow.cli.evaluate import evaluate
+from contraflow.cli.report import report
 from contraflow.cli.sample import sample
 from contraflow.cli.score import score
 from contraflow.cli.train import train_command
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "score": score,
     "certify": certify,
+    "report": report,
     "benchmark": benchmark,
     "recipes": recipes,
     "architectures": architectures,
@@ -167,6 +169,6 @@ def _completion(arguments: list[str]) -> str:
                 command.add_argument(*action.option_strings, choices=action.choices)
         if name == "train":
             command.add_argument("recipe", choices=list(RECIPES))
-        elif name in ("evaluate", "sample", "score", "certify"):
+        elif name in ("evaluate", "sample", "score", "certify", "report"):
             command.add_argument("run").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return shtab.complete(parser, shell=arguments[0])
