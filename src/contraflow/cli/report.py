@@ -15,7 +15,7 @@ from contraflow.report import ReportSettings, Subject, write_report
 def report(
     run: Path,
     out: Path = Path("report.html"),
-    rows: int = 1000,
+    rows: int | None = None,
     samples: int | None = None,
     other: str | None = None,
     root: str | None = None,
@@ -30,7 +30,7 @@ def report(
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
         out: the file, .html; it needs no other file and no network.
-        rows: rows of each split that are scored, at most.
+        rows: rows of each split that are scored, at most; 1,000 images or 10,000 others when not given.
         samples: samples to draw; as many as the recipe says when not given.
         other: another data set of the same shape, a name or a path, to score beside the run's own.
         root: folder of the named data sets.

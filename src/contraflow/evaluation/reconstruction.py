@@ -20,12 +20,14 @@ class Reconstruction:
             x is the dequantised one, in levels.
         error_bound: bound on the Euclidean error of f⁻¹ at the latent that f gave, ``(n,)``; 0 where no iteration is
             needed, infinite where no bound is known.
+        block_bound: the largest bound of any residual block on its own error, for the z that it was given, ``(n,)``.
         evaluations: of all g together, ``(n,)``; 0 where the inverse is in closed form.
         identical: share of the images that come back pixel for pixel; ``None`` for other data.
     """
 
     error: Tensor
     error_bound: Tensor
+    block_bound: Tensor
     evaluations: Tensor
     identical: float | None
 
@@ -52,16 +54,17 @@ def reconstruct(flow: Flow, x: Tensor, *, batch_size: int = 200, generator: Gene
     if batch_size < 1:
         raise ConfigurationError(f"batch_size={batch_size}: it must be at least 1.")
     quantise = getattr(flow.preprocessing, "quantise", None)
-    errors, bounds, evaluations, same = [], [], [], []
+    parts, same = [], []
     for batch in x.split(batch_size):
         rows = batch.to(flow.device) if quantise is not None else batch.to(flow.device, flow.dtype)
         between = flow.preprocessing(rows, generator=generator)
         found = flow.invert(flow.bijection(between))
         given = flow.preprocessing.inverse(between)
-        errors.append((found.value - given).flatten(1).abs().amax(dim=1).double())
-        bounds.append(found.error_bound.double())
-        evaluations.append(found.evaluations)
+        error = (found.value - given).flatten(1).abs().amax(dim=1).double()
+        alone = torch.stack([found.error_bound.new_zeros(len(rows)), *(one.error_bound for one in found.blocks)])
+        parts.append((error, found.error_bound.double(), alone.amax(dim=0).double(), found.evaluations))
         if quantise is not None:
             same.append((quantise(found.value) == quantise(given)).flatten(1).all(dim=1))
+    error, bound, largest, evaluations = (torch.cat(one).cpu() for one in zip(*parts, strict=True))
     identical = torch.cat(same).double().mean().item() if same else None
-    return Reconstruction(torch.cat(errors).cpu(), torch.cat(bounds).cpu(), torch.cat(evaluations).cpu(), identical)
+    return Reconstruction(error, bound, largest, evaluations, identical)

@@ -44,7 +44,7 @@ def likelihood_curve(subject: Subject) -> str:
     test = subject.test_score.report
     with drawing("likelihood-curve", f"{unit} over training steps", height=3.4) as picture:
         axes = picture.figure.subplots()
-        axes.plot(steps, values, ".", markersize=2, color=colour("model"), alpha=0.35, label="a batch")
+        axes.plot(steps, values, ".", markersize=3, color=colour("model"), alpha=0.4, label="a batch")
         axes.fill_between(centre, mean - 2 * error, mean + 2 * error, color=colour("model"), alpha=0.2, linewidth=0)
         axes.plot(centre, mean, color=colour("model"), label="running mean ± 2 standard errors")
         validation = series(subject.log, f"validation {key}")
@@ -73,7 +73,7 @@ def health_curves(subject: Subject) -> str:
         left, right = picture.figure.subplots(1, 2)
         for axes, key, title in ((left, "gradient_norm", "gradient norm"), (right, "seconds", "seconds a step")):
             steps, values = series(subject.log, key)
-            axes.plot(steps, values, ".", markersize=2, color=colour("data"), alpha=0.35)
+            axes.plot(steps, values, ".", markersize=3, color=colour("data"), alpha=0.4)
             axes.plot(*running_median(steps, values, window_of(len(values))), color=colour("data"))
             axes.set(title=title, xlabel="step", ylim=(0, 1.3 * float(np.quantile(values, 0.98)) or 1.0))
         left.axhline(clip, color=colour("ink"), linewidth=0.9, linestyle=(0, (4, 3)))
@@ -82,8 +82,8 @@ def health_curves(subject: Subject) -> str:
         picture.svg,
         "Gradient norm and time of a step.",
         f"Lines are running medians. Gradients above {clip:g} (dashed) are clipped: a norm that stays above it, "
-        f"or grows late in training, asks for a smaller learning rate. A step took {np.median(seconds):.2g} s in the median and "
-        f"{np.quantile(seconds, 0.95):.2g} s at the 95th percentile.",
+        f"or grows late in training, asks for a smaller learning rate. A step took {np.median(seconds):.2g} s in the "
+        f"median and {np.quantile(seconds, 0.95):.2g} s at the 95th percentile.",
     )
 
 

@@ -83,50 +83,53 @@ def _another(subject: Subject) -> dict[str, Tensor]:
 
 def score_table(subject: Subject, sets: dict[str, Scored]) -> str:
     """One line for each set of rows."""
-    unit = subject.test_score.report.unit
+    report = subject.test_score.report
+    nats = report.unit == "nats"
     rows = [
         (
             name,
             f"{one.report.value:.3f} ± {one.report.standard_error:.3f}",
-            f"{one.scores.log_prob.mean().item():.2f}",
+            *(() if nats else (f"{one.scores.log_prob.mean().item():.2f}",)),
             f"{one.report.rows:,}",
             f"{one.report.draws}",
         )
         for name, one in sets.items()
     ]
-    truth = _truth(subject)
-    if truth is not None:
-        rows.append(("test, true density", *truth, ""))
+    rows += _truth(subject)
     return table(
-        ("rows", unit, "log p(x), nats", "how many", "draws"),
+        ("rows", report.unit, *(() if nats else ("log p(x), nats",)), "how many", "draws"),
         rows,
         "Scores.",
-        f"The log-determinant by {subject.test_score.report.estimator}. Test against train is the generalisation gap. "
-        "The rows below them are not of the data: each step away from it ought to cost likelihood.",
+        f"Log-determinants: {report.estimator}. Test against train is the generalisation gap. The rows after those are "
+        "not of the data: each step away from it ought to cost likelihood.",
     )
 
 
-def _truth(subject: Subject) -> tuple[str, str, str] | None:
+def _truth(subject: Subject) -> list[tuple[str, ...]]:
     """Mean log-density of the test rows under the distribution they were drawn from, where it is known."""
     density = subject.data.density
     if density is None or density.log_prob is None:
-        return None
+        return []
     values = density.log_prob(subject.test.double())
-    mean, error = values.mean().item(), values.std().item() / math.sqrt(len(values))
-    return f"{mean:.3f} ± {error:.3f}", f"{mean:.2f}", f"{len(values):,}"
+    error = values.std().item() / math.sqrt(len(values))
+    return [("test, by the true density", f"{values.mean().item():.3f} ± {error:.3f}", f"{len(values):,}", "")]
 
 
 def repeat_by(subject: Subject) -> list[str]:
     """The command that prints the test score; none where its options cannot say the recipe's estimator."""
-    recipe, estimator = subject.trained.recipe.evaluation, subject.trained.recipe.evaluation.estimator.build()
-    words = f"contraflow evaluate RUN --draws {recipe.draws} --batch-size {recipe.batch_size}"
+    recipe = subject.trained.recipe
+    estimator, terms = recipe.evaluation.estimator.build(), recipe.evaluation.estimator.exact_terms
+    words = f"contraflow evaluate RUN --draws {recipe.evaluation.draws} --batch-size {recipe.evaluation.batch_size}"
     words += f" --limit {len(subject.test)} --seed {subject.settings.seed}"
+    if (dtype := str(subject.trained.flow.dtype).removeprefix("torch.")) != recipe.dtype:
+        words += f" --dtype {dtype}"
     if estimator == Exact():
-        return [command(f"{words} --exact")]
-    terms = recipe.estimator.exact_terms
-    if estimator == replace(EVALUATION, exact_terms=terms):
-        return [command(f"{words} --exact-terms {terms}")]
-    return []
+        words += " --exact"
+    elif estimator == replace(EVALUATION, exact_terms=terms):
+        words += f" --exact-terms {terms}"
+    else:
+        return []
+    return [paragraph("The score of the test rows, printed again:"), command(words)]
 
 
 def score_histograms(subject: Subject, sets: dict[str, Scored]) -> str:
@@ -149,9 +152,14 @@ def score_histograms(subject: Subject, sets: dict[str, Scored]) -> str:
         picture.svg,
         "log p(x), row by row.",
         "Train and test ought to lie on top of each other; a test histogram shifted to the worse side is overfitting. "
-        "Other data overlapping with them are rows that this density alone cannot tell apart: simple images may even "
-        "score better than the data, a known property of likelihoods and no fault of the run.",
+        f"Other data that overlap with them are rows that this density alone cannot tell apart{_caution(subject)}.",
     )
+
+
+def _caution(subject: Subject) -> str:
+    if subject.images is None:
+        return ""
+    return ": images simpler than the data may even score better, a known property of likelihoods"
 
 
 def _in_unit(subject: Subject, log_prob: Tensor) -> np.ndarray:
@@ -161,12 +169,12 @@ def _in_unit(subject: Subject, log_prob: Tensor) -> np.ndarray:
 
 
 def _frame(values: dict[str, np.ndarray]) -> tuple[float, float]:
-    """The range to show: all sets, but not farther than twelve spreads of the test rows from them."""
+    """The range to show: all sets, but not farther than six spreads of the test rows from them."""
     test = values["test"]
     if not len(test):
         raise ConfigurationError("no test row has a finite log p(x): there is no likelihood to report.")
     first, middle, last = np.quantile(test, [0.02, 0.5, 0.98])
-    reach = 12 * max(last - first, 1e-6 * max(abs(middle), 1e-6))
+    reach = 6 * max(last - first, 1e-6 * max(abs(middle), 1e-6))
     everything = np.concatenate(list(values.values()))
     low, high = max(float(everything.min()), middle - reach), min(float(everything.max()), middle + reach)
     return low, high if high > low else low + 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 class Drawing:
     """A figure on its way into the page; `svg` holds it once the context of `drawing` is left."""
 
@@ -99,6 +103,18 @@ def _for_the_page(svg: str, name: str, alt: str) -> str:
     for key, shades in PALETTE.items():
         svg = svg.replace(shades["light"], f"var(--{key})")
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
+
+
+def power_of_ten(value: float, position: int = 0) -> str:
+    """A tick of a logarithmic axis; matplotlib's own need the mathtext that names of columns must not be read as.
+
+    >>> power_of_ten(1e-3), power_of_ten(1.0), power_of_ten(200.0)
+    ('10⁻³', '1', '')
+    """
+    exponent = math.log10(value)
+    if abs(exponent - round(exponent)) > 1e-6:
+        return ""
+    return "1" if round(exponent) == 0 else f"10{str(round(exponent)).translate(_SUPERSCRIPT)}"
 
 
 def pixels(array: np.ndarray, alt: str, width: int) -> str:

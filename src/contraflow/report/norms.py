@@ -10,9 +10,9 @@ from contraflow.report.subject import Subject
 
 
 def norms(subject: Subject) -> list[str] | None:
-    """The section of a flow whose blocks are contractions in other norms than the Euclidean one."""
+    """The section of a flow whose blocks have learned the norms in which they contract."""
     settings = subject.trained.recipe.architecture.norms
-    if settings.kind == "spectral":
+    if not settings.kind.startswith("learned"):
         return None
     orders = norm_orders(subject.trained.flow)
     with drawing("norm-orders", "norm orders along the flow", height=3.0) as picture:
@@ -22,7 +22,7 @@ def norms(subject: Subject) -> list[str] | None:
             picture.svg,
             f"Norm orders, {settings.kind.replace('_', ' ')}.",
             "The order p of the norm in which each block contracts, before its first layer and after every one. All "
-            "start near 2, the spectral norm; an order that has moved away found another norm more useful there.",
+            "start at 2, the spectral norm; an order that has moved away found another norm more useful there.",
         ),
         details("Orders of every block", str(orders)),
     ]

@@ -69,7 +69,7 @@ def warped_grids(subject: Subject) -> str:
     """A grid on the data bent into latent space, and circles of the latent bent into data space."""
     flow = subject.trained.flow
     low, high = subject.test.min(dim=0).values, subject.test.max(dim=0).values
-    squares = flow(grid_lines(low, high).to(flow.device, flow.dtype).flatten(0, 1)).reshape(2, 21, 200, 2).cpu()
+    squares = flow(grid_lines(low, high).to(flow.device, flow.dtype).flatten(0, 2)).reshape(2, 21, 200, 2).cpu()
     circles = flow.inverse(circle_lines().to(flow.device, flow.dtype).flatten(0, 1)).reshape(-1, 200, 2).cpu()
     with drawing("warped-grids", "a grid in data space seen in latent space, and the reverse", height=3.9) as picture:
         left, right = picture.figure.subplots(1, 2)

@@ -36,21 +36,21 @@ class ReportSettings:
     """How much a report computes.
 
     Args:
-        rows: of a split are scored, at most.
+        rows: of a split that are scored, at most; 1,000 images or 10,000 others when not given.
         samples: to draw; as many as the recipe says when not given.
         other: a named data set, or a path, whose scores are set beside those of the run's own.
         root: folder of the named data sets.
         seed: of everything random.
     """
 
-    rows: int = 1000
+    rows: int | None = None
     samples: int | None = None
     other: str | None = None
     root: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.rows < 2 or (self.samples is not None and self.samples < 1):
+        if (self.rows is not None and self.rows < 2) or (self.samples is not None and self.samples < 1):
             raise ConfigurationError(f"rows={self.rows}, samples={self.samples}: at least two rows, and one sample.")
 
 
@@ -83,10 +83,15 @@ class Subject:
         return found if isinstance(found, ImagePreprocessing) else None
 
     @property
+    def rows(self) -> int:
+        """How many rows of a split are scored, at most."""
+        return self.settings.rows or (10_000 if self.images is None else 1_000)
+
+    @property
     def test(self) -> Tensor:
         """The test rows that are scored."""
         limit = self.trained.recipe.evaluation.limit
-        return self.data.test[: min(self.settings.rows, limit or self.settings.rows)]
+        return self.data.test[: min(self.rows, limit or self.rows)]
 
     def generator(self) -> Generator:
         """A fresh source of randomness: what a section shows does not depend on those before it."""
