@@ -30,7 +30,7 @@ def report(
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
         out: the file, .html; it needs no other file and no network.
-        rows: rows of each split that are scored, at most; 1,000 images or 10,000 others when not given.
+        rows: rows of each split that are scored, at most; 200 images or 10,000 others when not given.
         samples: samples to draw; as many as the recipe says when not given.
         other: another data set of the same shape, a name or a path, to score beside the run's own.
         root: folder of the named data sets.

@@ -117,16 +117,19 @@ def scatter_picture(data: Tensor, samples: Tensor, path: Path, columns: tuple[st
     figure.savefig(path, format="png", dpi=150)
 
 
-def draw_column(axes: Any, data: Tensor, samples: Tensor, colours: tuple[str, str] = ("tab:blue", "black")) -> None:
+def draw_column(
+    axes: Any, data: Tensor, samples: Tensor, colours: tuple[str, str] = ("tab:blue", "black"), bars: int = 80
+) -> None:
     """Histograms of one column, data filled and samples as a line.
 
     Args:
         axes: of matplotlib.
         data, samples: ``(n,)``; the middle 99.8 % of the data is shown.
         colours: of data and samples.
+        bars: of each histogram.
     """
     ends = torch.quantile(data[:100_000].double(), torch.tensor([0.001, 0.999]).double()).tolist()
-    bins = np.linspace(*_span(*ends), 80)
+    bins = np.linspace(*_span(*ends), bars)
     style: dict[str, Any]
     for rows, style in (
         (data, {"alpha": 0.5, "label": "data", "color": colours[0]}),

@@ -18,9 +18,10 @@ def training(subject: Subject) -> list[str] | None:
     if len(subject.log) < 2:
         return None
     recipe = subject.trained.recipe.training
+    batch = min(recipe.batch_size, len(subject.data.train[: subject.trained.recipe.data.limit]))
     return [
         paragraph(
-            f"{subject.trained.step:,} steps of {recipe.batch_size} rows, learning rate {recipe.learning_rate:g} "
+            f"{subject.trained.step:,} steps of {batch:,} rows, learning rate {recipe.learning_rate:g} "
             f"({recipe.schedule}). {_truthfulness(subject)}"
         ),
         likelihood_curve(subject),

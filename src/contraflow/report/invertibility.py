@@ -125,12 +125,12 @@ def _number(value: float | None) -> str:
 
 
 def _adaptive_laws(subject: Subject) -> dict[str, str]:
-    """Of blocks that have learned one: terms that every sample computes, and q of the roulette after them."""
+    """Of blocks that have learned one: terms that every sample computes (the first always), and q of the others."""
     laws = {}
     for name, one in subject.trained.flow.named_modules():
         if isinstance(one, ResidualBlock) and one.decay is not None:
             q, exact = one.decay.law.tolist()
-            laws[name] = f"{exact:.0f} exact, q = {q:.2f}"
+            laws[name] = f"{max(exact, 1):.0f} exact, q = {q:.2f}"
     return laws
 
 
@@ -139,6 +139,7 @@ def series_terms(found: tuple[BlockSeries, ...]) -> str:
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.ticker import MaxNLocator
 
     # without the ends, which vanish on a dark or on a light page
     shades = ListedColormap(colormaps["viridis"](np.linspace(0.15, 0.8, 256)))
@@ -149,7 +150,9 @@ def series_terms(found: tuple[BlockSeries, ...]) -> str:
             axes.semilogy(range(1, len(one.sizes) + 1), one.sizes, color=shades(depth(place)), linewidth=1.0)
         axes.set(xlabel="term k of the series", ylabel="nats, root mean square", xticks=range(1, _TERMS + 1))
         axes.yaxis.set_major_formatter(power_of_ten)
-        bar = picture.figure.colorbar(ScalarMappable(depth, shades), ax=axes, label="block", pad=0.02)
+        bar = picture.figure.colorbar(
+            ScalarMappable(depth, shades), ax=axes, label="block", pad=0.02, ticks=MaxNLocator(integer=True)
+        )
         bar.outline.set_visible(False)
     largest = [max(one.sizes[k] for one in found) for k in (0, _TERMS - 1)]
     return figure(

@@ -29,10 +29,10 @@ def plane(subject: Subject) -> list[str] | None:
 def densities(subject: Subject) -> str:
     """The model's density, the true one where it is known, and samples over data."""
     flow, data = subject.trained.flow.with_logdet(Exact()), subject.data.test
-    panels = {"density of the flow": density_on_grid(flow.log_prob, data.to(flow.dtype), 220)}
+    panels = {"density of the flow": density_on_grid(flow.log_prob, data.to(flow.dtype), 150)}
     truth = subject.data.density
     if truth is not None and truth.log_prob is not None:
-        panels["true density"] = density_on_grid(truth.log_prob, data, 220)
+        panels["true density"] = density_on_grid(truth.log_prob, data, 150)
     brightest = float(np.quantile(np.concatenate([one.ravel() for one, _ in panels.values()]), 0.999))
     with drawing("densities", "density of the flow, true density, samples", height=2.9) as picture:
         axes = np.ravel(picture.figure.subplots(1, len(panels) + 1, squeeze=False))

@@ -36,7 +36,7 @@ class ReportSettings:
     """How much a report computes.
 
     Args:
-        rows: of a split that are scored, at most; 1,000 images or 10,000 others when not given.
+        rows: of a split that are scored, at most; 200 images or 10,000 others when not given.
         samples: to draw; as many as the recipe says when not given.
         other: a named data set, or a path, whose scores are set beside those of the run's own.
         root: folder of the named data sets.
@@ -85,7 +85,7 @@ class Subject:
     @property
     def rows(self) -> int:
         """How many rows of a split are scored, at most."""
-        return self.settings.rows or (10_000 if self.images is None else 1_000)
+        return self.settings.rows or (10_000 if self.images is None else 200)
 
     @property
     def test(self) -> Tensor:
