@@ -75,11 +75,8 @@ def subject_of(run: Path, **settings: object) -> Subject:
 
 @pytest.fixture(scope="module")
 def pages(images: Path, plane: Path, table: Path) -> dict[str, str]:
-    return {
-        "images": report_page(subject_of(images)),
-        "plane": report_page(subject_of(plane)),
-        "table": report_page(subject_of(table)),
-    }
+    runs = {"images": images, "plane": plane, "table": table}
+    return {kind: report_page(subject_of(run)) for kind, run in runs.items()}
 
 
 def words(page: str) -> str:
@@ -191,13 +188,18 @@ def test_the_command_of_the_run(table: Path, pages: dict[str, str]) -> None:
     assert recipes[0] == recipes[1]
 
 
-def test_the_same_seed_the_same_page(plane: Path, pages: dict[str, str], tmp_path: Path) -> None:
-    """By the command too, and nothing else is changed."""
+def test_the_same_seed_the_same_page(
+    plane: Path, pages: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command too, whatever other sections there are, and nothing else is changed."""
+    monkeypatch.setattr(contents, "SECTIONS", {title: SECTIONS[title] for title in ("Invertibility", "Likelihood")})
     before = {path: path.read_bytes() for path in plane.rglob("*") if path.is_file()}
     state = torch.random.get_rng_state()
     out = tmp_path / "page.html"
     assert main(["report", str(plane), "--rows", "40", "--out", str(out)]) == 0
-    assert out.read_text() == pages["plane"]
+    sections = re.findall(r"<section.*?</section>", out.read_text(), re.DOTALL)
+    assert len(sections) == 2
+    assert all(section in pages["plane"] for section in sections)
     assert {path: path.read_bytes() for path in plane.rglob("*") if path.is_file()} == before
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -252,6 +254,21 @@ def test_other_data(plane: Path, images: Path) -> None:
         assert found["noise"][:, column].max() <= subject.test[:, column].max()
     with pytest.raises(ShapeError, match=r"other=moons.*\(1, 8, 8\)"):
         other_data(subject_of(images, other="moons"))
+
+
+def test_rows_when_not_told(images: Path, plane: Path) -> None:
+    assert [subject_of(run, rows=None).rows for run in (images, plane)] == [200, 10_000]
+    assert len(subject_of(images, rows=None).test) == 180
+    assert len(subject_of(plane, rows=None).test) == 50, "of the recipe's own limit"
+    assert len(other_data(subject_of(images, rows=30))["noise"]) == 30
+
+
+@pytest.mark.parametrize("kind", ["images", "plane"])
+def test_no_set_has_more_rows_than_asked_for(kind: str, pages: dict[str, str]) -> None:
+    table = re.findall(r"<table>.*?</table>", pages[kind], re.DOTALL)[0]
+    counts = [int(re.findall(r"<td>(.*?)</td>", row)[-2]) for row in re.findall(r"<tr>(<th>.*?</td>)</tr>", table)]
+    assert counts == [40] * len(counts)
+    assert len(counts) >= 4
 
 
 def test_settings_that_cannot_be() -> None:

@@ -14,7 +14,7 @@ def latent_arc(start: Tensor, end: Tensor, steps: int) -> Tensor:
         z(t) = sin((1-t)θ)/sin θ · start + sin(tθ)/sin θ · end,   θ the angle between them
 
     (slerp; Shoemake, Animating rotation with quaternion curves, 1985). Under a standard normal in D dimensions nearly
-    all mass lies near the radius √D, which the straight line leaves and the arc keeps. Where θ is 0 or π it is the line.
+    all mass lies near the radius √D, which the straight line leaves and the arc keeps. With θ = 0 or π it is the line.
 
     Args:
         start, end: ``(*event_shape)``.

@@ -25,9 +25,8 @@ _COLOURS = ("data", "model", "other", "held", "quiet")
 def likelihood(subject: Subject) -> list[str]:
     """The section: a table of scores, and how the rows of each set are spread."""
     sets = {"test": subject.test_score}
-    rows = subject.settings.rows
     if len(subject.data.train):
-        sets["train"] = subject.score("train", subject.data.train[:rows])
+        sets["train"] = subject.score("train", subject.data.train[: subject.rows])
     for name, others in other_data(subject).items():
         sets[name] = subject.score(name, others)
     return [
@@ -78,7 +77,7 @@ def _another(subject: Subject) -> dict[str, Tensor]:
             f"other={name}: rows of shape {data.event_shape} with levels {data.levels}, where the run takes "
             f"{subject.data.event_shape} with {subject.data.levels}."
         )
-    return {name: data.test[: subject.settings.rows]}
+    return {name: data.test[: subject.rows]}
 
 
 def score_table(subject: Subject, sets: dict[str, Scored]) -> str:
