@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import functools
 import html
+import io
 import json
 import re
 import shlex
@@ -14,17 +17,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from contraflow.cli import main
+from contraflow.data import Dataset
 from contraflow.errors import ConfigurationError, InversionError, ShapeError
-from contraflow.recipes import load_run
+from contraflow.recipes import TrainedFlow, load_run
 from contraflow.recipes.build import load_data
 from contraflow.report import SECTIONS, ReportSettings, Subject, contents, report_page
 from contraflow.report.contents import facts
 from contraflow.report.curves import training
 from contraflow.report.densities import other_data
 from contraflow.report.drawing import PALETTE
+from contraflow.report.images import interpolations, nearest_training, temperature_sweep
 from contraflow.report.origin import origin
+from contraflow.report.plane import grid_lines
 
 SHORT = ["training.steps=6", "training.batch_size=32", "training.log_every=2", "training.validate_every=3"]
 TINY_IMAGES = [
@@ -67,10 +74,14 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(folder, "table", f"data.name={folder / 'people.csv'}", "estimator.law=adaptive", *TINY_ROWS)
 
 
-def subject_of(run: Path, **settings: object) -> Subject:
+@functools.cache
+def read(run: Path) -> tuple[TrainedFlow, Dataset]:
     trained = load_run(run)
-    data = load_data(trained.recipe.data, trained.recipe.seed)
-    return Subject(trained, data, ReportSettings(**{"rows": 40, **settings}))  # type: ignore[arg-type]
+    return trained, load_data(trained.recipe.data, trained.recipe.seed)
+
+
+def subject_of(run: Path, **settings: object) -> Subject:
+    return Subject(*read(run), ReportSettings(**{"rows": 40, **settings}))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +265,60 @@ def test_other_data(plane: Path, images: Path) -> None:
         assert found["noise"][:, column].max() <= subject.test[:, column].max()
     with pytest.raises(ShapeError, match=r"other=moons.*\(1, 8, 8\)"):
         other_data(subject_of(images, other="moons"))
+
+
+def pictures(block: str) -> list[np.ndarray]:
+    """The pixels of the images in some HTML."""
+    found = re.findall(r"data:image/png;base64,([^\"]*)", block)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(one)))) for one in found]
+
+
+def tiles(grid: np.ndarray) -> np.ndarray:
+    """The 8×8 images of a grid, ``(rows, columns, 8, 8)``, back in levels."""
+    rows, columns = grid.shape[0] // 9, grid.shape[1] // 9
+    cells = grid[1:, 1:].reshape(rows, 9, columns, 9).transpose(0, 2, 1, 3)[:, :, :8, :8]
+    return (cells.astype(float) * 16 / 255).round().astype(int)
+
+
+def test_ways_between_images_begin_and_end_at_them(images: Path) -> None:
+    subject = subject_of(images)
+    for pair, strip in enumerate(pictures(interpolations(subject))):
+        (row,) = tiles(strip)
+        assert (row[0] == subject.test[2 * pair, 0].numpy()).all()
+        assert (row[-1] == subject.test[2 * pair + 1, 0].numpy()).all()
+        assert (row[5] != row[0]).any()
+
+
+def test_neighbours_are_training_images(images: Path) -> None:
+    """Each the nearest one, below the sample that it is the nearest of; the closest pair first."""
+    subject = subject_of(images)
+    above, below = tiles(pictures(nearest_training(subject)[0])[0])
+    train, drawn = subject.data.train[:, 0].numpy().astype(int), subject.samples[:, 0].numpy().astype(int)
+    distances = []
+    for sample, neighbour in zip(above, below, strict=True):
+        assert (drawn == sample).all(axis=(1, 2)).any()
+        squares = ((train - sample) ** 2).sum(axis=(1, 2))
+        assert ((neighbour - sample) ** 2).sum() == squares.min()
+        distances.append(squares.min())
+    assert distances == sorted(distances)
+
+
+def test_temperatures_share_their_noise(images: Path) -> None:
+    subject = subject_of(images)
+    rows = [tiles(one)[0] for one in pictures(temperature_sweep(subject))]
+    assert (rows[0] == rows[0][0]).all(), "T = 0 is one image"
+    warm = subject.draw(len(rows[0]))[:, 0].numpy()
+    assert (rows[5] == warm).all(), "T = 1 are the samples"
+    assert len(rows) == 7
+
+
+def test_lines_of_a_grid() -> None:
+    vertical, horizontal = grid_lines(torch.tensor([0.0, -1.0]), torch.tensor([2.0, 1.0]))
+    assert (vertical[:, :, 0] == vertical[:, :1, 0]).all()
+    assert (horizontal[:, :, 1] == horizontal[:, :1, 1]).all()
+    for lines in (vertical, horizontal):
+        assert lines.flatten(0, 1).amin(dim=0).tolist() == [0, -1]
+        assert lines.flatten(0, 1).amax(dim=0).tolist() == [2, 1]
 
 
 def test_rows_when_not_told(images: Path, plane: Path) -> None:

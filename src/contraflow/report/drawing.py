@@ -40,6 +40,7 @@ _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.labelcolor": colour("quiet"),
     "axes.labelsize": 9,
+    "axes.prop_cycle": f"cycler('color', {[colour(name) for name in ('data', 'model', 'held', 'other', 'quiet')]})",
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": colour("ink"),

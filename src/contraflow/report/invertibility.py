@@ -160,7 +160,7 @@ def series_terms(found: tuple[BlockSeries, ...]) -> str:
         "Truncation, block by block.",
         f"Size of the k-th term of log|det(I + J)|, one line a block. The largest falls from {largest[0]:.2g} nats at "
         f"k = 1 to {largest[1]:.2g} at k = {_TERMS}. Steep lines need few terms; where a line is flat, a series cut "
-        "after a fixed number of terms would be biased, and the roulette is what keeps the likelihood true.",
+        "after a fixed number of terms would be biased, which is what the roulette is for.",
     )
 
 

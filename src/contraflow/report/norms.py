@@ -16,7 +16,9 @@ def norms(subject: Subject) -> list[str] | None:
         return None
     orders = norm_orders(subject.trained.flow)
     with drawing("norm-orders", "norm orders along the flow", height=3.0) as picture:
-        draw_norm_orders(picture.figure.subplots(), orders)
+        axes = picture.figure.subplots()
+        draw_norm_orders(axes, orders)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     return [
         figure(
             picture.svg,
