@@ -50,7 +50,8 @@ def report_page(subject: Subject) -> str:
     subject.progress("sections", len(SECTIONS), len(SECTIONS))
     recipe = subject.trained.recipe
     name = recipe.architecture.name
-    about = f"{ARCHITECTURES[name].about} (`{name}`), seed {recipe.seed}"
+    about = ARCHITECTURES[name].about
+    about = f"{about[0].upper()}{about[1:]} (`{name}`), seed {recipe.seed}"
     return render(Path(recipe.data.name).name, about, facts(subject), sections)
 
 
