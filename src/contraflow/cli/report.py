@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,9 +44,8 @@ def report(
     check_output(out, force, (".html",))
     settings = ReportSettings(rows, samples, other, root, seed)
     trained = load_run(run, device=device, dtype=dtype)
-    if root is not None:
-        trained.recipe.data.root = root
-    data = load_data(trained.recipe.data, trained.recipe.seed)
+    own = trained.recipe.data
+    data = load_data(replace(own, root=root or own.root), trained.recipe.seed)
     with ProgressBar() as bar:
         subject = Subject(trained, data, settings, bar.phase)
         write_report(subject, out)

@@ -42,14 +42,12 @@ def nearest(rows: Tensor, among: Tensor, *, at_once: int = 5000) -> Neighbours:
     if rows.shape[1:] != among.shape[1:] or not len(among):
         raise ShapeError(f"rows of shape {tuple(rows.shape)} have no neighbours among {tuple(among.shape)}.")
     flat = rows.flatten(1).double()
-    distance = torch.full((len(rows),), math.inf, dtype=torch.float64)
+    found = torch.full((len(rows),), math.inf, dtype=torch.float64)
     index = torch.zeros(len(rows), dtype=torch.long)
     for start in range(0, len(among), at_once):
-        # Not by ‖x‖² + ‖y‖² - 2xᵀy, which loses the small distances that matter.
-        part = torch.cdist(
-            flat, among[start : start + at_once].flatten(1).double(), compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        least, place = part.min(dim=1)
-        nearer = least < distance
-        distance[nearer], index[nearer] = least[nearer], place[nearer] + start
+        least, place = torch.cdist(flat, among[start : start + at_once].flatten(1).double()).min(dim=1)
+        nearer = least < found
+        found[nearer], index[nearer] = least[nearer], place[nearer] + start
+    # cdist subtracts squares, and so loses the small distances that matter
+    distance = (flat - among[index].flatten(1).double()).norm(dim=1)
     return Neighbours(index, distance / math.sqrt(flat.shape[1]))

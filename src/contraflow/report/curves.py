@@ -15,7 +15,7 @@ from contraflow.report.subject import Subject
 
 def training(subject: Subject) -> list[str] | None:
     """The section; there is none without a log."""
-    if len(subject.log) < 2:
+    if any(len(series(subject.log, key)[0]) < 2 for key in (_key(subject), "gradient_norm", "seconds")):
         return None
     recipe = subject.trained.recipe.training
     batch = min(recipe.batch_size, len(subject.data.train[: subject.trained.recipe.data.limit]))
@@ -29,6 +29,11 @@ def training(subject: Subject) -> list[str] | None:
     ]
 
 
+def _key(subject: Subject) -> str:
+    """What the log calls the likelihood."""
+    return "bits_per_dim" if subject.images is not None else "nats"
+
+
 def _truthfulness(subject: Subject) -> str:
     if subject.trained.recipe.estimator.kind == "series":
         return "The series is cut after a fixed number of terms, so the curve is biased: trust the test score, not it."
@@ -37,26 +42,25 @@ def _truthfulness(subject: Subject) -> str:
 
 def likelihood_curve(subject: Subject) -> str:
     """Batch by batch, its running mean with a band, validation, and the test score."""
-    key = "bits_per_dim" if subject.images is not None else "nats"
-    unit = "bits/dim" if subject.images is not None else "nats"
-    steps, values = series(subject.log, key)
+    steps, values = series(subject.log, _key(subject))
     window = window_of(len(values))
     centre, mean, error = running_mean(steps, values, window)
-    test = subject.test_score.report
-    with drawing("likelihood-curve", f"{unit} over training steps", height=3.4) as picture:
+    test, images = subject.test_score.report, subject.images is not None
+    with drawing("likelihood-curve", f"{test.unit} over training steps", height=3.4) as picture:
         axes = picture.figure.subplots()
         axes.plot(steps, values, ".", markersize=3, color=colour("model"), alpha=0.4, label="a batch")
         axes.fill_between(centre, mean - 2 * error, mean + 2 * error, color=colour("model"), alpha=0.2, linewidth=0)
         axes.plot(centre, mean, color=colour("model"), label="running mean ± 2 standard errors")
-        validation = series(subject.log, f"validation {key}")
+        validation = series(subject.log, f"validation {_key(subject)}")
         if len(validation[0]):
             axes.plot(*validation, "o", markersize=4, color=colour("held"), label="validation, averaged weights")
         axes.axhline(test.value, color=colour("ink"), linewidth=0.9, linestyle=(0, (4, 3)), label="test, at the end")
-        low, high = np.quantile(np.append(mean, test.value), [0, 0.97])
+        # the worst of the first steps may be beyond every scale
+        low, high = np.quantile(np.append(mean, test.value), [0, 0.97] if images else [0.03, 1])
         margin = 0.12 * (high - low) or 1.0
-        axes.set(xlabel="step", ylabel=unit, ylim=(low - margin, high + margin))
+        axes.set(xlabel="step", ylabel=test.unit, ylim=(low - margin, high + margin))
         axes.legend(loc="best")
-    better = "lower" if subject.images is not None else "higher"
+    better = "lower" if images else "higher"
     return figure(
         picture.svg,
         f"Likelihood while training, {better} is better.",

@@ -21,7 +21,7 @@ def origin(subject: Subject) -> list[str]:
     first = [paragraph("The command that trains this run again:"), command(said)] if said is not None else []
     return [
         *first,
-        details("The whole recipe, as the checkpoint holds it", json.dumps(recipe.as_dict(), indent=2)),
+        details("The whole recipe", json.dumps(recipe.as_dict(), indent=2)),
         paragraph(
             f"Computed from the weights of step {subject.trained.step:,} with seed {subject.settings.seed} by "
             f"PyTorch {torch.__version__}."
