@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from contraflow.bijections import ResidualBlock
 from contraflow.cli import main
 from contraflow.data import Dataset
 from contraflow.errors import ConfigurationError, InversionError, ShapeError
@@ -30,6 +31,7 @@ from contraflow.report.curves import training
 from contraflow.report.densities import other_data
 from contraflow.report.drawing import PALETTE
 from contraflow.report.images import interpolations, nearest_training, temperature_sweep
+from contraflow.report.invertibility import invertibility
 from contraflow.report.origin import origin
 from contraflow.report.plane import grid_lines
 
@@ -48,6 +50,7 @@ TINY_ROWS = ["architecture.options.blocks=2", "architecture.options.hidden=[8]",
 #: Markup, mathematics and an entity, all of which must come out as they are.
 COLUMNS = ["<b>age</b>", "$x_1$", 'a&b "c"']
 FILE = "a <i>file & more.csv"
+ALIKE = ("Training", "Invertibility")
 
 
 def train(folder: Path, *arguments: str) -> Path:
@@ -88,8 +91,12 @@ def subject_of(run: Path, **settings: object) -> Subject:
 
 @pytest.fixture(scope="module")
 def pages(images: Path, plane: Path, table: Path) -> dict[str, str]:
+    """Whole for images; for others without the sections that are drawn alike, to save time."""
     runs = {"images": images, "plane": plane, "table": table}
-    return {kind: report_page(subject_of(run)) for kind, run in runs.items()}
+    pages = {"images": report_page(subject_of(images))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contents, "SECTIONS", {title: SECTIONS[title] for title in SECTIONS if title not in ALIKE})
+        return pages | {kind: report_page(subject_of(runs[kind])) for kind in ("plane", "table")}
 
 
 def words(page: str) -> str:
@@ -125,11 +132,10 @@ def test_the_score_of_training_again(images: Path) -> None:
 
 
 def test_sections_fit_the_data(pages: dict[str, str]) -> None:
-    common = ["Training", "Likelihood", "Invertibility"]
     last = "How to get this run"
-    assert titles(pages["images"]) == ["Samples", *common, last]
-    assert titles(pages["plane"]) == ["Density and samples", *common, "Learned norms", last]
-    assert titles(pages["table"]) == ["Columns and samples", *common, last]
+    assert titles(pages["images"]) == ["Samples", "Training", "Likelihood", "Invertibility", last]
+    assert titles(pages["plane"]) == ["Density and samples", "Likelihood", "Learned norms", last]
+    assert titles(pages["table"]) == ["Columns and samples", "Likelihood", last]
     assert set(SECTIONS) == {title for page in pages.values() for title in titles(page)}
 
 
@@ -206,7 +212,7 @@ def test_the_same_seed_the_same_page(
     plane: Path, pages: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the command too, whatever other sections there are, and nothing else is changed."""
-    monkeypatch.setattr(contents, "SECTIONS", {title: SECTIONS[title] for title in ("Invertibility", "Likelihood")})
+    monkeypatch.setattr(contents, "SECTIONS", {title: SECTIONS[title] for title in ("Likelihood", "Learned norms")})
     before = {path: path.read_bytes() for path in plane.rglob("*") if path.is_file()}
     state = torch.random.get_rng_state()
     out = tmp_path / "page.html"
@@ -221,6 +227,16 @@ def test_the_same_seed_the_same_page(
 def test_another_seed_another_score(images: Path, pages: dict[str, str]) -> None:
     scores = [subject_of(images, seed=seed).test_score.report.value for seed in (0, 0, 1)]
     assert scores[0] == scores[1] != scores[2]
+
+
+def test_adaptive_laws_are_in_the_table(table: Path) -> None:
+    """Of a run on rows: the sections that the page above leaves out."""
+    subject = subject_of(table)
+    said = words("<body" + "".join(invertibility(subject) + (training(subject) or [])))
+    decay = next(one.decay for one in subject.trained.flow.modules() if isinstance(one, ResidualBlock))
+    q, exact = decay.law.tolist()
+    assert f"{max(exact, 1):.0f} exact, q = {q:.2f}" in said
+    assert "higher is better" in said
 
 
 def test_without_a_log(images: Path, tmp_path: Path) -> None:

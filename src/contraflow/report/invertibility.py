@@ -150,6 +150,7 @@ def series_terms(found: tuple[BlockSeries, ...]) -> str:
             axes.semilogy(range(1, len(one.sizes) + 1), one.sizes, color=shades(depth(place)), linewidth=1.0)
         axes.set(xlabel="term k of the series", ylabel="nats, root mean square", xticks=range(1, _TERMS + 1))
         axes.yaxis.set_major_formatter(power_of_ten)
+        axes.minorticks_off()
         bar = picture.figure.colorbar(
             ScalarMappable(depth, shades), ax=axes, label="block", pad=0.02, ticks=MaxNLocator(integer=True)
         )
@@ -177,6 +178,7 @@ def reconstruction(subject: Subject) -> str:
         panels[0].hist(error, bins=np.logspace(*ends, 40), color=colour("data"), alpha=0.6)
         panels[0].set(xscale="log", title="largest error of a row", yticks=[], xlabel=_unit(subject))
         panels[0].xaxis.set_major_formatter(power_of_ten)
+        panels[0].minorticks_off()
         if solved:
             counts, rows = found.evaluations.unique(return_counts=True)
             panels[1].bar(counts.tolist(), rows.tolist(), color=colour("data"), alpha=0.6)
