@@ -4,12 +4,14 @@ from contraflow.evaluation.comparison_pictures import densities_picture, scores_
 from contraflow.evaluation.detection import Detection, detect
 from contraflow.evaluation.detection_report import DetectionReport, report_detection, scores_histograms
 from contraflow.evaluation.image_features import ImageFeatures, efficientnet_features, inception_features
+from contraflow.evaluation.latent_paths import latent_arc
 from contraflow.evaluation.likelihood import (
     GaussianFit,
     LikelihoodReport,
     Scores,
     evaluate_likelihood,
     gaussian_baseline,
+    report_scores,
     score,
 )
 from contraflow.evaluation.modes import EntropyReport, ascend, entropy_picture, reduced_entropy
@@ -28,10 +30,19 @@ __all__ = [
     "DetectionReport",
     "EntropyReport",
     "Evidence",
+from contraflow.evaluation.neighbours import Neighbours, nearest
+from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
+from contraflow.evaluation.reconstruction import Reconstruction, reconstruct
+from contraflow.evaluation.series_decay import BlockSeries, series_decay
+
+__all__ = [
+    "BlockSeries",
     "GaussianFit",
     "ImageFeatures",
     "LikelihoodReport",
     "QualityReport",
+    "Neighbours",
+    "Reconstruction",
     "Scores",
     "TypicalityTest",
     "ascend",
@@ -51,9 +62,15 @@ __all__ = [
     "norm_orders_picture",
     "reduced_entropy",
     "report_detection",
+    "latent_arc",
+    "nearest",
+    "norm_orders_picture",
+    "reconstruct",
+    "report_scores",
     "scatter_picture",
     "score",
     "scores_histograms",
     "scores_picture",
     "with_error",
+    "series_decay",
 ]
