@@ -15,8 +15,10 @@ from contraflow.evaluation.likelihood import (
     score,
 )
 from contraflow.evaluation.modes import EntropyReport, ascend, entropy_picture, reduced_entropy
+from contraflow.evaluation.neighbours import Neighbours, nearest
 from contraflow.evaluation.out_of_distribution import Evidence, TypicalityTest, gather_evidence
 from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
+from contraflow.evaluation.reconstruction import Reconstruction, reconstruct
 from contraflow.evaluation.sample_quality import (
     QualityReport,
     frechet_distance,
@@ -24,24 +26,19 @@ from contraflow.evaluation.sample_quality import (
     measure_quality,
     with_error,
 )
-
-__all__ = [
-    "Detection",
-    "DetectionReport",
-    "EntropyReport",
-    "Evidence",
-from contraflow.evaluation.neighbours import Neighbours, nearest
-from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
-from contraflow.evaluation.reconstruction import Reconstruction, reconstruct
 from contraflow.evaluation.series_decay import BlockSeries, series_decay
 
 __all__ = [
     "BlockSeries",
+    "Detection",
+    "DetectionReport",
+    "EntropyReport",
+    "Evidence",
     "GaussianFit",
     "ImageFeatures",
     "LikelihoodReport",
-    "QualityReport",
     "Neighbours",
+    "QualityReport",
     "Reconstruction",
     "Scores",
     "TypicalityTest",
@@ -58,19 +55,18 @@ __all__ = [
     "image_grid",
     "inception_features",
     "kernel_distance",
-    "measure_quality",
-    "norm_orders_picture",
-    "reduced_entropy",
-    "report_detection",
     "latent_arc",
+    "measure_quality",
     "nearest",
     "norm_orders_picture",
     "reconstruct",
+    "reduced_entropy",
+    "report_detection",
     "report_scores",
     "scatter_picture",
     "score",
     "scores_histograms",
     "scores_picture",
-    "with_error",
     "series_decay",
+    "with_error",
 ]
