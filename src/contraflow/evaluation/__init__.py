@@ -1,27 +1,72 @@
 """How good a flow is, in numbers with error bars and in pictures."""
 
 from contraflow.evaluation.comparison_pictures import densities_picture, scores_picture
+from contraflow.evaluation.detection import Detection, detect
+from contraflow.evaluation.detection_report import DetectionReport, report_detection, scores_histograms
+from contraflow.evaluation.image_features import ImageFeatures, efficientnet_features, inception_features
+from contraflow.evaluation.latent_paths import latent_arc
 from contraflow.evaluation.likelihood import (
     GaussianFit,
     LikelihoodReport,
     Scores,
     evaluate_likelihood,
     gaussian_baseline,
+    report_scores,
     score,
 )
+from contraflow.evaluation.modes import EntropyReport, ascend, entropy_picture, reduced_entropy
+from contraflow.evaluation.neighbours import Neighbours, nearest
+from contraflow.evaluation.out_of_distribution import Evidence, TypicalityTest, gather_evidence
 from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
+from contraflow.evaluation.reconstruction import Reconstruction, reconstruct
+from contraflow.evaluation.sample_quality import (
+    QualityReport,
+    frechet_distance,
+    kernel_distance,
+    measure_quality,
+    with_error,
+)
+from contraflow.evaluation.series_decay import BlockSeries, series_decay
 
 __all__ = [
+    "BlockSeries",
+    "Detection",
+    "DetectionReport",
+    "EntropyReport",
+    "Evidence",
     "GaussianFit",
+    "ImageFeatures",
     "LikelihoodReport",
+    "Neighbours",
+    "QualityReport",
+    "Reconstruction",
     "Scores",
+    "TypicalityTest",
+    "ascend",
     "densities_picture",
     "density_picture",
+    "detect",
+    "efficientnet_features",
+    "entropy_picture",
     "evaluate_likelihood",
+    "frechet_distance",
+    "gather_evidence",
     "gaussian_baseline",
     "image_grid",
+    "inception_features",
+    "kernel_distance",
+    "latent_arc",
+    "measure_quality",
+    "nearest",
     "norm_orders_picture",
+    "reconstruct",
+    "reduced_entropy",
+    "report_detection",
+    "report_scores",
     "scatter_picture",
     "score",
+    "scores_histograms",
     "scores_picture",
+    "series_decay",
+    "with_error",
 ]

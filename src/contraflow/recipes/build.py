@@ -60,6 +60,7 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
                 settings.alpha,
                 flip=settings.flip,
                 crop_padding=settings.crop_padding,
+                mutate=settings.mutate,
                 dequantisation=settings.dequantisation,
                 channels=data.event_shape[0] if variational else None,
             )

@@ -62,6 +62,8 @@ class PreprocessingSettings:
         alpha: of the logit transform; the paper uses 1e-6 for MNIST and 0.05 elsewhere.
         flip: mirror training images at random.
         crop_padding: reflect-pad training images by so many pixels and crop at random.
+        mutate: replace this share of the pixels of training images by uniform levels (0.1 to 0.3), which makes the
+            background flow of `contraflow ood --background`.
         dequantisation: noise that makes integer pixels real: uniform, or variational, learned beside the flow.
     """
 
@@ -70,6 +72,7 @@ class PreprocessingSettings:
     alpha: float = 0.05
     flip: bool = False
     crop_padding: int = 0
+    mutate: float = 0.0
     dequantisation: Literal["uniform", "variational"] = "uniform"
 
 
