@@ -8,25 +8,23 @@ Writes its section of docs/benchmarks.md and docs/pictures/memory.png.
 from __future__ import annotations
 
 import argparse
-import gc
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import normflows as nf
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.cases import Case
 from benchmarks.pages import BENCHMARKS, PICTURES, fill
-from benchmarks.peak import allocations, held, peak
 from benchmarks.peer import SCHEMES
 from benchmarks.timing import hardware
 from contraflow.bijections import Chain, ResidualBlock
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzLayer, update_lipschitz
 from contraflow.logdet import PowerSeries
+from contraflow.reproduction.peak import Peak, step_peak
 
 DEPTHS = (1, 2, 4, 8, 16, 32, 48)
 #: Between these the slope a block is taken.
@@ -34,7 +32,7 @@ SLOPE = (8, 16)
 HIDDEN = (128, 512)
 TERMS = 10
 FEWER_TERMS = 4
-#: Nothing but the batch has a factor of five: a tensor holds rows of it if and only if its bytes are a multiple of 5.
+#: Nothing but the batch has a factor of five, which is how `step_peak` tells the tensors that hold rows of it.
 BATCH = 5
 #: Bytes; where a scheme would exceed them, it is not run.
 LIMIT = 12e9
@@ -48,14 +46,6 @@ NAMES = {
     "neumann": "peer, Neumann",
     "neumann + backward in forward": "peer, Neumann + backward in forward",
 }
-
-
-@dataclass(frozen=True)
-class Peak:
-    """Largest sum of bytes in a training step: of all tensors, and of those that have a row for every sample."""
-
-    total: int
-    activations: int
 
 
 #: Scheme → blocks → peak.
@@ -264,24 +254,6 @@ class Peer:
 
     def _length(self, depth: int) -> int:
         return len(self.flow.flows) if depth == sum(self.case.blocks) else 2 * depth + 1
-
-
-def step_peak(flow: Flow | nf.NormalizingFlow, x: Tensor, device: str) -> Peak:
-    """Of one step, everything that lasts from step to step included."""
-    optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-4, fused=True)
-    for parameter in flow.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()  # so that its state is there
-    optimiser.zero_grad()
-
-    def step() -> None:
-        (-flow.log_prob(x).mean()).backward()
-        optimiser.step()
-
-    gc.collect()
-    changes = allocations(step, device)
-    optimiser.zero_grad()
-    return Peak(held(flow, optimiser) + peak(changes), peak(one for one in changes if one % BATCH == 0))
 
 
 if __name__ == "__main__":

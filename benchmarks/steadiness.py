@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from benchmarks.cases import TERMS, Case
 from benchmarks.pages import BENCHMARKS, fill
-from benchmarks.peak import allocations, peak
 from benchmarks.timing import hardware, synchronise
 from contraflow.bijections import ResidualBlock
 from contraflow.lipschitz import update_lipschitz
 from contraflow.logdet import LogDetEstimator, PowerSeries, RussianRoulette
 from contraflow.logdet.contraction import Vjp
+from contraflow.reproduction.peak import allocations, peak
 
 STEPS = 500
 BLOCKS = 4

@@ -12,7 +12,6 @@ import torch
 from benchmarks import fair
 from benchmarks.headline import headline
 from benchmarks.pages import RESULTS, ROOT, fill, section
-from benchmarks.peak import allocations, held, peak
 from benchmarks.runs import trained
 from benchmarks.timing import Timing
 
@@ -20,6 +19,7 @@ from contraflow import TRAINING
 from contraflow.numerics.jacobian import batch_jacobian
 from contraflow.recipes.benchmark import Benchmark, Budget, RunResult
 from contraflow.recipes.comparison import summarise
+from contraflow.reproduction.peak import allocations, held, peak
 
 
 def test_fill_replaces_one_section(tmp_path):

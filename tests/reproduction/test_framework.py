@@ -48,7 +48,7 @@ def test_runs_are_ordinary_and_of_their_seeds(trained: Plan) -> None:
         assert one.folder == trained.out / "runs" / "tiny" / "small" / f"seed-{one.seed}"
         assert json.loads((one.folder / "evaluation.json").read_text())["value"] == one.value
         assert (one.unit, one.rows, one.failure) == ("nats", 30, "")
-        assert one.processor_seconds > 0
+        assert one.training_seconds > 0
         assert one.flow().event_shape == (2,)
 
 
@@ -96,8 +96,8 @@ def test_a_budget_in_seconds_gives_the_steps(tmp_path: Path, monkeypatch: pytest
     recipe = plan.recipe("small", 1)
     assert (recipe.training.steps, recipe.training.schedule, recipe.seed) == (40, "cosine", 1)
     assert plan.folder("small", 1) == tmp_path / "runs" / "tiny-4" / "small" / "seed-1"
-    for wrong in ("much", "-3", "0"):
-        with pytest.raises(ConfigurationError, match=r"budget=|positive"):
+    for wrong in ("much", "-3", "0", "inf", "nan"):
+        with pytest.raises(ConfigurationError, match=f"budget={wrong}: it must be"):
             Plan("fig99", SETTING, budget=wrong)
     with pytest.raises(ConfigurationError, match="seeds=0"):
         Plan("fig99", SETTING, seeds=0)
@@ -108,7 +108,7 @@ RESULT = Result(
     findings=("It is so.", "And so."),
     pictures=(Picture("fig99.png", "Look here."),),
     values={"ours": 1.0},
-    processor_seconds=120,
+    training_seconds=120,
 )
 EXPERIMENT = Experiment(
     "a test",
@@ -129,7 +129,7 @@ def test_the_page_says_what_was_claimed_run_and_found(tmp_path: Path) -> None:
         "- One thing (Table 1; its text)\n",
         "- Another (Table 9; from memory, not checked against the text)\n",
         "**Setting: reduced.** Three steps.",
-        "Seeds 0 to 2; 2 minutes of processor time for the runs; ",
+        "Seeds 0 to 2; 2 minutes of training steps by the clock, ",
         "- It is so.\n- And so.\n",
         "A caption.\n\n| method | bits/dim |\n| --- | --- |\n| ours | 1.0 ± 0.1 |\n",
         "![fig99](fig99.png)\n\nLook here.",
@@ -139,9 +139,11 @@ def test_the_page_says_what_was_claimed_run_and_found(tmp_path: Path) -> None:
     values = json.loads((tmp_path / "fig99.json").read_text())
     assert (values["setting"], values["seeds"], values["values"]) == ("reduced", 3, {"ours": 1.0})
     assert values["tables"][0]["rows"] == [["ours", "1.0 ± 0.1"]]
-    assert "| [fig99](fig99.md) | a test | reduced | It is so. |" in (tmp_path / "README.md").read_text()
-    write_page(EXPERIMENT, dataclasses.replace(plan, name="fig98"), RESULT)
-    assert index(tmp_path).count("It is so.") == 2
+    assert "| [fig99](fig99.md) | a test | reduced, 3 seeds | It is so. |" in (tmp_path / "README.md").read_text()
+    write_page(EXPERIMENT, dataclasses.replace(plan, name="fig100"), dataclasses.replace(RESULT, findings=("|a| > 0",)))
+    rows = index(tmp_path).splitlines()[-2:]
+    assert [row.split("]")[0] for row in rows] == ["| [fig99", "| [fig100"]
+    assert rows[1].endswith("| &#124;a&#124; > 0 |")
 
 
 def test_other_settings_are_named_on_the_page(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_student_interval_of_paired_differences() -> None:
     assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
     assert math.isinf(Difference.of([1.0], [0.0]).half_width)
     assert not Difference.of([1.0], [0.0]).resolved
-    assert str(Difference.of([1.0], [0.0])) == "+1.000 ± unknown, one seed"
+    assert str(Difference.of([1.0], [0.0])) == "+1.000 (one seed)"
 
 
 def test_the_interval_covers_as_often_as_it_says() -> None:
@@ -219,8 +221,8 @@ def test_every_setting_is_of_recipes_that_build(name: str) -> None:
     for setting in (experiment.reduced, experiment.full):
         recipes = setting.recipes()
         assert bool(recipes) == bool(setting.family)
-        for label, recipe in recipes.items():
-            assert label == label.lower()
+        assert all(label == label.lower() for label in recipes)
+        for label, recipe in list(recipes.items())[:: max(1, len(recipes) // 2)]:  # parsing takes its time
             assert parsed(command(recipe, label).split()) == recipe
 
 

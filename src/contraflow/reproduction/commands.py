@@ -31,5 +31,11 @@ def _changes(values: dict[str, Any], base: dict[str, Any], where: str = "") -> I
         if isinstance(value, dict):
             yield from _changes(value, base.get(key) or {}, f"{where}{key}.")
         else:
-            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-            yield f"{where}{key}={text}"
+            yield f"{where}{key}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """As the command reads it: in YAML, which spells infinity with a dot."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, separators=(",", ":")).replace("Infinity", ".inf")

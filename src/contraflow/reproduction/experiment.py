@@ -39,12 +39,14 @@ class Setting:
         family: folder of its runs; experiments of one family share them.
         recipes: makes label → recipe, its seed left open; a label is a folder's name.
         seeds: runs of each, with seeds 0, 1, ….
+        seconds: of processor time for the training steps of every run, in place of the recipes' own numbers of steps.
     """
 
     about: str
     family: str = ""
     recipes: Callable[[], Mapping[str, Recipe]] = dict
     seeds: int = 1
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ class Result:
         tables, pictures: in the order to show.
         findings: sentences with figures; the first one also stands in the index.
         values: plain values for JSON.
-        processor_seconds: of the training runs; 0 where nothing was trained.
+        training_seconds: of the runs' training steps; 0 where nothing was trained.
     """
 
     tables: Sequence[Table]
     findings: Sequence[str]
     pictures: Sequence[Picture] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
-    processor_seconds: float = 0.0
+    training_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

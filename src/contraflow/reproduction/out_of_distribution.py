@@ -34,7 +34,7 @@ def run(plan: Plan) -> Result:
         findings=_findings(found.report),
         pictures=(Picture(plan.picture().name, "Each score on every set; further right, further outside."),),
         values=found.as_dict(),
-        processor_seconds=own.processor_seconds + other.processor_seconds,
+        training_seconds=own.training_seconds + other.training_seconds,
     )
 
 

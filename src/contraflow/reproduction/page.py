@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from contraflow.logdet.estimators import count
 from contraflow.recipes.comparison import hardware
 from contraflow.recipes.writing import write_json, write_text
 from contraflow.reproduction.commands import command
@@ -57,7 +59,7 @@ def as_dict(experiment: Experiment, plan: Plan, result: Result) -> dict[str, Any
         "setting": plan.budget,
         "seeds": plan.seeds,
         "hardware": hardware(),
-        "processor_seconds": result.processor_seconds,
+        "training_seconds": result.training_seconds,
         "findings": list(result.findings),
         "tables": [{"caption": one.caption, "head": one.head, "rows": one.rows} for one in result.tables],
         "values": result.values,
@@ -79,9 +81,10 @@ def bullets(lines: Iterable[str]) -> str:
 
 def index(out: Path) -> str:
     """The pages of a folder, by name, each with what came out first."""
-    found = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"))]
+    found = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"), key=_by_number)]
     rows = [
-        f"| [{one['name']}]({one['name']}.md) | {one['about']} | {one['setting']} | {one['findings'][0]} |"
+        f"| [{one['name']}]({one['name']}.md) | {one['about']} | {one['setting']}, {count(one['seeds'], 'seed')} | "
+        f"{one['findings'][0].replace('|', '&#124;')} |"
         for one in found
     ]
     return "\n".join(
@@ -101,6 +104,11 @@ def index(out: Path) -> str:
     )
 
 
+def _by_number(path: Path) -> list[str | int]:
+    """fig2 before fig17."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
+
+
 def _ran(plan: Plan) -> str:
     seconds = "" if plan.seconds is None else f" Every run had {plan.seconds:g} seconds of processor time to train in."
     return f"{plan.setting.about}{seconds}"
@@ -108,8 +116,9 @@ def _ran(plan: Plan) -> str:
 
 def _cost(plan: Plan, result: Result) -> str:
     seeds = f"Seeds 0 to {plan.seeds - 1}; " if plan.seeds > 1 else ""
-    trained = f"{result.processor_seconds / 60:.0f} minutes of processor time for the runs; "
-    return f"{seeds}{trained if result.processor_seconds else ''}{hardware()}."
+    minutes = f"{result.training_seconds / 60:.0f} minutes of training steps by the clock, "
+    trained = f"{minutes}which other work on the machine lengthens; "
+    return f"{seeds}{trained if result.training_seconds else ''}{hardware()}."
 
 
 def _full(experiment: Experiment) -> str:

@@ -40,8 +40,8 @@ class Difference:
         return abs(self.mean) > self.half_width
 
     def __str__(self) -> str:
-        width = f"{self.half_width:.3f}" if math.isfinite(self.half_width) else "unknown, one seed"
-        return f"{self.mean:+.3f} ± {width}"
+        width = f"± {self.half_width:.3f}" if math.isfinite(self.half_width) else "(one seed)"
+        return f"{self.mean:+.3f} {width}"
 
 
 def verdict(difference: Difference, expected: float) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ class Run:
         folder: of its checkpoints, log and evaluation.
         seed: of data split, weights, order and noise.
         value, standard_error, unit, rows: the held-out score and its error over rows; ``None`` where the run failed.
-        processor_seconds: of training and scoring.
+        training_seconds: of its training steps by the clock.
         failure: the error that it ended in; empty where it did not.
     """
 
@@ -38,7 +39,7 @@ class Run:
     standard_error: float | None
     unit: str
     rows: int
-    processor_seconds: float
+    training_seconds: float
     failure: str = ""
 
     def flow(self) -> Flow:
@@ -74,19 +75,20 @@ class Plan:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigurationError(f"seeds={self.seeds}: at least one is needed.")
-        self.seconds  # noqa: B018  refused here rather than after an hour
+        _ = self.seconds  # refused here rather than after an hour
 
     @property
     def seconds(self) -> float | None:
         """Processor time of every run's training steps; ``None`` where the recipes say their number."""
         if self.budget in ("reduced", "full"):
-            return None
+            return self.setting.seconds
         try:
-            return Budget(seconds=float(self.budget)).seconds
+            seconds = float(self.budget)
         except ValueError:
-            raise ConfigurationError(
-                f"budget={self.budget}: it must be reduced, full or a number of seconds."
-            ) from None
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise ConfigurationError(f"budget={self.budget}: it must be reduced, full or a number of seconds.")
+        return seconds
 
     def picture(self, suffix: str = "") -> Path:
         """Where a picture of the experiment goes."""
@@ -129,14 +131,30 @@ class Plan:
         check_same(folder, recipe)
         if not finished.exists():
             with self.watch(f"{self.name}: {label}, seed {seed}") as watcher:
-                start, failure = time.process_time(), ""
+                failure = ""
                 try:
                     run_recipe(recipe, folder, resume=(folder / "checkpoints").is_dir(), watcher=watcher)
                 except (TrainingError, InversionError) as error:
                     failure = f"{type(error).__name__}: {error}"
-                seconds = time.process_time() - start
-            write_json(finished, {"processor_seconds": seconds, "failure": failure})
+            write_json(finished, {"failure": failure})
         return _read(folder, seed)
+
+
+def scores(runs: Sequence[Run]) -> list[float]:
+    """The held-out scores of those that finished."""
+    return [one.value for one in runs if one.value is not None]
+
+
+def total_seconds(runs: Mapping[str, Sequence[Run]]) -> float:
+    """Seconds of the training steps of all runs."""
+    return sum(one.training_seconds for group in runs.values() for one in group)
+
+
+def training_seconds(folder: Path) -> float:
+    """Seconds of a run's training steps by the clock: the mean of those in its log times their number."""
+    log = folder / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return lines[-1]["step"] * statistics.mean(line["seconds"] for line in lines) if lines else 0.0
 
 
 def check_same(folder: Path, recipe: Recipe) -> None:
@@ -168,10 +186,9 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any], where: str = 
 
 
 def _read(folder: Path, seed: int) -> Run:
-    facts = json.loads((folder / "run.json").read_text())
+    failure: str = json.loads((folder / "run.json").read_text())["failure"]
     report: dict[str, Any] = {"value": None, "standard_error": None, "unit": "", "rows": 0}
-    if not facts["failure"]:
+    if not failure:
         report = json.loads((folder / "evaluation.json").read_text())
-    return Run(
-        folder=folder, seed=seed, **{key: report[key] for key in ("value", "standard_error", "unit", "rows")}, **facts
-    )
+    score = {key: report[key] for key in ("value", "standard_error", "unit", "rows")}
+    return Run(folder, seed, **score, training_seconds=training_seconds(folder), failure=failure)

@@ -49,7 +49,7 @@ def run(plan: Plan) -> Result:
             Picture(plan.picture("-log-prob").name, "log p(x) of every image (blue) and its mean (black), seed 0."),
         ),
         values={f"seed {seed}": one.as_dict() for seed, one in enumerate(reports)},
-        processor_seconds=sum(one.processor_seconds for one in runs),
+        training_seconds=sum(one.training_seconds for one in runs),
     )
 
 

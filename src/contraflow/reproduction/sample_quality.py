@@ -32,7 +32,7 @@ def run(plan: Plan) -> Result:
         tables=(Table(head, rows, f"{first.images} images of each kind against {first.reference} training images."),),
         findings=[_ordering(found), _temperature(found)],
         values={label: [[one.as_dict() for one in reports] for reports in many] for label, many in found.items()},
-        processor_seconds=sum(one.processor_seconds for many in runs.values() for one in many),
+        training_seconds=sum(one.training_seconds for many in runs.values() for one in many),
     )
 
 
