@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from contraflow.architectures import HybridFlow
 from contraflow.cli.console import ProgressBar, show
 from contraflow.errors import ConfigurationError, ShapeError
-from contraflow.evaluation import evaluate_likelihood
+from contraflow.evaluation import evaluate_classification, evaluate_likelihood
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import load_run
 from contraflow.recipes.build import load_data, make_generator
@@ -30,6 +31,8 @@ def evaluate(
     json: bool = False,
 ) -> None:
     """Score a trained flow on held-out data: bits/dim of images, nats of others, with a standard error.
+
+    Of a hybrid flow, where the data have labels, accuracy, cross entropy and calibration error follow.
 
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
@@ -60,14 +63,21 @@ def evaluate(
             f"{run} takes data of shape {trained.flow.event_shape}; {settings.name} has {dataset.event_shape}."
         )
     estimator: LogDetEstimator = Exact() if exact else replace(EVALUATION, exact_terms=exact_terms)
+    rows, generator = getattr(dataset, split)[:limit], make_generator(trained.flow.device, seed)
+    labels = getattr(dataset, f"{split}_labels")
+    classified = None
     with ProgressBar() as bar:
+        noise: dict[str, Any] = {"draws": draws, "batch_size": batch_size, "generator": generator}
         report = evaluate_likelihood(
             trained.flow,
-            getattr(dataset, split)[:limit],
+            rows,
             estimator=estimator,
-            draws=draws,
-            batch_size=batch_size,
-            generator=make_generator(trained.flow.device, seed),
             progress=lambda done, total: bar.phase(split, done, total),
+            **noise,
         )
-    show(str(report), {**report.as_dict(), "data": settings.name, "split": split, "step": trained.step}, json)
+        if isinstance(trained.flow, HybridFlow) and labels is not None:
+            classified = evaluate_classification(trained.flow, rows, labels[:limit], **noise)
+    values = {**report.as_dict(), "data": settings.name, "split": split, "step": trained.step}
+    if classified is not None:
+        values["classification"] = classified.as_dict()
+    show(f"{report}\n{classified}" if classified is not None else str(report), values, json)
