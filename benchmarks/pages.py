@@ -7,6 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
+RESULTS = ROOT / "docs" / "results.md"
 PICTURES = ROOT / "docs" / "pictures"
 
 

@@ -1,8 +1,9 @@
-"""Train the runs that docs/results.md reports, where they are missing, and write that page.
+"""Train the runs that docs/results.md reports, where they are missing, and write their sections of that page.
 
-    python -m benchmarks.results --runs runs
+    python -m benchmarks.results [digits] [mnist] [checkerboard] [power] --runs runs
 
-Needs MNIST and POWER below $CONTRAFLOW_DATA. A run that is there is not trained again.
+all of them when none is named. MNIST and POWER are needed below $CONTRAFLOW_DATA. A run that is there is not trained
+again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import Generator
 
-from benchmarks.pages import README, fill
+from benchmarks.pages import PICTURES, README, RESULTS, fill
 from benchmarks.runs import trained
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Chain
@@ -32,65 +33,36 @@ from contraflow.recipes.build import load_data, make_preprocessing
 #: Recipe → seeds to run.
 RUNS: dict[str, Sequence[int]] = {"digits": (0, 1, 2), "mnist": (0,), "checkerboard": (0,), "power": (0,)}
 
-_DOCS = Path(__file__).parents[1] / "docs"
-
-
-#: What else is measured: what, command, page.
-MEASURED = [
-    ("the inverse: Anderson against Picard, error bounds of 10,000 samples", "inverse --runs RUNS", "inverse.md"),
-    ("estimators: variance × cost against the paper's", "estimators [--run RUN]", "estimators-table.md"),
-    ("probes: pairs, deflation, control variates", "probes", "decisions/005-probes.md"),
-    ("mixed and learned norms, orders block by block", "norms --runs RUNS", "norms.md"),
-    ("cost of certified training", "certified_update", "decisions/003-certified-training.md"),
-    ("speed of a training step beside normflows", "step", "benchmarks.md"),
-    ("its memory", "memory", "benchmarks.md"),
-    ("its steadiness", "steadiness", "benchmarks.md"),
-    ("sampling and evaluation beside normflows", "throughput --runs RUNS", "benchmarks.md"),
-    ("quality for time beside normflows and zuko", "quality", "benchmarks.md"),
-    ("growth of a step with batch, width, depth and dimension", "scaling", "benchmarks.md"),
-]
-
-
-def measured() -> str:
-    """The last section: where the other measurements stand."""
-    rows = [f"| {what} | `python -m benchmarks.{command}` | [{page}]({page}) |" for what, command, page in MEASURED]
-    rows.append("| fifty kills, ten thousand damaged files a reader, flipped bytes | `pytest -m slow` | |")
-    return "\n".join(["## Measured elsewhere", "", "| what | command | page |", "|---|---|---|", *rows, ""])
-
 
 def main() -> None:
     """Train what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"of {', '.join(RUNS)}")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--remark", default="", help="a sentence about how the runs were made")
     arguments = parser.parse_args()
-    runs: Path = arguments.runs
-    sections = []
-    for name, seeds in RUNS.items():
-        folders = [runs / f"{name}-{seed}" for seed in seeds]
-        for folder in folders:
-            trained(folder)
-        sections.append(section(name, folders, seeds))
-    header = (
-        "# Results\n\nWritten by `python -m benchmarks.results`; one run a command shown. Scores are on the whole test "
-        "set unless the text says otherwise, under averaged weights; ± is the standard error over data and estimator "
-        "noise together.\n"
-        f"Machine: {hardware()}. {arguments.remark}\n"
-    )
-    (_DOCS / "results.md").write_text("\n".join([header, *sections, measured()]))
-    fill(README, "digits", headline([runs / f"digits-{seed}" for seed in RUNS["digits"]]))
+    if unknown := set(arguments.recipes) - set(RUNS):
+        parser.error(f"no run of {', '.join(sorted(unknown))}; there are {', '.join(RUNS)}")
+    for name in arguments.recipes or RUNS:
+        folders = [trained(arguments.runs / f"{name}-{seed}") for seed in RUNS[name]]
+        fill(RESULTS, f"run {name}", section(name, folders, RUNS[name], arguments.remark))
+        if name == "digits":
+            fill(README, "digits", headline(folders))
     fill(README, "architectures", architecture_table())
 
 
-def section(name: str, folders: list[Path], seeds: Sequence[int]) -> str:
+def section(name: str, folders: list[Path], seeds: Sequence[int], remark: str) -> str:
     """One recipe: command, table, picture."""
     reports = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
-    picture = _DOCS / "pictures" / f"{name}.png"
-    picture.parent.mkdir(exist_ok=True)
-    shutil.copyfile(folders[0] / "samples.png", picture)
+    shutil.copyfile(folders[0] / "samples.png", PICTURES / f"{name}.png")
     run = load_run(folders[0])
     parameters = sum(one.numel() for one in run.flow.parameters())
-    lines = [f"## {name}", "", f"`contraflow train {name} --seed SEED --out RUN`: {summary(name)}", ""]
+    lines = [
+        f"`contraflow train {name} --seed SEED --out RUN`: {summary(name)}",
+        "",
+        f"{hardware()}. {remark}".strip(),
+        "",
+    ]
     lines += [
         "| seed | test score | rows | steps | minutes of training | seconds a step |",
         "|---|---|---|---|---|---|",
@@ -105,7 +77,7 @@ def section(name: str, folders: list[Path], seeds: Sequence[int]) -> str:
     lines += ["", f"{parameters:,} parameters; {reports[0]['estimator']}, {reports[0]['draws']} draw(s) a row."]
     lines.append(baseline(run.recipe, reports[0]["rows"]))
     lines.append(f"`contraflow certify RUN`: {str(run.flow.certify()).splitlines()[-1]}.")
-    lines += ["", f"![{name}](pictures/{name}.png)", ""]
+    lines += ["", f"![{name}](pictures/{name}.png)"]
     return "\n".join(lines)
 
 

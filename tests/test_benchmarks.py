@@ -9,14 +9,17 @@ import sys
 import benchmarks.__main__ as command
 import pytest
 import torch
+from benchmarks import fair
 from benchmarks.headline import headline
-from benchmarks.pages import ROOT, fill, section
+from benchmarks.pages import RESULTS, ROOT, fill, section
 from benchmarks.peak import allocations, held, peak
 from benchmarks.runs import trained
 from benchmarks.timing import Timing
 
 from contraflow import TRAINING
 from contraflow.numerics.jacobian import batch_jacobian
+from contraflow.recipes.benchmark import Benchmark, Budget, RunResult
+from contraflow.recipes.comparison import summarise
 
 
 def test_fill_replaces_one_section(tmp_path):
@@ -81,7 +84,7 @@ def test_list_of_measurements(capsys):
     assert command.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     found = command.measurements()
-    assert {"step", "memory", "quality", "scaling", "headline", "results"} <= set(found)
+    assert {"step", "memory", "quality", "scaling", "headline", "results", "fair"} <= set(found)
     assert not {"pages", "peer", "cases", "timing", "learners", "runs", "__main__"} & set(found)
     for name, line in found.items():
         assert line.strip(), name
@@ -376,3 +379,35 @@ def test_the_papers_sizes_are_cases():
     for name, event in (("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))):
         case = CASES[name]
         assert (case.event_shape, case.blocks, case.hidden, case.batch) == (event, (16, 16, 16), 512, 64)
+
+
+def fair_result(recipe, architecture, seed, value):
+    """A run of the comparison, on rows that the true density gives -1 nat."""
+    about = {"standard_error": 0.04, "unit": "nats", "rows": 100, "truth": -1.0, "parameters": 12, "steps": 7}
+    cost = {"seconds_a_step": 0.5, "sampling_seconds": 2.0, "inverse_error": 1e-6}
+    return RunResult(recipe=recipe, architecture=architecture, seed=seed, value=value, **about, **cost)
+
+
+def test_fair_tables_show_means_errors_truth_and_failures():
+    """Two recipes side by side, a failed run among them; one recipe from the best down, beside published values."""
+    plan = Benchmark(("moons", "rings"), ("nice", "planar"), Budget(seconds=3))
+    scores = {("moons", "planar"): (-1.2, -1.4), ("moons", "nice"): (-1.1, -1.1), ("rings", "nice"): (-1.5, -1.7)}
+    results = [fair_result(*key, seed, value) for key, both in scores.items() for seed, value in enumerate(both)]
+    table = fair.matrix(plan, summarise(results)).splitlines()
+    assert table[2].startswith("| true density | -1.000 | -1.000 |")
+    assert table[3] == "| `nice` | -1.100 ± 0.000 | -1.600 ± 0.100 | 12 | 0.5 | 2 | 1e-06 |"
+    assert table[4] == "| `planar` | -1.300 ± 0.100 | failed | 12 | 0.5 | 2 | 1e-06 |"
+    rows = fair.single(summarise(results[:4]), {"planar": "0.3"}).splitlines()
+    assert [row.split("|")[1:4] for row in rows[2:4]] == [
+        [" `nice` ", " -1.100 ± 0.040 ± 0.000 ", " – "],
+        [" `planar` ", " -1.300 ± 0.040 ± 0.100 ", " 0.3 "],
+    ]
+    command = fair.command(plan)
+    assert "contraflow benchmark moons,rings --seconds 3 --seeds 2" in command
+    assert "--architectures nice,planar" in command
+
+
+def test_every_fair_table_has_its_place():
+    """A section of docs/results.md for each."""
+    for name in fair.TABLES:
+        assert section(RESULTS, f"fair {name}")

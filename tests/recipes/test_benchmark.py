@@ -117,10 +117,10 @@ def test_budgets():
 
 
 def test_the_cosine_ends_with_the_budget_and_little_of_it_is_warm_up():
-    training = module._within(RECIPES["toy_paper"](), 50).training
+    training = module.within(RECIPES["toy_paper"](), 50).training
     assert training.warmup_steps == 0
     assert training.schedule == "cosine"
-    training = module._within(RECIPES["checkerboard"](), 50).training
+    training = module.within(RECIPES["checkerboard"](), 50).training
     assert (training.steps, training.warmup_steps, training.validate_every) == (50, 5, 5)
     assert training.learning_rate_at(49) < 0.01 * training.learning_rate
 

@@ -38,7 +38,7 @@ def benchmark(
         json: print JSON.
     """
     plan = Benchmark(_names(recipes), _names(architectures), _budget(seconds, minutes, steps), seeds, limit)
-    results, failures = run_benchmark(plan, out, _bar)
+    results, failures = run_benchmark(plan, out, ProgressBar.named)
     text = write_comparison(plan, results, failures, out)
     show(text, as_dict(plan, results, failures), json)
 
@@ -61,9 +61,3 @@ def _budget(seconds: float | None, minutes: float | None, steps: int | None) -> 
     if minutes is not None:
         return Budget(seconds=60 * minutes)
     return Budget(seconds=60.0 if seconds is None else seconds)
-
-
-def _bar(name: str) -> ProgressBar:
-    bar = ProgressBar()
-    bar.note(name)
-    return bar

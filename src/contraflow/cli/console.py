@@ -39,6 +39,13 @@ class ProgressBar:
         self.smooth: dict[str, float] = {}
         self.printed = -1
 
+    @classmethod
+    def named(cls, name: str) -> ProgressBar:
+        """A bar that has said what it is of."""
+        bar = cls()
+        bar.note(name)
+        return bar
+
     def __enter__(self) -> ProgressBar:
         self.bar.start()
         return self

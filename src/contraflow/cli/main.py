@@ -13,6 +13,7 @@ from contraflow.cli.benchmark import benchmark
 from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
 from contraflow.cli.evaluate import evaluate
+from contraflow.cli.reproduce import reproduce
 from contraflow.cli.sample import sample
 from contraflow.cli.score import score
 from contraflow.cli.train import train_command
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "score": score,
     "certify": certify,
     "benchmark": benchmark,
+    "reproduce": reproduce,
     "recipes": recipes,
     "architectures": architectures,
     "data": data,
@@ -84,6 +86,9 @@ def command_parser(name: str) -> Any:
     function = COMMANDS[name]
     parser = ArgumentParser(prog=f"contraflow {name}", description=_summary(function), exit_on_error=False)
     by_hand: set[str] = set()
+    if name == "reproduce":
+        parser.add_argument("name", nargs="?", default=None, help="table or figure; all are listed when not given")
+        by_hand = {"name"}
     if name == "data":
         parser.add_argument("action", nargs="?", default="list", help="list, fetch or check")
         parser.add_argument("name", nargs="?", default=None, help="the data set to fetch or check")
@@ -156,6 +161,7 @@ def _completion(arguments: list[str]) -> str:
         raise ConfigurationError(f"completion {' '.join(arguments)}: give one shell of {', '.join(shells)}.")
     from contraflow.cli.train import train_parser
     from contraflow.recipes import RECIPES
+    from contraflow.reproduction import EXPERIMENTS
 
     parser = argparse.ArgumentParser(prog="contraflow")
     commands = parser.add_subparsers()
@@ -167,6 +173,8 @@ def _completion(arguments: list[str]) -> str:
                 command.add_argument(*action.option_strings, choices=action.choices)
         if name == "train":
             command.add_argument("recipe", choices=list(RECIPES))
+        elif name == "reproduce":
+            command.add_argument("name", choices=list(EXPERIMENTS))
         elif name in ("evaluate", "sample", "score", "certify"):
             command.add_argument("run").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return shtab.complete(parser, shell=arguments[0])

@@ -143,12 +143,6 @@ class Failure:
     error: str
 
 
-@dataclass(frozen=True)
-class _Pace:
-    steps: int
-    seconds_a_step: float
-
-
 def run_benchmark(
     benchmark: Benchmark, out: Path, watch: Watch = lambda name: nullcontext(Silent())
 ) -> tuple[list[RunResult], list[Failure]]:
@@ -182,36 +176,40 @@ def _run(benchmark: Benchmark, name: str, architecture: str, seed: int, out: Pat
     recipe = with_architecture(RECIPES[name](), architecture)
     recipe.seed = seed
     recipe.evaluation.limit = benchmark.limit or recipe.evaluation.limit
-    pace = _pace(benchmark, recipe, folder.parent)
+    steps, seconds = steps_within(benchmark.budget, recipe, folder.parent)
     finished = folder / "result.json"
     if finished.exists():
         watcher.note(f"{folder}: finished earlier")
         return RunResult(**json.loads(finished.read_text()))
-    recipe = _within(recipe, pace.steps)
-    watcher.note(f"{folder}: {pace.steps} steps of {pace.seconds_a_step:.3g} s")
+    recipe = within(recipe, steps)
+    watcher.note(f"{folder}: {steps} steps of {seconds:.3g} s")
     outcome = run_recipe(recipe, folder, resume=(folder / "checkpoints").is_dir(), watcher=watcher)
-    result = _measure(recipe, name, pace, outcome)
+    result = _measure(recipe, name, seconds, outcome)
     write_json(finished, asdict(result))
     return result
 
 
-def _pace(benchmark: Benchmark, recipe: Recipe, folder: Path) -> _Pace:
-    """Steps and seconds a step of an architecture, the same for all seeds: read, or measured and written."""
-    asked = {"budget": asdict(benchmark.budget), "limit": benchmark.limit}
+def steps_within(budget: Budget, recipe: Recipe, folder: Path) -> tuple[int, float]:
+    """Steps that a budget pays for, and seconds a step: read from FOLDER/pace.json, or measured and written there.
+
+    Raises:
+        OutputError: the folder has runs of another budget, or cannot be written.
+    """
+    asked = {"budget": asdict(budget), "limit": recipe.evaluation.limit}
     path = folder / "pace.json"
     if path.exists():
         found = json.loads(path.read_text())
         if found["asked"] != asked:
             raise OutputError(f"{folder} has runs under {found['asked']}, not {asked}. Choose another --out.")
-        return _Pace(found["steps"], found["seconds_a_step"])
+        return found["steps"], found["seconds_a_step"]
     seconds = seconds_a_step(recipe)
-    pace = _Pace(benchmark.budget.steps_at(seconds), seconds)
+    steps = budget.steps_at(seconds)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}.") from error
-    write_json(path, {"asked": asked, **asdict(pace)})
-    return pace
+    write_json(path, {"asked": asked, "steps": steps, "seconds_a_step": seconds})
+    return steps, seconds
 
 
 def seconds_a_step(recipe: Recipe) -> float:
@@ -230,7 +228,7 @@ def seconds_a_step(recipe: Recipe) -> float:
     return (time.process_time() - start) / _TIMED_STEPS
 
 
-def _within(recipe: Recipe, steps: int) -> Recipe:
+def within(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with so many steps: its cosine ends there, and it is validated ten times on the way."""
     training = replace(
         recipe.training,
@@ -242,7 +240,7 @@ def _within(recipe: Recipe, steps: int) -> Recipe:
     return replace(recipe, training=training)
 
 
-def _measure(recipe: Recipe, name: str, pace: _Pace, outcome: Outcome) -> RunResult:
+def _measure(recipe: Recipe, name: str, seconds_a_step: float, outcome: Outcome) -> RunResult:
     report, flow = outcome.report.as_dict(), outcome.flow
     data = load_data(recipe.data, recipe.seed)
     generator = Generator(flow.device).manual_seed(recipe.seed)
@@ -256,8 +254,8 @@ def _measure(recipe: Recipe, name: str, pace: _Pace, outcome: Outcome) -> RunRes
         rows=report["rows"],
         truth=_truth(data, report["rows"]),
         parameters=sum(one.numel() for one in flow.parameters()),
-        steps=pace.steps,
-        seconds_a_step=pace.seconds_a_step,
+        steps=recipe.training.steps,
+        seconds_a_step=seconds_a_step,
         sampling_seconds=_sampling_seconds(flow, recipe.evaluation.batch_size, generator),
         inverse_error=_inverse_error(flow, data, generator),
     )

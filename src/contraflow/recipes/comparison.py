@@ -108,7 +108,7 @@ def as_dict(benchmark: Benchmark, results: Sequence[RunResult], failures: Sequen
     """Plain values for JSON."""
     return {
         "benchmark": asdict(benchmark),
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "summaries": [asdict(one) for one in summarise(results)],
         "runs": [asdict(one) for one in results],
         "failures": [asdict(one) for one in failures],
@@ -125,7 +125,7 @@ def _heading(benchmark: Benchmark) -> str:
         "noise.\n\n"
         "Scores are of held-out rows: mean ± standard error over rows ± standard error over seeds. Times are of the "
         "processor. The inverse error is max |x - f⁻¹(f(x))| of up to 200 rows after preprocessing, the largest of "
-        f"all seeds.\n\n{_hardware()}."
+        f"all seeds.\n\n{hardware()}."
     )
 
 
@@ -179,8 +179,17 @@ def _pictures(recipe: str, results: Sequence[RunResult], out: Path) -> list[str]
     return [f"{recipe}.png", f"{recipe}-densities.png"]
 
 
-def _hardware() -> str:
+def hardware() -> str:
+    """Processor, cores, threads and versions, for the head of a page."""
     return (
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
+        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )
+
+
+def _processor() -> str:
+    """The processor's name, where the system says it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
