@@ -1,6 +1,7 @@
 """How good a flow is, in numbers with error bars and in pictures."""
 
 from contraflow.evaluation.calibration import Reliability, reliability
+from contraflow.evaluation.calibration_pictures import calibration_picture
 from contraflow.evaluation.classification import ClassificationReport, class_probabilities, evaluate_classification
 from contraflow.evaluation.comparison_pictures import densities_picture, scores_picture
 from contraflow.evaluation.likelihood import (
@@ -11,14 +12,17 @@ from contraflow.evaluation.likelihood import (
     gaussian_baseline,
     score,
 )
+from contraflow.evaluation.normality import LatentNormality, latent_normality, latents, probability_integrals
 from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
 
 __all__ = [
     "ClassificationReport",
     "GaussianFit",
+    "LatentNormality",
     "LikelihoodReport",
     "Reliability",
     "Scores",
+    "calibration_picture",
     "class_probabilities",
     "densities_picture",
     "density_picture",
@@ -26,7 +30,10 @@ __all__ = [
     "evaluate_likelihood",
     "gaussian_baseline",
     "image_grid",
+    "latent_normality",
+    "latents",
     "norm_orders_picture",
+    "probability_integrals",
     "reliability",
     "scatter_picture",
     "score",
