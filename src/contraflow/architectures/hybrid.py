@@ -159,7 +159,7 @@ class _Couplings:
 
     def _coupling(self, channels: int, part: Partition, conditioner: nn.Module) -> Bijection:
         coupling = Coupling(part, conditioner)
-        return Chain([PLULinear(channels), coupling]) if self.linear else coupling
+        return Chain([PLULinear(channels), coupling]) if self.linear and channels > 1 else coupling
 
 
 def _vector_levels(features: int, blocks: Sequence[int], dense: Callable[[int], Bijection]) -> Chain:
