@@ -69,7 +69,7 @@ def hybrid(
     Blocks are the same networks, 3×3 → 1×1 → 3×3 or dense, in another role: *residual*, x + g(x) with a bound on every
     layer; *coupling*, affine, whose conditioner has ReLU and no bound, of checkerboards before the first squeeze and
     of halves of the channels after it; *coupling_conv1x1*, with an invertible 1×1 convolution (a linear map for
-    vectors) before each.
+    vectors) before each, where there are two channels or more.
 
     Args:
         event_shape: ``(D,)`` or ``(C, H, W)``.

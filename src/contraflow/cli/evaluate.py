@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from contraflow.architectures import HybridFlow
 from contraflow.cli.console import ProgressBar, show
@@ -15,9 +15,10 @@ from contraflow.cli.sample import check_output
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import (
     LatentNormality,
+    Reliability,
     calibration_picture,
     class_probabilities,
-    evaluate_classification,
+    classification_report,
     evaluate_likelihood,
     latent_normality,
     latents,
@@ -101,27 +102,34 @@ def evaluate(
             **noise,
         )
     lines, values = [str(report)], {**report.as_dict(), "data": settings.name, "split": split, "step": trained.step}
+    probabilities = None
     if isinstance(trained.flow, HybridFlow) and labels is not None:
-        classified = evaluate_classification(trained.flow, rows, labels, **noise)
+        known = labels >= 0
+        rows, labels = rows[known], labels[known]
+        probabilities = class_probabilities(trained.flow, rows, **noise)
+        classified = classification_report(probabilities, labels, draws)
         lines.append(str(classified))
         values["classification"] = classified.as_dict()
     if calibration is not None:
-        normality = _draw_calibration(calibration, trained, rows, labels, noise)
+        classes = None if probabilities is None or labels is None else reliability(probabilities, labels)
+        normality = _draw_calibration(calibration, trained, rows, labels, classes, generator)
         lines += [str(normality), f"calibration {calibration}"]
         values |= {"latent": normality.as_dict(), "calibration": str(calibration)}
     show("\n".join(lines), values, json)
 
 
 def _draw_calibration(
-    path: Path, trained: TrainedFlow, rows: Tensor, labels: Tensor | None, noise: dict[str, Any]
+    path: Path,
+    trained: TrainedFlow,
+    rows: Tensor,
+    labels: Tensor | None,
+    classes: Reliability | None,
+    generator: Generator,
 ) -> LatentNormality:
-    flow, generator, batch_size = trained.flow, noise["generator"], noise["batch_size"]
-    classes = None
-    if isinstance(flow, HybridFlow) and labels is not None:
-        classes = reliability(class_probabilities(flow, rows, **noise), labels)
-    z = latents(flow, rows, labels, batch_size=batch_size, generator=generator)
+    flow = trained.flow
+    z = latents(flow, rows, labels, generator=generator)
     if rows.ndim == 2:
-        samples = draw_samples(flow, _SAMPLES, batch_size, generator)
+        samples = draw_samples(flow, _SAMPLES, _SAMPLES, generator)
         uniform, names = probability_integrals(rows, samples), trained.columns
     else:
         uniform, names = torch.special.ndtr(z.double()).reshape(-1, 1), ("all dimensions of the latent",)

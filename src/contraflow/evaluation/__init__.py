@@ -2,7 +2,12 @@
 
 from contraflow.evaluation.calibration import Reliability, reliability
 from contraflow.evaluation.calibration_pictures import calibration_picture
-from contraflow.evaluation.classification import ClassificationReport, class_probabilities, evaluate_classification
+from contraflow.evaluation.classification import (
+    ClassificationReport,
+    class_probabilities,
+    classification_report,
+    evaluate_classification,
+)
 from contraflow.evaluation.comparison_pictures import densities_picture, scores_picture
 from contraflow.evaluation.likelihood import (
     GaussianFit,
@@ -24,6 +29,7 @@ __all__ = [
     "Scores",
     "calibration_picture",
     "class_probabilities",
+    "classification_report",
     "densities_picture",
     "density_picture",
     "evaluate_classification",

@@ -107,26 +107,31 @@ def evaluate_classification(
         ShapeError, DomainError: labels that are no classes of the flow.
     """
     known = flow.check_labels(labels, len(x)) != UNKNOWN
-    if not bool(known.any()):
-        raise DataError("no row has a label, so there is nothing to compare classes with.")
-    y = labels[known]
     probabilities = class_probabilities(
         flow, x[known], draws=draws, batch_size=batch_size, generator=generator, progress=progress
     )
-    right = probabilities.argmax(dim=1) == y
-    surprise = -probabilities.gather(1, y[:, None])[:, 0].log()
-    calibration = reliability(probabilities, y)
-    low, high = wilson_interval(int(right.sum()), len(y))
-    spread = surprise.std().item() / math.sqrt(len(y)) if len(y) > 1 else math.nan
+    return classification_report(probabilities, labels[known], draws)
+
+
+def classification_report(probabilities: Tensor, labels: Tensor, draws: int = 1) -> ClassificationReport:
+    """The score of probabilities ``(n, classes)`` on labels ``(n,)``, all known.
+
+    Raises:
+        DataError: there are no rows.
+    """
+    if not len(labels):
+        raise DataError("no row has a label, so there is nothing to compare classes with.")
+    right = probabilities.argmax(dim=1) == labels
+    surprise = -probabilities.gather(1, labels[:, None])[:, 0].log()
+    calibration = reliability(probabilities, labels)
     return ClassificationReport(
         right.double().mean().item(),
-        low,
-        high,
+        *wilson_interval(int(right.sum()), len(labels)),
         surprise.mean().item(),
-        spread,
+        surprise.std().item() / math.sqrt(len(labels)) if len(labels) > 1 else math.nan,
         calibration.error,
         calibration.standard_error,
-        len(y),
+        len(labels),
         draws,
     )
 
