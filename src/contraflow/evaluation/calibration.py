@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 
 import torch
@@ -60,21 +61,19 @@ def reliability(
     confidence, guess = probabilities.double().max(dim=1)
     correct = (guess == labels).double()
     # Bins are closed above: a confidence of 1 belongs to the last.
-    member = torch.nn.functional.one_hot((confidence * bins).ceil().long().clamp(1, bins) - 1, bins).double()
-    count = member.sum(dim=0)
-    gaps = member * (correct - confidence)[:, None]
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    count = place.bincount(minlength=bins)
+    gap, rows = correct - confidence, len(labels)
+
+    def error(chosen: Tensor) -> float:
+        return place[chosen].bincount(gap[chosen], minlength=bins).abs().sum().item() / rows
+
     generator = Generator().manual_seed(seed)
-    errors = [_resampled(gaps, generator) for _ in range(resamples)]
+    errors = [error(torch.randint(rows, (rows,), generator=generator)) for _ in range(resamples)]
     return Reliability(
-        confidence @ member / count,
-        correct @ member / count,
-        count.long(),
-        gaps.sum(dim=0).abs().sum().item() / len(labels),
-        torch.stack(errors).std().item(),
+        place.bincount(confidence, minlength=bins) / count,
+        place.bincount(correct, minlength=bins) / count,
+        count,
+        error(torch.arange(rows)),
+        statistics.stdev(errors),
     )
-
-
-def _resampled(gaps: Tensor, generator: Generator) -> Tensor:
-    """The error of rows drawn with replacement."""
-    rows = torch.randint(len(gaps), (len(gaps),), generator=generator)
-    return gaps[rows].sum(dim=0).abs().sum() / len(gaps)
