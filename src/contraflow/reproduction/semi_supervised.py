@@ -104,9 +104,9 @@ SEMI_SUPERVISED = Experiment(
         ),
     ),
     reduced=Setting(
-        "The digits of scikit-learn with 10, 100 and 1,000 labels of 1,437 rows; 2-2 couplings of 32 channels, "
-        "whose steps cost less than those of residual blocks, branches of 64 features; 300 steps of Adam at 0.01 along a cosine. No validation set, whose labels would be "
-        "more labels.",
+        "The digits of scikit-learn with 10, 100 and 1,000 labels of 1,437 rows; 2-2 couplings of 32 channels, whose "
+        "steps cost less than those of residual blocks, branches of 64 features; 300 steps of Adam at 0.01 along a "
+        "cosine. No validation set, whose labels would be more labels.",
         "semi-supervised-digits",
         small_digits,
         seeds=3,
