@@ -193,7 +193,7 @@ _paper = partial(hybrid, blocks=(16, 16, 16), hidden=512, dense_hidden=128)
 
 #: Name → architecture. Those that end in a data set have the density model's blocks of Appendix E.
 HYBRIDS: dict[str, Architecture] = {
-    "hybrid": _named(hybrid, (1, 8, 8), f"{_PAPER}: hybrid model, p(x) and p(y|x); vectors and images on a CPU"),
+    "hybrid": _named(hybrid, (1, 8, 8), f"{_PAPER}: hybrid model, density and classifier; vectors and images on a CPU"),
     "hybrid_mnist": _named(_paper, (1, 28, 28), f"{_PAPER}: hybrid model for MNIST"),
     "hybrid_cifar10": _named(_paper, (3, 32, 32), f"{_PAPER}: hybrid model for CIFAR-10"),
 }
