@@ -129,6 +129,8 @@ def _findings(values: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
                 f"At λ = 1/D residual blocks differ from couplings by {one} {what}: {verdict(one, _EXPECTED[measure])}."
             )
     judged = [verdict(one, _EXPECTED[key[2]]) for key, one in found.items()]
+    if not judged:
+        return ["No comparison: runs failed."]
     counts = ", ".join(f"{judged.count(name)} {name}" for name in dict.fromkeys(judged))
     return [*lines, f"Of {len(judged)} comparisons of residual blocks with couplings: {counts}."]
 
