@@ -59,6 +59,15 @@ def test_one_pass_gives_what_two_give(shape, block, classifier):
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_one_pass_counts_the_preprocessing(classifier):
+    flow = small((1, 4, 4), block="coupling", classifier=classifier, preprocessing=ImagePreprocessing(17))
+    x = torch.randint(0, 17, (5, 1, 4, 4), generator=seeded())
+    log_prob, logits = flow.log_prob_and_logits(x, generator=seeded(1))
+    torch.testing.assert_close(log_prob, flow.log_prob(x, generator=seeded(1)))
+    torch.testing.assert_close(logits, flow.class_logits(x, generator=seeded(1)))
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_the_joint_density_sums_to_that_of_x(classifier):
     flow, x = small((3,), classifier=classifier), torch.randn(5, 3)
     joint = torch.stack([flow.log_prob(x, torch.full((5,), y)) for y in range(4)])
@@ -148,6 +157,8 @@ def test_each_sample_is_of_the_class_asked_for():
         mixture.base.means.mul_(1000)
     wanted = torch.tensor([2, 0, 3, 1])
     assert torch.equal(mixture.class_logits(mixture.sample(4, wanted)).argmax(1), wanted)
+    cold = mixture.rsample(4, wanted, temperature=0.0)
+    torch.testing.assert_close(mixture(cold), mixture.base.means[wanted], atol=1e-4, rtol=1e-6)
 
 
 def test_a_class_that_is_never_drawn_is_named():

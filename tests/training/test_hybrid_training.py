@@ -231,6 +231,13 @@ def test_the_log_has_the_terms_of_the_objective(classifier: Path) -> None:
     assert {"validation accuracy", "validation cross_entropy"} <= logged(classifier)[-1].keys()
 
 
+def test_the_weights_kept_are_those_of_the_best_objective(classifier: Path) -> None:
+    entropies = [line["validation cross_entropy"] for line in logged(classifier) if "validation accuracy" in line]
+    progress = json.loads((classifier / "checkpoints" / "00000012" / "training.json").read_text())
+    assert len(entropies) == 2
+    assert progress["best_score"] == pytest.approx(-min(entropies))
+
+
 def test_evaluation_says_accuracy_and_bits(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     report = json.loads((classifier / "evaluation.json").read_text())
     assert report["classification"]["rows"] == 30
