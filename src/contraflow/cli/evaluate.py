@@ -102,23 +102,21 @@ def evaluate(
             **noise,
         )
     lines, values = [str(report)], {**report.as_dict(), "data": settings.name, "split": split, "step": trained.step}
-    probabilities = None
+    classes = None
     if isinstance(trained.flow, HybridFlow) and labels is not None:
-        known = labels >= 0
-        rows, labels = rows[known], labels[known]
+        rows, labels = rows[labels >= 0], labels[labels >= 0]
         probabilities = class_probabilities(trained.flow, rows, **noise)
-        classified = classification_report(probabilities, labels, draws)
+        classified, classes = classification_report(probabilities, labels, draws), reliability(probabilities, labels)
         lines.append(str(classified))
         values["classification"] = classified.as_dict()
     if calibration is not None:
-        classes = None if probabilities is None or labels is None else reliability(probabilities, labels)
-        normality = _draw_calibration(calibration, trained, rows, labels, classes, generator)
+        normality = _calibrate(calibration, trained, rows, labels, classes, generator)
         lines += [str(normality), f"calibration {calibration}"]
         values |= {"latent": normality.as_dict(), "calibration": str(calibration)}
     show("\n".join(lines), values, json)
 
 
-def _draw_calibration(
+def _calibrate(
     path: Path,
     trained: TrainedFlow,
     rows: Tensor,
@@ -126,6 +124,7 @@ def _draw_calibration(
     classes: Reliability | None,
     generator: Generator,
 ) -> LatentNormality:
+    """Draw the picture, test the latent."""
     flow = trained.flow
     z = latents(flow, rows, labels, generator=generator)
     if rows.ndim == 2:
