@@ -20,18 +20,23 @@ WEIGHTS: dict[str, Weight] = {"0": 0.0, "1_D": "1/D", "1": 1.0}
 SMALL = {"blocks": [2, 2], "hidden": 32, "dense_blocks": 0, "branch_features": 64}
 
 
+def changed(name: str, options: Mapping[str, Any], weight: Weight, training: Mapping[str, Any]) -> Recipe:
+    """The recipe of a name with options of its architecture, a likelihood weight and settings of its training."""
+    recipe = RECIPES[name]()
+    recipe.architecture.options = dict(options)
+    recipe.training.likelihood_weight = weight
+    for key, value in training.items():
+        setattr(recipe.training, key, value)
+    return recipe
+
+
 def recipes(name: str, options: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Recipe]:
     """A recipe for every block and weight, that of a name with changes."""
-    found = {}
-    for block in BLOCKS:
-        for label, weight in WEIGHTS.items():
-            recipe = RECIPES[name]()
-            recipe.architecture.options = {**options, "block": block}
-            recipe.training.likelihood_weight = weight
-            for key, value in training.items():
-                setattr(recipe.training, key, value)
-            found[f"{block}-{label}"] = recipe
-    return found
+    return {
+        f"{block}-{label}": changed(name, {**options, "block": block}, weight, training)
+        for block in BLOCKS
+        for label, weight in WEIGHTS.items()
+    }
 
 
 def small_digits() -> dict[str, Recipe]:

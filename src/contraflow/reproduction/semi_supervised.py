@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from contraflow.recipes import RECIPES, Recipe
+from contraflow.recipes import Recipe
 from contraflow.recipes.writing import replacing
 from contraflow.reproduction.experiment import Claim, Experiment, Picture, Result, Setting, Table
-from contraflow.reproduction.hybrids import SMALL, Weight, scores
+from contraflow.reproduction.hybrids import SMALL, Weight, changed, scores
 from contraflow.reproduction.paired import Difference, mean_and_error, verdict, with_error
 from contraflow.reproduction.plan import Plan
 
@@ -23,13 +23,8 @@ def recipes(name: str, options: Mapping[str, object], training: Mapping[str, obj
     found = {}
     for count in COUNTS:
         for kind, weight in KINDS.items():
-            recipe = RECIPES[name]()
-            recipe.data.labels = count
-            recipe.architecture.options = dict(options)
-            recipe.training.likelihood_weight = weight
-            for key, value in training.items():
-                setattr(recipe.training, key, value)
-            found[f"{count}-{kind}"] = recipe
+            found[f"{count}-{kind}"] = changed(name, options, weight, training)
+            found[f"{count}-{kind}"].data.labels = count
     return found
 
 
