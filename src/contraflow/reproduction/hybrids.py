@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -80,7 +81,43 @@ def run(plan: Plan) -> Result:
     }
     seconds = sum(one.processor_seconds for runs in found.values() for one in runs)
     caption = "Test accuracy in per cent and bits per dimension, ± standard error over seeds."
-    return Result((Table(head, rows, caption), _comparison(values)), _findings(values), (), values, seconds)
+    curves = {block: validation_curve(found[f"{block}-1_D"]) for block in BLOCKS}
+    tables = [Table(head, rows, caption), _comparison(values), *_on_the_way(curves)]
+    return Result(tables, [*_findings(values), *_gap(curves)], (), values, seconds)
+
+
+def validation_curve(runs: Sequence[Run]) -> dict[int, float]:
+    """Step → mean over runs of the validation bits per dimension, of the steps that all of them have."""
+    curves = []
+    for one in runs:
+        lines = [json.loads(line) for line in (one.folder / "log.jsonl").read_text().splitlines()]
+        curves.append({line["step"]: line[_CURVE] for line in lines if _CURVE in line})
+    shared = sorted(set.intersection(*(set(one) for one in curves)))
+    return {step: statistics.mean(one[step] for one in curves) for step in shared}
+
+
+_CURVE = "validation bits_per_dim"
+
+
+def _on_the_way(curves: Mapping[str, Mapping[int, float]]) -> list[Table]:
+    steps = [step for step in curves["residual"] if all(step in one for one in curves.values())]
+    if not steps:
+        return []
+    rows = [[name, *(f"{curves[block][step]:.3f}" for step in steps)] for block, name in BLOCKS.items()]
+    head = ["blocks", *(f"step {step}" for step in steps)]
+    return [Table(head, rows, "Validation bits per dimension on the way at λ = 1/D, mean over seeds.")]
+
+
+def _gap(curves: Mapping[str, Mapping[int, float]]) -> list[str]:
+    ours, theirs = curves["residual"], curves["coupling"]
+    gaps = {step: ours[step] - theirs[step] for step in ours if step in theirs}
+    if len(gaps) < 2:
+        return []
+    first, last = min(gaps), max(gaps)
+    return [
+        f"At λ = 1/D residual blocks stand {gaps[first]:+.3f} bits/dim from couplings after {first} steps and "
+        f"{gaps[last]:+.3f} after {last}, on validation images."
+    ]
 
 
 def _cells(found: Mapping[str, Sequence[Run]], block: str) -> list[str]:
