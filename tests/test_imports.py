@@ -24,7 +24,7 @@ LEVELS = [
     {"data", "evaluation"},
     {"training"},
     {"recipes"},
-    {"reproduction"},
+    {"report", "reproduction"},
     {"interop", "cli", "web"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

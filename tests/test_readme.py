@@ -20,7 +20,7 @@ def commands() -> list[list[str]]:
 def test_commands(tmp_path):
     """Every `contraflow …` line of the README, in order, in an empty folder."""
     ours = [command for command in commands() if command[0] == "contraflow"]
-    assert [command[1] for command in ours] == ["train", "evaluate", "sample", "certify"]
+    assert [command[1] for command in ours] == ["train", "evaluate", "sample", "certify", "report"]
     for command in ours:
         short = SHORT if command[1] == "train" else ["--limit", "20"] if command[1] == "evaluate" else []
         done = subprocess.run(

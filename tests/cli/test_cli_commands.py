@@ -85,6 +85,7 @@ def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         "evaluate": ("run", "--split", "--exact_terms", "--seed", "--device", "--dtype", "--json"),
         "sample": ("run", "--out", "--temperature", "--seed", "--device", "--dtype", "--force"),
         "score": ("run", "file", "--draws", "--seed", "--device", "--dtype", "--json"),
+        "report": ("run", "--out", "--rows", "--other", "--seed", "--json"),
         "data": ("list, fetch or check", "--root"),
     }
     for word in words.get(name, ("--json",)):

@@ -13,6 +13,7 @@ from contraflow.cli.benchmark import benchmark
 from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
 from contraflow.cli.evaluate import evaluate
+from contraflow.cli.report import report
 from contraflow.cli.reproduce import reproduce
 from contraflow.cli.sample import sample
 from contraflow.cli.score import score
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "score": score,
     "certify": certify,
+    "report": report,
     "benchmark": benchmark,
     "reproduce": reproduce,
     "recipes": recipes,
@@ -175,6 +177,6 @@ def _completion(arguments: list[str]) -> str:
             command.add_argument("recipe", choices=list(RECIPES))
         elif name == "reproduce":
             command.add_argument("name", choices=list(EXPERIMENTS))
-        elif name in ("evaluate", "sample", "score", "certify"):
+        elif name in ("evaluate", "sample", "score", "certify", "report"):
             command.add_argument("run").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return shtab.complete(parser, shell=arguments[0])

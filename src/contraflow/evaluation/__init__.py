@@ -9,23 +9,31 @@ from contraflow.evaluation.classification import (
     evaluate_classification,
 )
 from contraflow.evaluation.comparison_pictures import densities_picture, scores_picture
+from contraflow.evaluation.latent_paths import latent_arc
 from contraflow.evaluation.likelihood import (
     GaussianFit,
     LikelihoodReport,
     Scores,
     evaluate_likelihood,
     gaussian_baseline,
+    report_scores,
     score,
 )
 from contraflow.evaluation.normality import LatentNormality, latent_normality, latents, probability_integrals
+from contraflow.evaluation.neighbours import Neighbours, nearest
 from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
+from contraflow.evaluation.reconstruction import Reconstruction, reconstruct
+from contraflow.evaluation.series_decay import BlockSeries, series_decay
 
 __all__ = [
     "ClassificationReport",
+    "BlockSeries",
     "GaussianFit",
     "LatentNormality",
     "LikelihoodReport",
     "Reliability",
+    "Neighbours",
+    "Reconstruction",
     "Scores",
     "calibration_picture",
     "class_probabilities",
@@ -41,7 +49,13 @@ __all__ = [
     "norm_orders_picture",
     "probability_integrals",
     "reliability",
+    "latent_arc",
+    "nearest",
+    "norm_orders_picture",
+    "reconstruct",
+    "report_scores",
     "scatter_picture",
     "score",
     "scores_picture",
+    "series_decay",
 ]

@@ -151,8 +151,15 @@ def evaluate_likelihood(
     scores = score(
         flow, x, estimator=estimator, draws=draws, batch_size=batch_size, generator=generator, progress=progress
     )
+    return report_scores(flow, scores, estimator)
+
+
+def report_scores(flow: Flow, scores: Scores, estimator: LogDetEstimator) -> LikelihoodReport:
+    """The report on rows that `score` has scored by a flow and an estimator."""
     variational = getattr(flow.preprocessing, "dequantisation", "uniform") == "variational"
-    return report(scores.log_prob, flow.event_shape, flow.with_logdet(estimator).estimator_name, draws, variational)
+    return report(
+        scores.log_prob, flow.event_shape, flow.with_logdet(estimator).estimator_name, scores.draws, variational
+    )
 
 
 def report(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ def image_grid(images: Tensor, levels: int, *, columns: int | None = None, gap: 
     return canvas[:, :, 0] if channels == 1 else canvas
 
 
-def save_png(array: np.ndarray, path: Path, *, scale: int = 1) -> None:
-    """Write a uint8 picture, every pixel enlarged `scale` times."""
+def save_png(array: np.ndarray, path: Path | IO[bytes], *, scale: int = 1) -> None:
+    """Write a uint8 picture to a file, by its name or open, every pixel enlarged `scale` times."""
     from PIL import Image
 
     enlarged = array.repeat(scale, axis=0).repeat(scale, axis=1)
@@ -111,20 +111,34 @@ def scatter_picture(data: Tensor, samples: Tensor, path: Path, columns: tuple[st
         if index >= count:
             axes.set_axis_off()
             continue
-        ends = torch.quantile(data[:100_000, index].double(), torch.tensor([0.001, 0.999]).double()).tolist()
-        bins = np.linspace(*_span(*ends), 80)
-        style: dict[str, Any]
-        for rows, style in (
-            (data, {"alpha": 0.5, "label": "data"}),
-            (samples, {"histtype": "step", "color": "black", "label": "samples"}),
-        ):
-            # not density=True: it divides by the rows inside of the bins, and there may be none
-            weights = np.full(len(rows), 1 / (len(rows) * (bins[1] - bins[0])))
-            axes.hist(rows[:, index].numpy(), bins=bins, weights=weights, **style)
+        draw_column(axes, data[:, index], samples[:, index])
         axes.set_title(columns[index] if columns else f"column {index}")
-        axes.set_yticks([])
     figure.axes[0].legend()
     figure.savefig(path, format="png", dpi=150)
+
+
+def draw_column(
+    axes: Any, data: Tensor, samples: Tensor, colours: tuple[str, str] = ("tab:blue", "black"), bars: int = 80
+) -> None:
+    """Histograms of one column, data filled and samples as a line.
+
+    Args:
+        axes: of matplotlib.
+        data, samples: ``(n,)``; the middle 99.8 % of the data is shown.
+        colours: of data and samples.
+        bars: of each histogram.
+    """
+    ends = torch.quantile(data[:100_000].double(), torch.tensor([0.001, 0.999]).double()).tolist()
+    bins = np.linspace(*_span(*ends), bars)
+    style: dict[str, Any]
+    for rows, style in (
+        (data, {"alpha": 0.5, "label": "data", "color": colours[0]}),
+        (samples, {"histtype": "step", "label": "samples", "color": colours[1]}),
+    ):
+        # not density=True: it divides by the rows inside of the bins, and there may be none
+        weights = np.full(len(rows), 1 / (len(rows) * (bins[1] - bins[0])))
+        axes.hist(rows.numpy(), bins=bins, weights=weights, **style)
+    axes.set_yticks([])
 
 
 def _span(low: float, high: float, margin: float = 0.0) -> tuple[float, float]:
@@ -152,7 +166,12 @@ def norm_orders_picture(orders: NormOrders, path: Path) -> None:
     if not orders.blocks:
         raise ShapeError("no residual block with norm orders: there is nothing to draw.")
     figure = Figure(figsize=(6, 3.2), layout="constrained")
-    axes = figure.subplots()
+    draw_norm_orders(figure.subplots(), orders)
+    figure.savefig(path, format="png", dpi=150)
+
+
+def draw_norm_orders(axes: Any, orders: NormOrders) -> None:
+    """The same on axes of matplotlib."""
     blocks = list(orders.blocks.values())
     # The last place is the first one again.
     for place in range(max(len(block) for block in blocks) - 1):
@@ -161,4 +180,3 @@ def norm_orders_picture(orders: NormOrders, path: Path) -> None:
         axes.plot(numbers, [blocks[index - 1][place] for index in numbers], ".-", label=label)
     axes.set(xlabel="residual block", ylabel="order p")
     axes.legend()
-    figure.savefig(path, format="png", dpi=150)

@@ -1,0 +1,53 @@
+"""`contraflow report`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from contraflow.cli.console import ProgressBar, show
+from contraflow.cli.sample import check_output
+from contraflow.recipes import load_run
+from contraflow.recipes.build import load_data
+from contraflow.report import ReportSettings, Subject, write_report
+
+
+def report(
+    run: Path,
+    out: Path = Path("report.html"),
+    rows: int | None = None,
+    samples: int | None = None,
+    other: str | None = None,
+    root: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: Literal["float32", "float64"] | None = None,
+    force: bool = False,
+    json: bool = False,
+) -> None:
+    """Write one HTML file that shows a trained flow: curves, likelihoods, samples, certificate, recipe.
+
+    Args:
+        run: folder that `contraflow train` wrote, or one checkpoint in it.
+        out: the file, .html; it needs no other file and no network.
+        rows: rows of each split that are scored, at most; 200 images or 10,000 others when not given.
+        samples: samples to draw; as many as the recipe says when not given.
+        other: another data set of the same shape, a name or a path, to score beside the run's own.
+        root: folder of the named data sets.
+        seed: of everything random.
+        device: cpu, cuda or cuda:N.
+        dtype: precision to compute in; as trained when not given.
+        force: overwrite `out`.
+        json: print JSON.
+    """
+    check_output(out, force, (".html",))
+    settings = ReportSettings(rows, samples, other, root, seed)
+    trained = load_run(run, device=device, dtype=dtype)
+    own = trained.recipe.data
+    data = load_data(replace(own, root=root or own.root), trained.recipe.seed)
+    with ProgressBar() as bar:
+        subject = Subject(trained, data, settings, bar.phase)
+        write_report(subject, out)
+    score = subject.test_score.report
+    show(f"report {out}\ntest {score}", {**score.as_dict(), "report": str(out), "step": trained.step}, json)

@@ -1,0 +1,381 @@
+"""Reports of tiny runs: their numbers are those of the other commands, and the page needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import html
+import io
+import json
+import re
+import shlex
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from contraflow.bijections import ResidualBlock
+from contraflow.cli import main
+from contraflow.data import Dataset
+from contraflow.errors import ConfigurationError, InversionError, ShapeError
+from contraflow.recipes import TrainedFlow, load_run
+from contraflow.recipes.build import load_data
+from contraflow.report import SECTIONS, ReportSettings, Subject, contents, report_page
+from contraflow.report.contents import facts
+from contraflow.report.curves import training
+from contraflow.report.densities import other_data
+from contraflow.report.drawing import PALETTE
+from contraflow.report.images import interpolations, nearest_training, temperature_sweep
+from contraflow.report.invertibility import invertibility
+from contraflow.report.origin import origin
+from contraflow.report.plane import grid_lines
+
+SHORT = ["training.steps=6", "training.batch_size=32", "training.log_every=2", "training.validate_every=3"]
+TINY_IMAGES = [
+    "architecture.options.blocks=[1,1]",
+    "architecture.options.hidden=8",
+    "architecture.options.dense_blocks=1",
+    "architecture.options.dense_hidden=8",
+    "data.limit=64",
+    "evaluation.limit=40",
+    "evaluation.samples=9",
+    "evaluation.draws=2",
+]
+TINY_ROWS = ["architecture.options.blocks=2", "architecture.options.hidden=[8]", "evaluation.samples=60"]
+#: Markup, mathematics and an entity, all of which must come out as they are.
+COLUMNS = ["<b>age</b>", "$x_1$", 'a&b "c"']
+FILE = "a <i>file & more.csv"
+ALIKE = ("Training", "Invertibility")
+
+
+def train(folder: Path, *arguments: str) -> Path:
+    run = folder / "run"
+    assert main(["train", *arguments, "--out", str(run), *SHORT]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("digits"), "digits", *TINY_IMAGES)
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    more = ["architecture.norms.kind=learned", "evaluation.limit=50"]
+    return train(tmp_path_factory.mktemp("moons"), "checkerboard", *TINY_ROWS, *more)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    rows = np.random.default_rng(0).normal(size=(120, 3)) * [1, 10, 0.1]
+    with open(folder / FILE, "w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows.tolist()])
+    return train(folder, "table", f"data.name={folder / FILE}", "estimator.law=adaptive", *TINY_ROWS)
+
+
+@functools.cache
+def read(run: Path) -> tuple[TrainedFlow, Dataset]:
+    trained = load_run(run)
+    return trained, load_data(trained.recipe.data, trained.recipe.seed)
+
+
+def subject_of(run: Path, **settings: object) -> Subject:
+    return Subject(*read(run), ReportSettings(**{"rows": 40, **settings}))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def pages(images: Path, plane: Path, table: Path) -> dict[str, str]:
+    """Whole for images; for others without the sections that are drawn alike, to save time."""
+    runs = {"images": images, "plane": plane, "table": table}
+    pages = {"images": report_page(subject_of(images))}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contents, "SECTIONS", {title: SECTIONS[title] for title in SECTIONS if title not in ALIKE})
+        return pages | {kind: report_page(subject_of(runs[kind])) for kind in ("plane", "table")}
+
+
+def words(page: str) -> str:
+    """What a page says, without markup."""
+    return html.unescape(re.sub(r"<[^>]+>", " ", page[page.index("<body") :]))
+
+
+def titles(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+@pytest.mark.parametrize("kind", ["images", "plane", "table"])
+def test_the_score_is_what_evaluate_prints(
+    kind: str, pages: dict[str, str], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that the page gives is run, as it stands."""
+    said = words(pages[kind])
+    (command,) = re.findall(r"contraflow (evaluate RUN .*)", said)
+    run = request.getfixturevalue(kind)
+    capsys.readouterr()
+    assert main([one.replace("RUN", str(run)) for one in shlex.split(command)]) == 0
+    printed = re.fullmatch(r"(\S+) (-?[\d.]+ ± [\d.]+) \((\d+) .*\)\n", capsys.readouterr().out)
+    assert printed is not None
+    unit, score, rows = printed.groups()
+    assert f"Test score, {unit}" in said
+    assert said.count(score) == 2, "at the top and in the table"
+    assert re.search(rf"{re.escape(score)} {rows} rows, \d draws? each", re.sub(r"\s+", " ", said))
+
+
+def test_the_score_of_training_again(images: Path) -> None:
+    report = json.loads((images / "evaluation.json").read_text())
+    assert subject_of(images).test_score.report.as_dict() == report
+
+
+def test_sections_fit_the_data(pages: dict[str, str]) -> None:
+    last = "How to get this run"
+    assert titles(pages["images"]) == ["Samples", "Training", "Likelihood", "Invertibility", last]
+    assert titles(pages["plane"]) == ["Density and samples", "Likelihood", "Learned norms", last]
+    assert titles(pages["table"]) == ["Columns and samples", "Likelihood", last]
+    assert set(SECTIONS) == {title for page in pages.values() for title in titles(page)}
+
+
+def test_the_certificate_is_that_of_certify(images: Path, pages: dict[str, str]) -> None:
+    certificate = load_run(images).flow.certify()
+    said = words(pages["images"])
+    assert str(certificate) in said
+    for block in certificate.blocks:
+        assert f"{block.bound:.5f}" in said
+    assert f"{max(one.bound for one in certificate.blocks):.4f}" in said
+
+
+class Links(HTMLParser):
+    """Elements, ids, and everything that a browser might ask for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.asked: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            elif name in ("src", "href", "xlink:href", "srcset", "action", "data", "poster"):
+                self.asked.append(value or "")
+            self.asked += re.findall(r"url\(([^)]*)\)", value or "")
+
+
+@pytest.mark.parametrize("kind", ["images", "plane", "table"])
+def test_nothing_is_asked_for_from_outside(kind: str, pages: dict[str, str]) -> None:
+    links = Links()
+    links.feed(pages[kind])
+    assert not links.tags & {"script", "iframe", "object", "embed", "audio", "video", "form"}
+    assert len(links.asked) > 20
+    assert len(links.ids) == len(set(links.ids)), "of different pictures too"
+    for target in links.asked:
+        assert target.startswith("data:") or target.removeprefix("#") in links.ids, target
+    style = re.findall(r"<style.*?</style>", pages[kind], re.DOTALL)
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", "".join(style))
+
+
+@pytest.mark.parametrize("kind", ["images", "plane", "table"])
+def test_pictures_take_the_colours_of_the_page(kind: str, pages: dict[str, str]) -> None:
+    svg = "".join(re.findall(r"<svg.*?</svg>", pages[kind], re.DOTALL))
+    assert "var(--ink)" in svg
+    for shades in PALETTE.values():
+        assert shades["light"] not in svg
+    assert len({shades["light"] for shades in PALETTE.values()}) == len(PALETTE)
+
+
+def test_names_come_out_as_they_are(pages: dict[str, str]) -> None:
+    page = pages["table"]
+    assert "<b>age</b>" not in page
+    assert "<i>" not in page
+    said = words(page)
+    for name in COLUMNS:
+        assert said.count(name) >= 2, "over its histogram and on the diagonal"
+    assert said.count(FILE) == 3, "as the title, in the command, in the recipe"
+
+
+def test_the_command_of_the_run(table: Path, pages: dict[str, str]) -> None:
+    """It gives the recipe that was trained: parsed again it is the same."""
+    (command,) = re.findall(r"contraflow (train [^\n]*?)  ", words(pages["table"]))
+    again = table.parent / "again"
+    assert main([one.replace("RUN", str(again)) for one in shlex.split(command)]) == 0
+    recipes = [json.loads(next((run / "checkpoints").rglob("config.json")).read_text()) for run in (table, again)]
+    assert recipes[0] == recipes[1]
+
+
+def test_the_same_seed_the_same_page(
+    plane: Path, pages: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command too, whatever other sections there are, and nothing else is changed."""
+    monkeypatch.setattr(contents, "SECTIONS", {title: SECTIONS[title] for title in ("Likelihood", "Learned norms")})
+    before = {path: path.read_bytes() for path in plane.rglob("*") if path.is_file()}
+    state = torch.random.get_rng_state()
+    out = tmp_path / "page.html"
+    assert main(["report", str(plane), "--rows", "40", "--out", str(out)]) == 0
+    sections = re.findall(r"<section.*?</section>", out.read_text(), re.DOTALL)
+    assert len(sections) == 2
+    assert all(section in pages["plane"] for section in sections)
+    assert {path: path.read_bytes() for path in plane.rglob("*") if path.is_file()} == before
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_another_seed_another_score(images: Path, pages: dict[str, str]) -> None:
+    scores = [subject_of(images, seed=seed).test_score.report.value for seed in (0, 0, 1)]
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_adaptive_laws_are_in_the_table(table: Path) -> None:
+    """Of a run on rows: the sections that the page above leaves out."""
+    subject = subject_of(table)
+    said = words("<body" + "".join(invertibility(subject) + (training(subject) or [])))
+    decay = next(one.decay for one in subject.trained.flow.modules() if isinstance(one, ResidualBlock))
+    q, exact = decay.law.tolist()
+    assert f"{max(exact, 1):.0f} exact, q = {q:.2f}" in said
+    assert "higher is better" in said
+
+
+def test_without_a_log(images: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(images, tmp_path / "run")
+    (run / "log.jsonl").unlink()
+    subject = subject_of(run)
+    assert training(subject) is None
+    assert "no log beside the checkpoint" in str(facts(subject))
+
+
+def test_a_damaged_log(images: Path, tmp_path: Path) -> None:
+    """What is no line of ours is left out, and so is what comes after the weights."""
+    run = shutil.copytree(images, tmp_path / "run")
+    kept = (run / "log.jsonl").read_text()
+    later = json.dumps({"step": 10_000, "bits_per_dim": 1.0, "gradient_norm": 1.0, "seconds": 1.0})
+    (run / "log.jsonl").write_text(f'[]\n{{"step": "1"}}\n{kept}{later}\nnull\n{{"step": 4, "gradient_no')
+    assert subject_of(run).log == [json.loads(line) for line in kept.splitlines()]
+
+
+def test_a_section_that_fails_says_so(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(subject: Subject) -> list[str]:
+        raise InversionError("block 3 <stuck>")
+
+    monkeypatch.setattr(contents, "SECTIONS", {"Samples": fail, "Columns": lambda subject: None, "End": origin})
+    page = report_page(subject_of(images))
+    assert "Could not be computed: block 3 <stuck>" in words(page)
+    assert titles(page) == ["Samples", "End"]
+
+
+def test_other_data(plane: Path, images: Path) -> None:
+    """From close to far: the same pixels and the same columns first, noise last."""
+    subject = subject_of(images)
+    turned, noise = other_data(subject).values()
+    assert torch.equal(turned.rot90(2, (2, 3)), subject.test)
+    assert noise.dtype == torch.uint8
+    assert int(noise.max()) == 16
+    subject = subject_of(plane)
+    found = other_data(subject_of(plane, other="two_spirals"))
+    assert list(found) == ["test, columns shuffled", "two_spirals", "noise"]
+    shuffled = found["test, columns shuffled"]
+    assert torch.equal(shuffled.sort(dim=0).values, subject.test.sort(dim=0).values)
+    assert not torch.equal(shuffled[shuffled[:, 0].argsort()], subject.test[subject.test[:, 0].argsort()])
+    for column in (0, 1):
+        assert subject.test[:, column].min() <= found["noise"][:, column].min()
+        assert found["noise"][:, column].max() <= subject.test[:, column].max()
+    with pytest.raises(ShapeError, match=r"other=moons.*\(1, 8, 8\)"):
+        other_data(subject_of(images, other="moons"))
+
+
+def pictures(block: str) -> list[np.ndarray]:
+    """The pixels of the images in some HTML."""
+    found = re.findall(r"data:image/png;base64,([^\"]*)", block)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(one)))) for one in found]
+
+
+def tiles(grid: np.ndarray) -> np.ndarray:
+    """The 8×8 images of a grid, ``(rows, columns, 8, 8)``, back in levels."""
+    rows, columns = grid.shape[0] // 9, grid.shape[1] // 9
+    cells = grid[1:, 1:].reshape(rows, 9, columns, 9).transpose(0, 2, 1, 3)[:, :, :8, :8]
+    return (cells.astype(float) * 16 / 255).round().astype(int)
+
+
+def test_ways_between_images_begin_and_end_at_them(images: Path) -> None:
+    subject = subject_of(images)
+    for pair, strip in enumerate(pictures(interpolations(subject))):
+        (row,) = tiles(strip)
+        assert (row[0] == subject.test[2 * pair, 0].numpy()).all()
+        assert (row[-1] == subject.test[2 * pair + 1, 0].numpy()).all()
+        assert (row[5] != row[0]).any()
+
+
+def test_neighbours_are_training_images(images: Path) -> None:
+    """Each the nearest one, below the sample that it is the nearest of; the closest pair first."""
+    subject = subject_of(images)
+    above, below = tiles(pictures(nearest_training(subject)[0])[0])
+    train, drawn = subject.data.train[:, 0].numpy().astype(int), subject.samples[:, 0].numpy().astype(int)
+    distances = []
+    for sample, neighbour in zip(above, below, strict=True):
+        assert (drawn == sample).all(axis=(1, 2)).any()
+        squares = ((train - sample) ** 2).sum(axis=(1, 2))
+        assert ((neighbour - sample) ** 2).sum() == squares.min()
+        distances.append(squares.min())
+    assert distances == sorted(distances)
+
+
+def test_temperatures_share_their_noise(images: Path) -> None:
+    subject = subject_of(images)
+    rows = [tiles(one)[0] for one in pictures(temperature_sweep(subject))]
+    assert (rows[0] == rows[0][0]).all(), "T = 0 is one image"
+    warm = subject.draw(len(rows[0]))[:, 0].numpy()
+    assert (rows[5] == warm).all(), "T = 1 are the samples"
+    assert len(rows) == 7
+
+
+def test_lines_of_a_grid() -> None:
+    vertical, horizontal = grid_lines(torch.tensor([0.0, -1.0]), torch.tensor([2.0, 1.0]))
+    assert (vertical[:, :, 0] == vertical[:, :1, 0]).all()
+    assert (horizontal[:, :, 1] == horizontal[:, :1, 1]).all()
+    for lines in (vertical, horizontal):
+        assert lines.flatten(0, 1).amin(dim=0).tolist() == [0, -1]
+        assert lines.flatten(0, 1).amax(dim=0).tolist() == [2, 1]
+
+
+def test_rows_when_not_told(images: Path, plane: Path) -> None:
+    assert [subject_of(run, rows=None).rows for run in (images, plane)] == [200, 10_000]
+    assert [len(subject_of(run, rows=None).test) for run in (images, plane)] == [40, 50], "the recipes' own limits"
+    assert len(other_data(subject_of(images, rows=30))["noise"]) == 30
+
+
+@pytest.mark.parametrize("kind", ["images", "plane"])
+def test_no_set_has_more_rows_than_asked_for(kind: str, pages: dict[str, str]) -> None:
+    table = re.findall(r"<table>.*?</table>", pages[kind], re.DOTALL)[0]
+    counts = [int(re.findall(r"<td>(.*?)</td>", row)[-2]) for row in re.findall(r"<tr>(<th>.*?</td>)</tr>", table)]
+    assert counts == [40] * len(counts)
+    assert len(counts) >= 4
+
+
+def test_settings_that_cannot_be() -> None:
+    for wrong in ({"rows": 1}, {"samples": 0}):
+        with pytest.raises(ConfigurationError, match="at least two rows"):
+            ReportSettings(**wrong)
+
+
+def test_the_command_refuses(plane: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    out.write_text("mine")
+    assert main(["report", str(plane), "--out", str(out)]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+    assert main(["report", str(plane), "--out", str(tmp_path / "page.pdf")]) == 2
+    assert ".html" in capsys.readouterr().err
+
+
+def test_json_for_another_program(
+    plane: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "SECTIONS", {"End": origin})
+    out = tmp_path / "page.html"
+    assert main(["report", str(plane), "--rows", "40", "--out", str(out), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["report"] == str(out)
+    assert f"{values['value']:.3f} ± {values['standard_error']:.3f}" in out.read_text()
