@@ -19,21 +19,21 @@ from contraflow.evaluation.likelihood import (
     report_scores,
     score,
 )
-from contraflow.evaluation.normality import LatentNormality, latent_normality, latents, probability_integrals
 from contraflow.evaluation.neighbours import Neighbours, nearest
+from contraflow.evaluation.normality import LatentNormality, latent_normality, latents, probability_integrals
 from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
 from contraflow.evaluation.reconstruction import Reconstruction, reconstruct
 from contraflow.evaluation.series_decay import BlockSeries, series_decay
 
 __all__ = [
-    "ClassificationReport",
     "BlockSeries",
+    "ClassificationReport",
     "GaussianFit",
     "LatentNormality",
     "LikelihoodReport",
-    "Reliability",
     "Neighbours",
     "Reconstruction",
+    "Reliability",
     "Scores",
     "calibration_picture",
     "class_probabilities",
@@ -44,15 +44,14 @@ __all__ = [
     "evaluate_likelihood",
     "gaussian_baseline",
     "image_grid",
+    "latent_arc",
     "latent_normality",
     "latents",
-    "norm_orders_picture",
-    "probability_integrals",
-    "reliability",
-    "latent_arc",
     "nearest",
     "norm_orders_picture",
+    "probability_integrals",
     "reconstruct",
+    "reliability",
     "report_scores",
     "scatter_picture",
     "score",
