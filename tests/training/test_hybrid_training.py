@@ -22,12 +22,12 @@ from contraflow.training.objective import Batch, Objective, make_objective
 
 TINY = [
     'architecture.options={"blocks":[1,1],"hidden":6,"dense_blocks":0,"branch_features":6}',
-    "training.steps=12",
+    "training.steps=8",
     "training.warmup_steps=2",
     "training.batch_size=16",
     "training.log_every=1",
-    "training.checkpoint_every=5",
-    "training.validate_every=6",
+    "training.checkpoint_every=3",
+    "training.validate_every=4",
     "training.validation_size=20",
     "data.limit=72",
     "evaluation.limit=30",
@@ -191,7 +191,10 @@ def logged(run: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in line.items() if key not in ("seconds", "time")} for line in lines]
 
 
-@pytest.mark.parametrize("options", [[], ["data.labels=10", "training.likelihood_weight=0.5"]])
+COUPLING = TINY[0].replace("{", '{"block":"coupling",')
+
+
+@pytest.mark.parametrize("options", [[], ["data.labels=10", "training.likelihood_weight=0.5", COUPLING]])
 def test_exact_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     """Ctrl-C inside a step, after its batch was drawn; what goes on is the run that nobody disturbed."""
     whole, run = tmp_path / "whole", tmp_path / "run"
@@ -199,7 +202,7 @@ def test_exact_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optio
     draw = TrainingState.next_batch
 
     def interrupted(state: TrainingState, data: Tensor, size: int) -> Tensor:
-        if state.step == 7:
+        if state.step == 4:
             signal.raise_signal(signal.SIGINT)
         return draw(state, data, size)
 
@@ -209,7 +212,7 @@ def test_exact_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optio
     assert main(["train", "--resume", str(run)]) == 0
     assert logged(run) == logged(whole)
     for name in ("model.safetensors", "training.safetensors", "training.json"):
-        ours, theirs = (one / "checkpoints" / "00000012" / name for one in (run, whole))
+        ours, theirs = (one / "checkpoints" / "00000008" / name for one in (run, whole))
         assert ours.read_bytes() == theirs.read_bytes(), name
     assert (run / "evaluation.json").read_bytes() == (whole / "evaluation.json").read_bytes()
 
@@ -218,7 +221,7 @@ def test_exact_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optio
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run at λ = 0 of blocks of couplings."""
     run = tmp_path_factory.mktemp("classifier") / "run"
-    options = ["training.likelihood_weight=0", TINY[0].replace("{", '{"block":"coupling",')]
+    options = ["training.likelihood_weight=0", COUPLING]
     assert main(["train", "digits_hybrid", "--out", str(run), *TINY, *options]) == 0
     return run
 
@@ -233,7 +236,7 @@ def test_the_log_has_the_terms_of_the_objective(classifier: Path) -> None:
 
 def test_the_weights_kept_are_those_of_the_best_objective(classifier: Path) -> None:
     entropies = [line["validation cross_entropy"] for line in logged(classifier) if "validation accuracy" in line]
-    progress = json.loads((classifier / "checkpoints" / "00000012" / "training.json").read_text())
+    progress = json.loads((classifier / "checkpoints" / "00000008" / "training.json").read_text())
     assert len(entropies) == 2
     assert progress["best_score"] == pytest.approx(-min(entropies))
 
