@@ -13,6 +13,8 @@ from contraflow.cli.benchmark import benchmark
 from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
 from contraflow.cli.evaluate import evaluate
+from contraflow.cli.ood import ood
+from contraflow.cli.quality import quality
 from contraflow.cli.report import report
 from contraflow.cli.reproduce import reproduce
 from contraflow.cli.sample import sample
@@ -27,6 +29,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "score": score,
     "certify": certify,
+    "ood": ood,
+    "quality": quality,
     "report": report,
     "benchmark": benchmark,
     "reproduce": reproduce,
@@ -177,6 +181,6 @@ def _completion(arguments: list[str]) -> str:
             command.add_argument("recipe", choices=list(RECIPES))
         elif name == "reproduce":
             command.add_argument("name", choices=list(EXPERIMENTS))
-        elif name in ("evaluate", "sample", "score", "certify", "report"):
+        elif name in ("evaluate", "sample", "score", "certify", "ood", "quality", "report"):
             command.add_argument("run").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return shtab.complete(parser, shell=arguments[0])

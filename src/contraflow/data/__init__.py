@@ -1,10 +1,11 @@
 """Data: named sets, the user's own files, two-dimensional densities, and preprocessing with its log-determinant."""
 
-from contraflow.data.augmentation import flip_and_crop
+from contraflow.data.augmentation import flip_and_crop, mutate_pixels
 from contraflow.data.dataset import Dataset
 from contraflow.data.dequantisation import dequantise, quantise
 from contraflow.data.image_folder import read_image_folder
 from contraflow.data.image_preprocessing import ImagePreprocessing, channel_moments
+from contraflow.data.other_rows import DRAWN_IMAGES, OtherRows, draw_rows, fit_images, load_other_rows
 from contraflow.data.path_dataset import read_rows
 from contraflow.data.preprocessing import preprocessing_from_config
 from contraflow.data.registry import DATASETS, Entry, check, fetch, load_dataset
@@ -17,10 +18,12 @@ from contraflow.data.variational_dequantisation import VariationalDequantisation
 
 __all__ = [
     "DATASETS",
+    "DRAWN_IMAGES",
     "TOY_DENSITIES",
     "Dataset",
     "Entry",
     "ImagePreprocessing",
+    "OtherRows",
     "TablePreprocessing",
     "ToyDensity",
     "VariationalDequantisation",
@@ -28,10 +31,14 @@ __all__ = [
     "check",
     "data_root",
     "dequantise",
+    "draw_rows",
     "fetch",
+    "fit_images",
     "flip_and_crop",
     "keep_labels",
     "load_dataset",
+    "load_other_rows",
+    "mutate_pixels",
     "preprocessing_from_config",
     "quantise",
     "read_image_folder",

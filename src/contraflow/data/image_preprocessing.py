@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from contraflow.bijections.bijection import Bijection
 from contraflow.bijections.elementwise import Affine, Logit
-from contraflow.data.augmentation import flip_and_crop
+from contraflow.data.augmentation import flip_and_crop, mutate_pixels
 from contraflow.data.dequantisation import add_noise, check_levels, dequantise, quantise
 from contraflow.data.variational_dequantisation import VariationalDequantisation
 from contraflow.errors import ConfigurationError, ShapeError, unknown_name
@@ -51,6 +51,7 @@ class ImagePreprocessing(Bijection):
         alpha: margin of the logit transform, in (0, ½); None for none.
         flip: mirror half of the training images; for `augment` only.
         crop_padding: padding of the random crops of `augment`; 0 for none.
+        mutate: share of pixels that `augment` replaces by uniform levels, for the background of a likelihood ratio.
         standardise: mean and std of the pixels scaled to [0, 1], a number or one a channel; needs alpha=None.
         dequantisation: uniform or variational.
         channels: C of the images, which variational dequantisation has to know.
@@ -70,11 +71,14 @@ class ImagePreprocessing(Bijection):
         standardise: tuple[PerChannel, PerChannel] | None = None,
         dequantisation: str = "uniform",
         channels: int | None = None,
+        mutate: float = 0.0,
     ) -> None:
         super().__init__()
         _check_arguments(levels, bits, alpha, crop_padding, standardise)
+        if not 0 <= mutate <= 1:
+            raise ConfigurationError(f"mutate={mutate}: a share of pixels lies in [0, 1].")
         self.levels, self.bits, self.alpha = levels, bits, alpha
-        self.flip, self.crop_padding = flip, crop_padding
+        self.flip, self.crop_padding, self.mutate = flip, crop_padding, mutate
         self.standardised = standardise is not None
         self.dequantisation, self.channels = dequantisation, channels
         self.noise = _noise(dequantisation, channels)
@@ -132,14 +136,14 @@ class ImagePreprocessing(Bijection):
         return quantise(x, self.reduced_levels)
 
     def augment(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Randomly flipped and cropped copies of training images; the images themselves where neither is asked for.
+        """Flipped, cropped and mutated copies of training images; the images themselves where nothing is asked for.
 
         Raises:
             ShapeError: not ``(n, C, H, W)``, or too small for `crop_padding`.
         """
-        if not self.flip and self.crop_padding == 0:
-            return images
-        return flip_and_crop(images, flip=self.flip, crop_padding=self.crop_padding, generator=generator)
+        if self.flip or self.crop_padding:
+            images = flip_and_crop(images, flip=self.flip, crop_padding=self.crop_padding, generator=generator)
+        return mutate_pixels(images, self.mutate, self.levels, generator) if self.mutate else images
 
     def config(self) -> dict[str, Any]:
         """The arguments as plain values, for `preprocessing_from_config`."""
@@ -151,6 +155,7 @@ class ImagePreprocessing(Bijection):
             "alpha": self.alpha,
             "flip": self.flip,
             "crop_padding": self.crop_padding,
+            "mutate": self.mutate,
             "dequantisation": self.dequantisation,
             "channels": self.channels,
             "standardise": [affine.shift.flatten().tolist(), affine.scale.flatten().tolist()]

@@ -84,6 +84,7 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
                 standardise=channel_moments(data.train, data.levels, settings.bits) if settings.standardise else None,
                 flip=settings.flip,
                 crop_padding=settings.crop_padding,
+                mutate=settings.mutate,
                 dequantisation=settings.dequantisation,
                 channels=data.event_shape[0] if variational else None,
             )

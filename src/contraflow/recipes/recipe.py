@@ -65,6 +65,8 @@ class PreprocessingSettings:
         standardise: give each channel of the training images mean 0 and variance 1 instead of the logit transform.
         flip: mirror training images at random.
         crop_padding: reflect-pad training images by so many pixels and crop at random.
+        mutate: replace this share of the pixels of training images by uniform levels (0.1 to 0.3), which makes the
+            background flow of `contraflow ood --background`.
         dequantisation: noise that makes integer pixels real: uniform, or variational, learned beside the flow.
     """
 
@@ -74,6 +76,7 @@ class PreprocessingSettings:
     standardise: bool = False
     flip: bool = False
     crop_padding: int = 0
+    mutate: float = 0.0
     dequantisation: Literal["uniform", "variational"] = "uniform"
 
 

@@ -1,0 +1,216 @@
+r"""Out-of-distribution scores from log p(x): higher speaks for outside.
+
+Likelihood alone misleads: a flow may find images of another kind likelier than its own (E. Nalisnick et al., "Do deep
+generative models know what they don't know?", 2019, arXiv:1810.09136). Four corrections stand beside it here.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from contraflow.errors import ConfigurationError, ShapeError
+from contraflow.evaluation.likelihood import Progress, score
+from contraflow.flow import Flow
+from contraflow.logdet import EVALUATION, LogDetEstimator
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a flow, and what else is asked, says of each of n rows.
+
+    Attributes:
+        log_prob: log p(x) in nats, ``(n,)``.
+        background: log p(x) of a background flow in nats, ``(n,)``, or ``None``.
+        complexity: length of the compressed image in bits, ``(n,)``; ``None`` for what is no image.
+        class_logits: of a hybrid model, ``(n, classes)``, or ``None``.
+    """
+
+    log_prob: Tensor
+    background: Tensor | None = None
+    complexity: Tensor | None = None
+    class_logits: Tensor | None = None
+
+
+def gather_evidence(
+    flow: Flow,
+    x: Tensor,
+    *,
+    background: Flow | None = None,
+    estimator: LogDetEstimator = EVALUATION,
+    draws: int = 1,
+    batch_size: int = 200,
+    generator: Generator | None = None,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Everything that the scores of rows x rest on.
+
+    Class logits are asked of flows that have a method ``class_logits(x)``.
+
+    Args:
+        flow: any flow.
+        x: ``(n, *event_shape)``, images as integer levels.
+        background: the same kind of flow trained on perturbed data (`preprocessing.mutate`).
+        estimator, draws, batch_size, generator, progress: as for `score`; progress counts the rows of `flow`.
+    """
+    rest = {"estimator": estimator, "draws": draws, "batch_size": batch_size, "generator": generator}
+    log_prob = score(flow, x, progress=progress, **rest).log_prob  # type: ignore[arg-type]
+    other = None if background is None else score(background, x, **rest).log_prob  # type: ignore[arg-type]
+    reduce = getattr(flow.preprocessing, "reduce", None)
+    complexity = None if reduce is None else image_complexity(reduce(x).to(torch.uint8))
+    classify = getattr(flow, "class_logits", None)
+    logits = None
+    if classify is not None:
+        with torch.no_grad():
+            logits = torch.cat([classify(batch.to(flow.device)).double().cpu() for batch in x.split(batch_size)])
+    return Evidence(log_prob, other, complexity, logits)
+
+
+@dataclass(frozen=True)
+class TypicalityTest:
+    r"""Whether a batch of M rows is typical: |mean log p(x) + H| <= threshold, H the entropy.
+
+    The statistic that a flow's own samples keep small, while both likelier and less likely rows make it large.
+    E. Nalisnick, A. Matsukawa, Y. W. Teh, B. Lakshminarayanan, "Detecting out-of-distribution inputs to deep
+    generative models using typicality", 2019 (arXiv:1906.02994). They estimate H on training rows; give `fit` rows
+    that the flow has not been trained on, since an overfitted flow finds its own training rows likelier than any.
+
+    Attributes:
+        typical: −H, mean log p(x) of rows inside, in nats.
+        batch: M.
+        threshold: the (1 − level) quantile of the statistic over batches drawn from rows inside.
+    """
+
+    typical: float
+    batch: int
+    threshold: float
+
+    @classmethod
+    def fit(
+        cls,
+        log_prob: Tensor,
+        batch: int = 1,
+        level: float = 0.05,
+        resamples: int = 2000,
+        generator: Generator | None = None,
+    ) -> TypicalityTest:
+        """The test whose threshold a share `level` of bootstrap batches of rows inside exceeds.
+
+        Args:
+            log_prob: of rows inside, ``(n,)``, in nats.
+            batch: M.
+            level: wanted share of false alarms.
+            resamples: bootstrap batches, each of M rows drawn with replacement.
+
+        Raises:
+            ConfigurationError: M or level out of range.
+
+        >>> test = TypicalityTest.fit(torch.randn(1000), batch=25, generator=torch.Generator().manual_seed(0))
+        >>> test.rejects(torch.full((25,), 3.0)).tolist()
+        [True]
+        """
+        if batch < 1 or not 0 < level < 1:
+            raise ConfigurationError(f"batch={batch}, level={level}: at least one row, and a level within (0, 1).")
+        rows = torch.randint(len(log_prob), (resamples, batch), generator=generator)
+        typical = log_prob.double().mean().item()
+        statistic = (log_prob.double()[rows].mean(dim=1) - typical).abs()
+        return cls(typical, batch, torch.quantile(statistic, 1 - level).item())
+
+    def statistic(self, log_prob: Tensor) -> Tensor:
+        """|mean log p(x) + H| of consecutive batches of M rows, ``(n // M,)``; rows left over are dropped.
+
+        Raises:
+            ShapeError: fewer than M rows.
+        """
+        whole = len(log_prob) // self.batch * self.batch
+        if whole == 0:
+            raise ShapeError(f"{len(log_prob)} rows make no batch of {self.batch}.")
+        return (log_prob[:whole].double().reshape(-1, self.batch).mean(dim=1) - self.typical).abs()
+
+    def __str__(self) -> str:
+        return "typicality" if self.batch == 1 else f"typicality of {self.batch} rows"
+
+    def rejects(self, log_prob: Tensor) -> Tensor:
+        """Whether each batch is found to be outside."""
+        return self.statistic(log_prob) > self.threshold
+
+
+def out_of_distribution_scores(evidence: Evidence, tests: Sequence[TypicalityTest] = ()) -> dict[str, Tensor]:
+    """Name → score of every row, or of every batch of rows, those that the evidence allows.
+
+    Args:
+        evidence: of rows inside or outside.
+        tests: typicality tests whose statistics to add.
+    """
+    log_prob = evidence.log_prob
+    scores = {"log p(x)": -log_prob}
+    scores |= {str(test): test.statistic(log_prob) for test in tests}
+    if evidence.background is not None:
+        scores["likelihood ratio"] = likelihood_ratio(log_prob, evidence.background)
+    if evidence.complexity is not None:
+        scores["input complexity"] = complexity_corrected(log_prob, evidence.complexity)
+    if evidence.class_logits is not None:
+        scores["class confidence"] = class_confidence(evidence.class_logits)
+    return scores
+
+
+def likelihood_ratio(log_prob: Tensor, background: Tensor) -> Tensor:
+    """log p_background(x) − log p(x) in nats.
+
+    What both flows have learned alike, of a background that inside and outside share, cancels. J. Ren et al.,
+    "Likelihood ratios for out-of-distribution detection", 2019 (arXiv:1906.02845); there the background flow is trained
+    on pixels of which a share µ of 0.1 to 0.3 is replaced by uniform noise: `preprocessing.mutate`.
+    """
+    return background - log_prob
+
+
+def complexity_corrected(log_prob: Tensor, complexity: Tensor) -> Tensor:
+    """−log₂ p(x) − L(x) in bits, L(x) the length of the compressed image.
+
+    The length of the code that the flow implies, less that of a code which knows nothing of the data. J. Serrà et al.,
+    "Input complexity and out-of-distribution detection with likelihood-based generative models", 2020
+    (arXiv:1909.11480).
+    """
+    return -log_prob / math.log(2) - complexity
+
+
+def class_confidence(class_logits: Tensor) -> Tensor:
+    """−max_k log p(k|x) in nats, the softmax of a hybrid model.
+
+    D. Hendrycks, K. Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in neural
+    networks", 2017 (arXiv:1610.02136); any increasing function of it separates as well.
+
+    >>> class_confidence(torch.zeros(1, 4)).exp().tolist()
+    [4.0]
+    """
+    return -class_logits.double().log_softmax(dim=1).amax(dim=1)
+
+
+def image_complexity(images: Tensor) -> Tensor:
+    """Length of every image as PNG in bits, ``(n,)``.
+
+    Args:
+        images: uint8 ``(n, C, H, W)``, C = 1 or 3.
+
+    Raises:
+        ShapeError: another number of channels.
+
+    >>> constant, noise = torch.zeros(1, 1, 28, 28), torch.randint(256, (1, 1, 28, 28))
+    >>> bool(image_complexity(torch.cat([constant, noise]).to(torch.uint8)).diff() > 5000)
+    True
+    """
+    if images.dim() != 4 or images.shape[1] not in (1, 3):
+        raise ShapeError(f"PNG takes images (n, 1 or 3, H, W), not {tuple(images.shape)}.")
+    from PIL import Image
+
+    lengths = []
+    for image in images.permute(0, 2, 3, 1).cpu().numpy():
+        stream = io.BytesIO()
+        Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(stream, format="PNG", optimize=True)
+        lengths.append(8.0 * stream.tell())
+    return torch.tensor(lengths, dtype=torch.float64)
