@@ -2,8 +2,12 @@
 
 from contraflow.architectures import (
     ARCHITECTURES,
+    BranchedFlow,
+    HybridFlow,
+    MixtureFlow,
     ffjord,
     glow,
+    hybrid,
     iaf,
     idensenet,
     iresnet,
@@ -50,7 +54,7 @@ from contraflow.bijections import (
     from_transform,
     halves,
 )
-from contraflow.distributions import StandardNormal
+from contraflow.distributions import ClassNormal, StandardNormal
 from contraflow.errors import ContraflowError, InversionError, SolverError
 from contraflow.flow import Flow, LogProbEstimate
 from contraflow.lipschitz import (
@@ -95,10 +99,12 @@ __all__ = [
     "BentIdentity",
     "Bijection",
     "Bisection",
+    "BranchedFlow",
     "Certificate",
     "Chain",
     "ChannelPartition",
     "Checkerboard",
+    "ClassNormal",
     "ContinuousFlow",
     "ContraflowError",
     "Coupling",
@@ -109,6 +115,7 @@ __all__ = [
     "Gaussian",
     "Geometric",
     "Hutchinson",
+    "HybridFlow",
     "Inverse",
     "Inversion",
     "InversionError",
@@ -120,6 +127,7 @@ __all__ = [
     "Logit",
     "MatrixLinear",
     "MixedNorms",
+    "MixtureFlow",
     "ModuleContraction",
     "MultiScale",
     "OdeSolver",
@@ -145,6 +153,7 @@ __all__ = [
     "from_transform",
     "glow",
     "halves",
+    "hybrid",
     "iaf",
     "idensenet",
     "iresnet",

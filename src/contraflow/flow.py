@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, invert, with_inverse, with_logdet
-from contraflow.distributions import StandardNormal
+from contraflow.distributions import ClassNormal, StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError
 from contraflow.inputs import FLOATS, INTEGERS, accept, named
 from contraflow.lipschitz import Certificate
@@ -71,13 +71,13 @@ class Flow(nn.Module):
         self,
         event_shape: Sequence[int],
         bijection: Bijection,
-        base: StandardNormal | None = None,
+        base: StandardNormal | ClassNormal | None = None,
         preprocessing: Bijection | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
         self.bijection = bijection
-        self.base = base if base is not None else StandardNormal(self.event_shape)
+        self.base: StandardNormal | ClassNormal = base if base is not None else StandardNormal(self.event_shape)
         self.preprocessing = preprocessing if preprocessing is not None else Chain([])
 
     @property

@@ -5,6 +5,8 @@ from contraflow.architectures.autoregressive import iaf, made, maf, naf, nsf
 from contraflow.architectures.catalogue import ARCHITECTURES
 from contraflow.architectures.ffjord import DIVERGENCES, ffjord
 from contraflow.architectures.glow import glow
+from contraflow.architectures.hybrid import hybrid
+from contraflow.architectures.hybrid_flow import BranchedFlow, HybridFlow, MixtureFlow
 from contraflow.architectures.idensenet import idensenet
 from contraflow.architectures.iresnet import iresnet
 from contraflow.architectures.linear_flows import linear_plu, linear_qr, orthogonal
@@ -18,8 +20,12 @@ __all__ = [
     "ARCHITECTURES",
     "DIVERGENCES",
     "Architecture",
+    "BranchedFlow",
+    "HybridFlow",
+    "MixtureFlow",
     "ffjord",
     "glow",
+    "hybrid",
     "iaf",
     "idensenet",
     "iresnet",

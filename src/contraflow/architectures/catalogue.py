@@ -6,6 +6,7 @@ from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.autoregressive import AUTOREGRESSIVE_FLOWS
 from contraflow.architectures.ffjord import FFJORDS
 from contraflow.architectures.glow import GLOWS
+from contraflow.architectures.hybrid import HYBRIDS
 from contraflow.architectures.idensenet import IDENSENETS
 from contraflow.architectures.iresnet import IRESNETS
 from contraflow.architectures.linear_flows import LINEAR_FLOWS
@@ -28,4 +29,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **SYLVESTERS,
     **FFJORDS,
     **IDENSENETS,
+    **HYBRIDS,
 }

@@ -64,9 +64,8 @@ def idensenet(
     if images:
         return residual_levels(
             event_shape,
-            lambda channels, size, first: DenseConcatenationConvNet(channels, growth, size, depth, bound=bound),
-            vector,
-            block,
+            lambda channels, size, first: block(DenseConcatenationConvNet(channels, growth, size, depth, bound=bound)),
+            lambda features: block(vector(features)),
             blocks=counts,
             dense_blocks=dense_blocks,
             squeeze_first=squeeze_first,

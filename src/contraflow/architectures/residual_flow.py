@@ -102,19 +102,19 @@ def residual_flow_images(
         ShapeError: the image cannot be halved as often as there are levels.
     """
     options: dict[str, Any] = {"bound": bound, "activation": activation, "norms": norms}
+    block = partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient)
 
-    def conv(channels: int, size: tuple[int, int], first: bool) -> LipschitzConvNet:
+    def conv(channels: int, size: tuple[int, int], first: bool) -> ResidualBlock:
         begins = preactivation and not first
-        return LipschitzConvNet(channels, hidden, size, kernels=kernels, preactivation=begins, **options)
+        return block(LipschitzConvNet(channels, hidden, size, kernels=kernels, preactivation=begins, **options))
 
-    def dense(features: int) -> LipschitzMLP:
-        return LipschitzMLP(features, (dense_hidden, dense_hidden), **options)
+    def dense(features: int) -> ResidualBlock:
+        return block(LipschitzMLP(features, (dense_hidden, dense_hidden), **options))
 
     return residual_levels(
         event_shape,
         conv,
         dense,
-        partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient),
         blocks=blocks,
         dense_blocks=dense_blocks,
         squeeze_first=squeeze_first,

@@ -1,4 +1,4 @@
-"""The levels of an image flow of residual blocks, whatever their g."""
+"""The levels of an image flow, whatever its blocks."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import math
 from collections.abc import Callable, Sequence
 
 from contraflow.architectures.architecture import check_halvings, image_shape
-from contraflow.bijections import ActNorm, Bijection, Chain, Flatten, Inverse, MultiScale, ResidualBlock, Squeeze
+from contraflow.bijections import ActNorm, Bijection, Chain, Flatten, Inverse, MultiScale, Squeeze
 from contraflow.distributions import StandardNormal
 from contraflow.flow import Flow
-from contraflow.logdet import Contraction
 
-#: (channels, (height, width), whether it is the very first block) → g.
-MakeConv = Callable[[int, tuple[int, int], bool], Contraction]
+#: (channels, (height, width), whether it is the very first block) → block.
+MakeConv = Callable[[int, tuple[int, int], bool], Bijection]
 
 
 def residual_levels(
     event_shape: Sequence[int],
     conv: MakeConv,
-    dense: Callable[[int], Contraction],
-    block: Callable[[Contraction], ResidualBlock],
+    dense: Callable[[int], Bijection],
     *,
     blocks: Sequence[int],
     dense_blocks: int,
@@ -32,9 +30,8 @@ def residual_levels(
 
     Args:
         event_shape: ``(C, H, W)``.
-        conv, dense: make the g of an image and of a vector with so many features.
-        block: makes a residual block of a g.
-        blocks: residual blocks of each level.
+        conv, dense: make the block of an image and of a vector with so many features.
+        blocks: blocks of each level.
         dense_blocks: blocks on the flattened image at the end.
         squeeze_first: squeeze before the first level.
         factor_out: after every level but the last, half of the channels leave for the latent vector.
@@ -57,14 +54,14 @@ def residual_levels(
     for level, count in enumerate(blocks):
         chain = start if level == 0 else []
         for index in range(count):
-            chain.append(block(conv(channels, (height, width), level == index == 0)))
+            chain.append(conv(channels, (height, width), level == index == 0))
             if actnorm:
                 chain.append(ActNorm(channels))
         if level < len(blocks) - 1:
             chain.append(Squeeze())
             channels, height, width = channels * 4, height // 2, width // 2
         else:
-            chain += _dense_end((channels, height, width), dense_blocks, dense, block, actnorm)
+            chain += _dense_end((channels, height, width), dense_blocks, dense, actnorm)
         levels.append(Chain(chain))
         shapes.append((channels, height, width))
         if factor_out:
@@ -75,11 +72,7 @@ def residual_levels(
 
 
 def _dense_end(
-    shape: tuple[int, int, int],
-    count: int,
-    dense: Callable[[int], Contraction],
-    block: Callable[[Contraction], ResidualBlock],
-    actnorm: bool,
+    shape: tuple[int, int, int], count: int, dense: Callable[[int], Bijection], actnorm: bool
 ) -> list[Bijection]:
     """Fully connected blocks on the flattened image, and back to the image's shape."""
     if not count:
@@ -87,7 +80,7 @@ def _dense_end(
     features = math.prod(shape)
     chain: list[Bijection] = [Flatten(shape)]
     for _ in range(count):
-        chain.append(block(dense(features)))
+        chain.append(dense(features))
         if actnorm:
             chain.append(ActNorm(features))
     return [*chain, Inverse(Flatten(shape))]

@@ -6,6 +6,9 @@ import json
 import sys
 from typing import Any
 
+#: Key of the training log → what a person watches it under.
+_SHOWN = {"bits_per_dim": "bits/dim", "nats": "nats", "accuracy": "accuracy"}
+
 
 def show(text: str, values: Any, as_json: bool) -> None:
     """A result: readable text, or JSON for another program."""
@@ -33,7 +36,7 @@ class ProgressBar:
             disable=not self.console.is_terminal,
         )
         self.tasks: dict[str, Any] = {}
-        self.smooth: float | None = None
+        self.smooth: dict[str, float] = {}
         self.printed = -1
 
     @classmethod
@@ -52,15 +55,15 @@ class ProgressBar:
 
     def step(self, record: dict[str, Any], steps: int) -> None:
         """A line of the training log."""
-        unit = "bits_per_dim" if "bits_per_dim" in record else "nats"
-        value = record[unit]
-        self.smooth = value if self.smooth is None else 0.9 * self.smooth + 0.1 * value
+        shown = [key for key in _SHOWN if key in record]
+        for key in shown:
+            self.smooth[key] = 0.9 * self.smooth.get(key, record[key]) + 0.1 * record[key]
         facts = (
-            f"{'bits/dim' if unit == 'bits_per_dim' else 'nats'} {self.smooth:.3f}  {record['seconds']:.2f} s/step  "
+            f"{'  '.join(f'{_SHOWN[key]} {self.smooth[key]:.3f}' for key in shown)}  {record['seconds']:.2f} s/step  "
             f"|grad| {record['gradient_norm']:.2f}  Lip {record['lipschitz']:.3f}"
         )
-        if f"validation {unit}" in record:
-            self.note(f"step {record['step']}: validation {unit} {record[f'validation {unit}']:.3f}")
+        if validated := [f"{key} {record[f'validation {key}']:.3f}" for key in _SHOWN if f"validation {key}" in record]:
+            self.note(f"step {record['step']}: validation {', '.join(validated)}")
         self._advance("training", record["step"], steps, facts)
 
     def phase(self, name: str, done: int, total: int) -> None:

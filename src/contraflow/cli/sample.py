@@ -26,6 +26,7 @@ def sample(
     n: int | None = None,
     temperature: float = 1.0,
     sweep: str | None = None,
+    label: int | None = None,
     batch_size: int = 100,
     seed: int = 0,
     device: str = "cpu",
@@ -41,6 +42,8 @@ def sample(
         n: number of samples; 64, or 8 for every temperature of a sweep, when not given.
         temperature: factor on the standard deviation of the base; below 1 samples are likelier and less diverse.
         sweep: temperatures such as 0,0.5,1 instead: a picture with a row for each, the same latent noise in all rows.
+        label: class to draw samples of, from a hybrid flow: exactly those of p(x|y), by rejection, or from the Gaussian
+            of that class where the base has one.
         batch_size: samples at once.
         seed: of the base distribution.
         device: cpu, cuda or cuda:N.
@@ -60,7 +63,7 @@ def sample(
         raise ConfigurationError(f"{out}: samples of shape {trained.flow.event_shape} go to {fitting}.")
     with ProgressBar() as bar:
         rows = [
-            draw_samples(trained.flow, count, batch_size, make_generator(trained.flow.device, seed), bar, one)
+            draw_samples(trained.flow, count, batch_size, make_generator(trained.flow.device, seed), bar, one, label)
             for one in temperatures
         ]
     samples = torch.cat(rows)

@@ -55,8 +55,12 @@ def train_command(arguments: list[str]) -> None:
             tensorboard=values.tensorboard,
             watcher=bar,
         )
-    text = f"test {outcome.report}\nsamples {outcome.picture}"
-    show(text, {**outcome.report.as_dict(), "samples": str(outcome.picture)}, values.json)
+    classified = outcome.classification
+    lines = [f"test {outcome.report}", *([] if classified is None else [f"test {classified}"])]
+    found = {**outcome.report.as_dict(), "samples": str(outcome.picture)}
+    if classified is not None:
+        found["classification"] = classified.as_dict()
+    show("\n".join([*lines, f"samples {outcome.picture}"]), found, values.json)
 
 
 def train_parser(base: Recipe, mode: str = "yaml") -> Any:

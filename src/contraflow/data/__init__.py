@@ -4,12 +4,13 @@ from contraflow.data.augmentation import flip_and_crop, mutate_pixels
 from contraflow.data.dataset import Dataset
 from contraflow.data.dequantisation import dequantise, quantise
 from contraflow.data.image_folder import read_image_folder
-from contraflow.data.image_preprocessing import ImagePreprocessing
+from contraflow.data.image_preprocessing import ImagePreprocessing, channel_moments
 from contraflow.data.other_rows import DRAWN_IMAGES, OtherRows, draw_rows, fit_images, load_other_rows
 from contraflow.data.path_dataset import read_rows
 from contraflow.data.preprocessing import preprocessing_from_config
 from contraflow.data.registry import DATASETS, Entry, check, fetch, load_dataset
 from contraflow.data.root import data_root
+from contraflow.data.semi_supervised import keep_labels
 from contraflow.data.table_preprocessing import TablePreprocessing
 from contraflow.data.toy_densities import TOY_DENSITIES
 from contraflow.data.toy_density import ToyDensity
@@ -26,6 +27,7 @@ __all__ = [
     "TablePreprocessing",
     "ToyDensity",
     "VariationalDequantisation",
+    "channel_moments",
     "check",
     "data_root",
     "dequantise",
@@ -33,6 +35,7 @@ __all__ = [
     "fetch",
     "fit_images",
     "flip_and_crop",
+    "keep_labels",
     "load_dataset",
     "load_other_rows",
     "mutate_pixels",

@@ -187,6 +187,27 @@ class ImagePreprocessing(Bijection):
         return x
 
 
+def channel_moments(images: Tensor, levels: int, bits: int | None = None) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every channel of dequantised images scaled to [0, 1], for `standardise`.
+
+    Args:
+        images: uint8 ``(n, C, H, W)`` in 0 … levels - 1.
+        levels, bits: as for `ImagePreprocessing`.
+
+    >>> mean, std = channel_moments(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), levels=2)
+    >>> mean, round(std[0] ** 2, 4)
+    ([0.25], 0.0208)
+    """
+    kept = levels if bits is None else 2**bits
+    pixels = torch.arange(levels, dtype=torch.float64).div(levels // kept, rounding_mode="floor")
+    centres, within = (pixels + 0.5) / kept, 1 / (12 * kept**2)
+    counts = torch.stack([channel.flatten().bincount(minlength=levels) for channel in images.unbind(1)])
+    shares = counts / counts.sum(dim=1, keepdim=True, dtype=torch.float64)
+    mean = shares @ centres
+    variance = (shares * (centres - mean[:, None]).square()).sum(dim=1) + within
+    return mean.tolist(), variance.sqrt().tolist()
+
+
 def _check_images(x: Tensor) -> None:
     if x.dim() != 4:
         raise ShapeError(f"expected images (batch, C, H, W), got shape {tuple(x.shape)}.")

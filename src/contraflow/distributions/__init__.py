@@ -1,5 +1,6 @@
 """Base distributions."""
 
+from contraflow.distributions.class_normal import ClassNormal
 from contraflow.distributions.normal import StandardNormal
 
-__all__ = ["StandardNormal"]
+__all__ = ["ClassNormal", "StandardNormal"]

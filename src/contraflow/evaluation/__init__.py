@@ -1,5 +1,13 @@
 """How good a flow is, in numbers with error bars and in pictures."""
 
+from contraflow.evaluation.calibration import Reliability, reliability
+from contraflow.evaluation.calibration_pictures import calibration_picture
+from contraflow.evaluation.classification import (
+    ClassificationReport,
+    class_probabilities,
+    classification_report,
+    evaluate_classification,
+)
 from contraflow.evaluation.comparison_pictures import densities_picture, scores_picture
 from contraflow.evaluation.detection import Detection, detect
 from contraflow.evaluation.detection_report import DetectionReport, report_detection, scores_histograms
@@ -16,6 +24,7 @@ from contraflow.evaluation.likelihood import (
 )
 from contraflow.evaluation.modes import EntropyReport, ascend, entropy_picture, reduced_entropy
 from contraflow.evaluation.neighbours import Neighbours, nearest
+from contraflow.evaluation.normality import LatentNormality, latent_normality, latents, probability_integrals
 from contraflow.evaluation.out_of_distribution import Evidence, TypicalityTest, gather_evidence
 from contraflow.evaluation.pictures import density_picture, image_grid, norm_orders_picture, scatter_picture
 from contraflow.evaluation.reconstruction import Reconstruction, reconstruct
@@ -30,24 +39,31 @@ from contraflow.evaluation.series_decay import BlockSeries, series_decay
 
 __all__ = [
     "BlockSeries",
+    "ClassificationReport",
     "Detection",
     "DetectionReport",
     "EntropyReport",
     "Evidence",
     "GaussianFit",
     "ImageFeatures",
+    "LatentNormality",
     "LikelihoodReport",
     "Neighbours",
     "QualityReport",
     "Reconstruction",
+    "Reliability",
     "Scores",
     "TypicalityTest",
     "ascend",
+    "calibration_picture",
+    "class_probabilities",
+    "classification_report",
     "densities_picture",
     "density_picture",
     "detect",
     "efficientnet_features",
     "entropy_picture",
+    "evaluate_classification",
     "evaluate_likelihood",
     "frechet_distance",
     "gather_evidence",
@@ -56,11 +72,15 @@ __all__ = [
     "inception_features",
     "kernel_distance",
     "latent_arc",
+    "latent_normality",
+    "latents",
     "measure_quality",
     "nearest",
     "norm_orders_picture",
+    "probability_integrals",
     "reconstruct",
     "reduced_entropy",
+    "reliability",
     "report_detection",
     "report_scores",
     "scatter_picture",

@@ -20,7 +20,7 @@ from contraflow.architectures import ARCHITECTURES
 from contraflow.data import Dataset, ImagePreprocessing
 from contraflow.errors import ConfigurationError, InversionError, OutputError, unknown_name
 from contraflow.flow import Flow
-from contraflow.recipes.build import build_flow, load_data, make_preprocessing
+from contraflow.recipes.build import build_flow, load_data, make_preprocessing, training_rows
 from contraflow.recipes.catalogue import RECIPES, with_architecture
 from contraflow.recipes.recipe import Recipe
 from contraflow.recipes.run import Outcome, Silent, Watcher, draw_samples, run_recipe
@@ -221,7 +221,8 @@ def seconds_a_step(recipe: Recipe) -> float:
     state = TrainingState.begin(flow, settings, recipe.seed)
     augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
     start = 0.0
-    for record in train(state, data.train[: recipe.data.limit], settings, augment):
+    rows, labels = training_rows(recipe, data)
+    for record in train(state, rows, settings, augment, labels):
         if record.step == _UNTIMED_STEPS:
             start = time.process_time()
     return (time.process_time() - start) / _TIMED_STEPS

@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Bijection
-from contraflow.data import Dataset, ImagePreprocessing, TablePreprocessing, load_dataset, preprocessing_from_config
+from contraflow.data import (
+    Dataset,
+    ImagePreprocessing,
+    TablePreprocessing,
+    channel_moments,
+    keep_labels,
+    load_dataset,
+    preprocessing_from_config,
+)
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, unknown_name
 from contraflow.flow import Flow
 from contraflow.recipes.recipe import DataSettings, Recipe, check_seed, is_a
@@ -31,6 +39,21 @@ def load_data(settings: DataSettings, seed: int) -> Dataset:
     return load_dataset(
         settings.name, root=settings.root, seed=seed, columns=settings.columns, size=settings.size, grey=settings.grey
     )
+
+
+def training_rows(recipe: Recipe, data: Dataset) -> tuple[Tensor, Tensor | None]:
+    """The rows to train on and their labels, -1 for those that data.labels forgets.
+
+    Raises:
+        ConfigurationError: data.labels for data without any.
+    """
+    settings = recipe.data
+    labels = None if data.train_labels is None else data.train_labels[: settings.limit]
+    if settings.labels is not None:
+        if labels is None:
+            raise ConfigurationError(f"data.labels={settings.labels}: the data {data.name!r} have no labels.")
+        labels = keep_labels(labels, settings.labels, Generator().manual_seed(recipe.seed))
+    return data.train[: settings.limit], labels
 
 
 def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
@@ -57,7 +80,8 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
             return ImagePreprocessing(
                 data.levels,
                 settings.bits,
-                settings.alpha,
+                None if settings.standardise else settings.alpha,
+                standardise=channel_moments(data.train, data.levels, settings.bits) if settings.standardise else None,
                 flip=settings.flip,
                 crop_padding=settings.crop_padding,
                 mutate=settings.mutate,

@@ -21,6 +21,15 @@ def digits() -> Recipe:
     return recipe
 
 
+def digits_hybrid() -> Recipe:
+    """Digits, p(x) and p(y|x) of one small network, λ = 1/D; training.likelihood_weight sets another λ."""
+    recipe = digits()
+    recipe.recipe = "digits_hybrid"
+    recipe.architecture.name, recipe.training.objective = "hybrid", "hybrid"
+    recipe.training.learning_rate = 1e-2
+    return recipe
+
+
 def mnist() -> Recipe:
     """MNIST with a sized-down flow for CPUs; the paper's full setting is `mnist_paper`."""
     recipe = mnist_paper()
@@ -39,6 +48,22 @@ def mnist_paper() -> Recipe:
     recipe.architecture.name = "residual_flow_mnist"
     recipe.preprocessing.alpha = 1e-6
     recipe.training.steps = 300_000
+    return recipe
+
+
+def mnist_hybrid() -> Recipe:
+    """MNIST, p(x) and p(y|x) of one network sized down for CPUs; the full setting is `mnist_hybrid_paper`."""
+    recipe = mnist()
+    recipe.recipe = "mnist_hybrid"
+    recipe.architecture.name, recipe.training.objective = "hybrid", "hybrid"
+    return recipe
+
+
+def mnist_hybrid_paper() -> Recipe:
+    """MNIST, p(x) and p(y|x) with the paper's blocks, 16-16-16 of 512, and branches of 256 features; for a GPU."""
+    recipe = mnist_paper()
+    recipe.recipe = "mnist_hybrid_paper"
+    recipe.architecture.name, recipe.training.objective = "hybrid_mnist", "hybrid"
     return recipe
 
 
@@ -61,6 +86,29 @@ def cifar10_paper() -> Recipe:
     recipe.architecture.name = "residual_flow_cifar10"
     recipe.preprocessing.flip = True
     recipe.training.steps = 300_000
+    return recipe
+
+
+def cifar10_hybrid() -> Recipe:
+    """CIFAR-10, p(x) and p(y|x) of one network sized down for CPUs; the full setting is `cifar10_hybrid_paper`."""
+    recipe = _standardised_crops(cifar10())
+    recipe.recipe = "cifar10_hybrid"
+    recipe.architecture.name, recipe.training.objective = "hybrid", "hybrid"
+    return recipe
+
+
+def cifar10_hybrid_paper() -> Recipe:
+    """CIFAR-10, p(x) and p(y|x) with the paper's blocks, 16-16-16 of 512, and branches of 256 features; for a GPU."""
+    recipe = _standardised_crops(cifar10_paper())
+    recipe.recipe = "cifar10_hybrid_paper"
+    recipe.architecture.name, recipe.training.objective = "hybrid_cifar10", "hybrid"
+    return recipe
+
+
+def _standardised_crops(recipe: Recipe) -> Recipe:
+    """Standardised channels instead of logits, random flips, and crops after reflection padding by four pixels."""
+    preprocessing = recipe.preprocessing
+    preprocessing.standardise, preprocessing.flip, preprocessing.crop_padding = True, True, 4
     return recipe
 
 
@@ -165,10 +213,15 @@ _TOYS = ("checkerboard", "eight_gaussians", "two_spirals", "rings", "circles", "
 #: Name → function without arguments that returns a fresh recipe.
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
+    "digits_hybrid": digits_hybrid,
     "mnist": mnist,
     "mnist_paper": mnist_paper,
+    "mnist_hybrid": mnist_hybrid,
+    "mnist_hybrid_paper": mnist_hybrid_paper,
     "cifar10": cifar10,
     "cifar10_paper": cifar10_paper,
+    "cifar10_hybrid": cifar10_hybrid,
+    "cifar10_hybrid_paper": cifar10_hybrid_paper,
     "svhn_paper": svhn_paper,
     "images": images,
     "table": table,

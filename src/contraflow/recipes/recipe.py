@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, is_dataclass
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -39,6 +39,7 @@ class DataSettings:
         size: side in pixels to which the images of a folder are brought.
         grey: read the images of a folder in grey.
         limit: use only so many training rows, for quick trials.
+        labels: keep so many labels of the training rows, the same number of each class, and forget the others.
     """
 
     name: str = "digits"
@@ -47,9 +48,10 @@ class DataSettings:
     size: int | None = None
     grey: bool = False
     limit: int | None = None
+    labels: int | None = None
 
     def __post_init__(self) -> None:
-        _require_positive("data", self, "limit")
+        _require_positive("data", self, "limit", "labels")
 
 
 @dataclass
@@ -57,9 +59,10 @@ class PreprocessingSettings:
     """What happens to data before the flow; its log-determinant is part of log p(x).
 
     Args:
-        kind: image (dequantise, scale, logit), standardise (columns of a table), or none.
+        kind: image (dequantise, scale, logit or standardise), standardise (columns of a table), or none.
         bits: reduce images to so many bits a channel.
         alpha: of the logit transform; the paper uses 1e-6 for MNIST and 0.05 elsewhere.
+        standardise: give each channel of the training images mean 0 and variance 1 instead of the logit transform.
         flip: mirror training images at random.
         crop_padding: reflect-pad training images by so many pixels and crop at random.
         mutate: replace this share of the pixels of training images by uniform levels (0.1 to 0.3), which makes the
@@ -70,6 +73,7 @@ class PreprocessingSettings:
     kind: Literal["image", "standardise", "none"] = "image"
     bits: int | None = None
     alpha: float = 0.05
+    standardise: bool = False
     flip: bool = False
     crop_padding: int = 0
     mutate: float = 0.0
@@ -292,7 +296,7 @@ def is_a(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in arguments
-    if origin is UnionType:
+    if origin in (UnionType, Union):
         return any(is_a(value, one) for one in arguments)
     if origin is list:
         return isinstance(value, list) and all(is_a(one, arguments[0]) for one in value)

@@ -13,6 +13,7 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,14 +21,22 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor
 
+from contraflow.architectures import HybridFlow
 from contraflow.data import Dataset, ImagePreprocessing
 from contraflow.errors import ConfigurationError, OutputError
-from contraflow.evaluation import LikelihoodReport, evaluate_likelihood, norm_orders_picture, score
+from contraflow.evaluation import (
+    ClassificationReport,
+    LikelihoodReport,
+    evaluate_classification,
+    evaluate_likelihood,
+    norm_orders_picture,
+    score,
+)
 from contraflow.evaluation.pictures import density_picture, image_grid, save_png, scatter_picture
 from contraflow.flow import Flow
 from contraflow.lipschitz import largest_estimate, norm_orders
 from contraflow.logdet import Exact
-from contraflow.recipes.build import build_flow, describe, load_data, make_preprocessing
+from contraflow.recipes.build import build_flow, describe, load_data, make_preprocessing, training_rows
 from contraflow.recipes.recipe import Recipe
 from contraflow.recipes.writing import append_line, replacing, write_json, write_text
 from contraflow.training import TrainingState, load_checkpoint, save_checkpoint, train
@@ -68,6 +77,7 @@ class Outcome:
     report: LikelihoodReport
     picture: Path
     flow: Flow
+    classification: ClassificationReport | None = None
 
 
 def run_recipe(
@@ -177,11 +187,11 @@ class _Run:
     def train(self, tensorboard: bool) -> None:
         """All remaining steps, with log, validation and checkpoints."""
         settings = self.recipe.training
-        rows = self.data.train[: self.recipe.data.limit]
+        rows, labels = training_rows(self.recipe, self.data)
         preprocessing = self.flow.preprocessing
         augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
         board = _summary_writer()(str(self.out / "tensorboard")) if tensorboard else None
-        records = train(self.state, rows, settings, augment)
+        records = train(self.state, rows, settings, augment, labels)
         with _Interruption() as interruption, board or contextlib.nullcontext():
             for record in records:
                 validated = self._validate(record.step)
@@ -197,34 +207,40 @@ class _Run:
                 if interruption.noted:
                     raise KeyboardInterrupt
 
-    def _validate(self, step: int) -> float | None:
-        """log p of validation rows in nats under the averaged weights; the best weights are kept."""
+    def _validate(self, step: int) -> dict[str, float] | None:
+        """The terms of the objective on validation rows under the averaged weights; the best weights are kept."""
         settings = self.recipe.training
         due = settings.validate_every and (step % settings.validate_every == 0 or step == settings.steps)
         if not due or not len(self.data.validation):
             return None
         weights = self.state.average.weights
-        # Its own generator: validation changes nothing about training.
-        generator = Generator(self.flow.device).manual_seed(self.recipe.seed + 1)
-        scores = score(
-            with_weights(self.flow, weights),
-            self.data.validation[: settings.validation_size],
-            estimator=self.evaluation_estimator,
-            batch_size=self.recipe.evaluation.batch_size,
-            generator=generator,
-        )
-        value = scores.log_prob.mean().item()
+        found = self._score_validation(with_weights(self.flow, weights))
+        weight = settings.weight_for(self.flow.dimensions) if settings.objective == "hybrid" else 1.0
+        value = weight * found.get("log_prob", 0.0) - found.get("cross_entropy", 0.0)
         if value > self.state.best_score:
             self.state.best_score = value
             self.state.best = {name: one.clone() for name, one in weights.items()}
-        return value
+        return found
 
-    def _describe(self, record: StepRecord, validated: float | None) -> dict[str, Any]:
+    def _score_validation(self, flow: Flow) -> dict[str, float]:
+        settings, batch_size = self.recipe.training, self.recipe.evaluation.batch_size
+        # Its own generator: validation changes nothing about training.
+        generator = Generator(flow.device).manual_seed(self.recipe.seed + 1)
+        rows = self.data.validation[: settings.validation_size]
+        found: dict[str, float] = {}
+        if settings.objective == "likelihood" or settings.weight_for(flow.dimensions):
+            scores = score(flow, rows, estimator=self.evaluation_estimator, batch_size=batch_size, generator=generator)
+            found["log_prob"] = scores.log_prob.mean().item()
+        if settings.objective == "hybrid" and isinstance(flow, HybridFlow) and self.data.validation_labels is not None:
+            labels = self.data.validation_labels[: len(rows)]
+            classified = evaluate_classification(flow, rows, labels, batch_size=batch_size, generator=generator)
+            found |= {"cross_entropy": classified.cross_entropy, "accuracy": classified.accuracy}
+        return found
+
+    def _describe(self, record: StepRecord, validated: dict[str, float] | None) -> dict[str, Any]:
         line: dict[str, Any] = {"step": record.step, "epoch": self.state.epoch, "loss": record.loss}
-        key, value = _in_unit(self.flow, -record.loss)
-        line[key] = value
-        if validated is not None:
-            line[f"validation {key}"] = _in_unit(self.flow, validated)[1]
+        line |= _in_units(self.flow, record.terms)
+        line |= {f"validation {key}": value for key, value in _in_units(self.flow, validated or {}).items()}
         if record.evaluations:
             line["evaluations"] = record.evaluations
         line |= {
@@ -251,7 +267,11 @@ class _Run:
             generator=generator,
             progress=lambda done, total: self.watcher.phase("test score", done, total),
         )
-        write_json(self.out / "evaluation.json", report.as_dict())
+        classification = self._classify(flow, test, generator)
+        values = report.as_dict()
+        if classification is not None:
+            values["classification"] = classification.as_dict()
+        write_json(self.out / "evaluation.json", values)
         samples = draw_samples(flow, settings.samples, settings.batch_size, generator, self.watcher)
         picture = self.out / "samples.png"
         with replacing(picture) as temporary:
@@ -259,7 +279,17 @@ class _Run:
         if self.recipe.architecture.norms.kind.startswith("learned"):
             with replacing(self.out / "norm-orders.png") as temporary:
                 norm_orders_picture(norm_orders(flow), temporary)
-        return Outcome(report, picture, flow)
+        return Outcome(report, picture, flow, classification)
+
+    def _classify(self, flow: Flow, test: Tensor, generator: Generator) -> ClassificationReport | None:
+        """The score of the classifier, where there is one and labels to compare with."""
+        if not isinstance(flow, HybridFlow) or self.data.test_labels is None:
+            return None
+        settings = self.recipe.evaluation
+        labels = self.data.test_labels[: len(test)]
+        return evaluate_classification(
+            flow, test, labels, draws=settings.draws, batch_size=settings.batch_size, generator=generator
+        )
 
 
 def draw_samples(
@@ -269,16 +299,28 @@ def draw_samples(
     generator: Generator,
     watcher: Watcher | None = None,
     temperature: float = 1.0,
+    label: int | None = None,
 ) -> Tensor:
-    """n samples, a batch at a time."""
+    """n samples, a batch at a time; of one class where there is a label.
+
+    Raises:
+        ConfigurationError: a number that cannot be, or a label for a flow without a classifier.
+        DomainError: the label is no class of the flow, or one that it hardly ever draws.
+    """
     if n < 1 or batch_size < 1 or temperature < 0:
         raise ConfigurationError(
             f"n={n}, batch_size={batch_size}, temperature={temperature}: at least one sample, one sample at once, and "
             "no negative temperature."
         )
+    if label is not None and not isinstance(flow, HybridFlow):
+        raise ConfigurationError(
+            f"label={label}: this flow has no classifier; train one with architecture.name=hybrid."
+        )
     parts = []
     for done in range(0, n, batch_size):
-        parts.append(flow.sample(min(batch_size, n - done), temperature=temperature, generator=generator).cpu())
+        count = min(batch_size, n - done)
+        wanted = None if label is None else torch.full((count,), label, device=flow.device)
+        parts.append(flow.sample(count, wanted, temperature=temperature, generator=generator).cpu())
         if watcher is not None:
             watcher.phase("samples", min(done + batch_size, n), n)
     return torch.cat(parts)
@@ -302,10 +344,14 @@ def _logged_step(line: str) -> float:
         return math.inf  # a line cut short by a kill
 
 
-def _in_unit(flow: Flow, log_prob: float) -> tuple[str, float]:
+def _in_units(flow: Flow, terms: Mapping[str, float]) -> dict[str, float]:
+    """The terms for people: log p(x) as bits per dimension of images, as nats of others."""
+    found = dict(terms)
+    if (log_prob := found.pop("log_prob", None)) is None:
+        return found
     if len(flow.event_shape) == 3:
-        return "bits_per_dim", -log_prob / (flow.dimensions * math.log(2))
-    return "nats", log_prob
+        return {"bits_per_dim": -log_prob / (flow.dimensions * math.log(2)), **found}
+    return {"nats": log_prob, **found}
 
 
 def _summary_writer() -> Any:

@@ -7,17 +7,21 @@ from contraflow.reproduction.activations import FIGURE_4
 from contraflow.reproduction.bias import FIGURE_2
 from contraflow.reproduction.density import TABLE_1
 from contraflow.reproduction.experiment import Experiment
+from contraflow.reproduction.hybrids import TABLE_4, TABLE_5
 from contraflow.reproduction.memory import FIGURE_3
 from contraflow.reproduction.norms import FIGURE_15, FIGURE_16, FIGURE_17, FIGURE_18
 from contraflow.reproduction.out_of_distribution import OUT_OF_DISTRIBUTION
 from contraflow.reproduction.reduced_entropy import FIGURE_7
 from contraflow.reproduction.sample_quality import TABLE_2
+from contraflow.reproduction.semi_supervised import SEMI_SUPERVISED
 
 #: Name → experiment.
 EXPERIMENTS: dict[str, Experiment] = {
     "table1": TABLE_1,
     "table2": TABLE_2,
     "table3": TABLE_3,
+    "table4": TABLE_4,
+    "table5": TABLE_5,
     "fig2": FIGURE_2,
     "fig3": FIGURE_3,
     "fig4": FIGURE_4,
@@ -28,4 +32,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fig17": FIGURE_17,
     "fig18": FIGURE_18,
     "ood": OUT_OF_DISTRIBUTION,
+    "semi_supervised": SEMI_SUPERVISED,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from contraflow.errors import TrainingError
 from contraflow.flow import Flow
 from contraflow.lipschitz import update_lipschitz
 from contraflow.training.average import PolyakAverage
+from contraflow.training.objective import make_objective
 from contraflow.training.settings import TrainingSettings
 
 
@@ -29,7 +30,7 @@ class TrainingState:
         generator: the one source of randomness: data order, probes, truncations, noise, augmentation.
         step: steps taken.
         epoch: permutations of the data drawn.
-        order: the permutation in use; position: how much of it is used up.
+        order: the permutation in use; position: how much of it is used up; rows: those of the last batch.
         best: averaged weights that scored best on the validation set, with best_score in nats.
     """
 
@@ -41,6 +42,7 @@ class TrainingState:
     epoch: int = 0
     order: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     position: int = 0
+    rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     best: dict[str, Tensor] | None = None
     best_score: float = -math.inf
 
@@ -66,9 +68,9 @@ class TrainingState:
             self.order = torch.randperm(len(data), generator=self.generator, device=self.generator.device).cpu()
             self.position = 0
             self.epoch += 1
-        rows = self.order[self.position : self.position + size]
+        self.rows = self.order[self.position : self.position + size]
         self.position += size
-        return data[rows].to(self.flow.device)
+        return data[self.rows].to(self.flow.device)
 
     def evaluation_weights(self) -> dict[str, Tensor]:
         """The weights to evaluate and sample with: the best on validation, else the average."""
@@ -80,8 +82,9 @@ class StepRecord:
     """What one step shows.
 
     Attributes:
-        loss: -log p a sample in nats, a true unbiased value, without penalties.
+        loss: what is minimised, a sample in nats, without penalties: -log p(x), or -λ log p(x) - log p(y|x).
         evaluations: of vector fields by its continuous flows (NFE); 0 where there are none.
+        terms: the terms of the loss, true unbiased values: log_prob, cross_entropy, accuracy, those that it has.
     """
 
     step: int
@@ -90,6 +93,7 @@ class StepRecord:
     learning_rate: float
     seconds: float
     evaluations: int = 0
+    terms: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -97,6 +101,7 @@ def train(
     data: Tensor,
     settings: TrainingSettings,
     augment: Callable[[Tensor, Generator], Tensor] | None = None,
+    labels: Tensor | None = None,
 ) -> Iterator[StepRecord]:
     """Train from `state.step` to `settings.steps`, yielding after every step.
 
@@ -105,12 +110,14 @@ def train(
         data: training rows ``(n, *event_shape)``.
         settings: see `TrainingSettings`.
         augment: random change of a batch, such as flips.
+        labels: of the rows, int64 ``(n,)``, -1 for unknown ones; the hybrid objective needs them.
 
     Raises:
+        ConfigurationError: the hybrid objective without a hybrid flow, or without labels.
         TrainingError: the loss or the gradient is not finite; the message names the first guilty block.
     """
     flow, optimiser = state.flow, state.optimiser
-    per_dimension = flow.dimensions * (math.log(2) if len(flow.event_shape) == 3 else 1.0)
+    objective = make_objective(flow, settings, labels)
     flow.train()
     while state.step < settings.steps:
         start = time.perf_counter()
@@ -118,17 +125,18 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate
         x = state.next_batch(data, settings.batch_size)
+        batch = objective.batch(x, state.rows, data, state.generator)
         if augment is not None:
-            x = augment(x, state.generator)
+            batch = batch.changed(lambda rows: augment(rows, state.generator))
 
         update_lipschitz(flow, certified=settings.certified)
         with watch_solves(flow) as solves:
-            loss = -flow.log_prob(x, generator=state.generator).mean()
+            terms = objective.terms(batch, state.generator)
         penalty = sum(one.penalty.mean() for one in solves)
-        if not math.isfinite(value := loss.item()):
-            raise TrainingError(f"step {state.step}: the loss is {value}. {guilty_block(flow, x)}")
+        if not math.isfinite(value := terms.loss.item()):
+            raise TrainingError(f"step {state.step}: the loss is {value}. {guilty_block(flow, batch.x)}")
         optimiser.zero_grad()
-        ((loss + penalty) / per_dimension).backward()
+        ((terms.loss + penalty) / objective.scale).backward()
         norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), settings.gradient_clip).item()
         if not math.isfinite(norm):
             raise TrainingError(f"step {state.step}: the gradient is {norm}. {guilty_gradient(flow)}")
@@ -137,7 +145,8 @@ def train(
         state.average.update(flow, state.step)
 
         evaluations = sum(one.evaluations for one in solves)
-        yield StepRecord(state.step, value, norm, rate, time.perf_counter() - start, evaluations)
+        seconds = time.perf_counter() - start
+        yield StepRecord(state.step, value, norm, rate, seconds, evaluations, terms.values)
 
 
 _REMEDY = "Lower training.learning_rate or training.gradient_clip and resume from the last good checkpoint."

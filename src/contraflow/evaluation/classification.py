@@ -1,0 +1,148 @@
+"""How well a hybrid flow classifies, with error bars."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from contraflow.architectures.hybrid_flow import UNKNOWN, HybridFlow
+from contraflow.errors import ConfigurationError, DataError
+from contraflow.evaluation.calibration import reliability
+from contraflow.evaluation.likelihood import Progress
+
+
+@dataclass(frozen=True)
+class ClassificationReport:
+    """A held-out score of p(y|x).
+
+    Attributes:
+        accuracy: share of rows whose likeliest class is theirs.
+        accuracy_low, accuracy_high: Wilson's 95 % interval for it.
+        cross_entropy, cross_entropy_error: mean of -log p(y|x) in nats and its standard error over rows.
+        calibration_error, calibration_error_error: expected calibration error in 15 bins, and its bootstrap error.
+        rows: labelled rows scored.
+        draws: draws of dequantisation noise that p(y|x) is averaged over.
+    """
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    cross_entropy: float
+    cross_entropy_error: float
+    calibration_error: float
+    calibration_error_error: float
+    rows: int
+    draws: int
+
+    def __str__(self) -> str:
+        low, high = (100 * one for one in (self.accuracy_low, self.accuracy_high))
+        draws = f", {self.draws} draws" if self.draws != 1 else ""
+        return (
+            f"accuracy {100 * self.accuracy:.2f} % (95 %: {low:.2f} to {high:.2f}), cross entropy "
+            f"{self.cross_entropy:.4f} ± {self.cross_entropy_error:.4f} nats, calibration error "
+            f"{self.calibration_error:.4f} ± {self.calibration_error_error:.4f} ({self.rows} rows{draws})"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, which has no NaN: that is null."""
+        return {key: None if one != one else one for key, one in asdict(self).items()}
+
+
+@torch.no_grad()
+def class_probabilities(
+    flow: HybridFlow,
+    x: Tensor,
+    *,
+    draws: int = 1,
+    batch_size: int = 200,
+    generator: Generator | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """p(y|x) of every row and class, ``(n, classes)``, float64: the mean over draws of dequantisation noise.
+
+    Args:
+        flow: a flow with a classifier.
+        x: ``(n, *event_shape)``.
+        draws: of the noise; one is exact where there is none.
+        batch_size: rows at once.
+        generator: source of the noise.
+        progress: called with rows done and rows in all.
+
+    Raises:
+        ConfigurationError: draws or batch size below 1.
+    """
+    if draws < 1 or batch_size < 1:
+        raise ConfigurationError(f"draws={draws}, batch_size={batch_size}: both must be at least 1.")
+    parts = [torch.zeros(0, flow.classes, dtype=torch.float64)]
+    for done in range(0, len(x), batch_size):
+        batch = x[done : done + batch_size].to(flow.device)
+        draw = [flow.class_logits(batch, generator=generator).double().softmax(dim=1) for _ in range(draws)]
+        parts.append(torch.stack(draw).mean(dim=0).cpu())
+        if progress is not None:
+            progress(min(done + batch_size, len(x)), len(x))
+    return torch.cat(parts)
+
+
+def evaluate_classification(
+    flow: HybridFlow,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    draws: int = 1,
+    batch_size: int = 200,
+    generator: Generator | None = None,
+    progress: Progress | None = None,
+) -> ClassificationReport:
+    """The score of `class_probabilities` on rows with known labels.
+
+    Args:
+        labels: int64 ``(n,)``; rows with -1 are left out.
+
+    Raises:
+        DataError: no row has a label.
+        ShapeError, DomainError: labels that are no classes of the flow.
+    """
+    known = flow.check_labels(labels, len(x)) != UNKNOWN
+    probabilities = class_probabilities(
+        flow, x[known], draws=draws, batch_size=batch_size, generator=generator, progress=progress
+    )
+    return classification_report(probabilities, labels[known], draws)
+
+
+def classification_report(probabilities: Tensor, labels: Tensor, draws: int = 1) -> ClassificationReport:
+    """The score of probabilities ``(n, classes)`` on labels ``(n,)``, all known.
+
+    Raises:
+        DataError: there are no rows.
+    """
+    if not len(labels):
+        raise DataError("no row has a label, so there is nothing to compare classes with.")
+    right = probabilities.argmax(dim=1) == labels
+    surprise = -probabilities.gather(1, labels[:, None])[:, 0].log()
+    calibration = reliability(probabilities, labels)
+    return ClassificationReport(
+        right.double().mean().item(),
+        *wilson_interval(int(right.sum()), len(labels)),
+        surprise.mean().item(),
+        surprise.std().item() / math.sqrt(len(labels)) if len(labels) > 1 else math.nan,
+        calibration.error,
+        calibration.standard_error,
+        len(labels),
+        draws,
+    )
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's score interval for a probability, of z standard deviations.
+
+    >>> [round(one, 4) for one in wilson_interval(180, 180)]
+    [0.9791, 1.0]
+    """
+    share, z2 = successes / trials, z * z
+    centre = share + z2 / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
+    return (centre - half) / (1 + z2 / trials), min(1.0, (centre + half) / (1 + z2 / trials))
