@@ -91,22 +91,19 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folders = [arguments.runs / name for name in (*RUNS, *SAMPLED) if (arguments.runs / name).is_dir()]
-    flows = {folder.name: load_run(folder, dtype="float64").flow for folder in folders}
-    kept = arguments.runs / "inverse"
-    solved = [
-        once(kept / f"{name}.json", partial(trained_rows, name, flow)) for name, flow in flows.items() if name in RUNS
-    ]
-    drawn = {
-        name: once(kept / f"{name}-{arguments.samples}.json", partial(sampling_row, name, flow, arguments.samples))
-        for name, flow in flows.items()
-    }
-    stressed = HEADER + "".join(stressed_rows())
+    solved, drawn = "", ""
+    for folder in folders:
+        name, flow = folder.name, load_run(folder, dtype="float64").flow
+        kept = arguments.runs / "inverse" / state(folder).replace(" ", "-")
+        if name in RUNS:
+            solved += once(kept / "solvers.json", partial(trained_rows, name, flow))
+        drawn += once(kept / f"{arguments.samples}.json", partial(sampling_row, name, flow, arguments.samples))
     text = TEXT.format(
         hardware=hardware(),
         runs="; ".join(state(folder) for folder in folders) + ".",
-        trained=HEADER + "".join(solved),
-        stressed=stressed,
-        sampling=SAMPLING_HEADER + "".join(drawn.values()),
+        trained=HEADER + solved,
+        stressed=HEADER + "".join(stressed_rows()),
+        sampling=SAMPLING_HEADER + drawn,
         drawn=DRAWN,
         tolerance=TOLERANCE,
         alone=ALONE,
