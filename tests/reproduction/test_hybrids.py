@@ -134,7 +134,7 @@ def test_blocks_and_weights_are_those_of_the_label() -> None:
 
 def test_one_run_end_to_end(tmp_path: Path) -> None:
     """A tiny flow through training to the scores that the tables read."""
-    recipe = EXPERIMENTS["table4"].reduced.recipes()["coupling-1_D"]
+    recipe = EXPERIMENTS["table4"].reduced.recipes()["coupling-1_d"]
     recipe.architecture.options |= {"blocks": [1], "hidden": 4, "branch_features": 4}
     recipe.training.steps, recipe.training.validate_every = 2, 0
     recipe.data.limit, recipe.evaluation.limit, recipe.evaluation.samples = 70, 10, 1

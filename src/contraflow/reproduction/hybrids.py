@@ -16,7 +16,7 @@ from contraflow.reproduction.plan import Plan, Run, total_seconds
 Weight = float | Literal["1/D"]
 
 BLOCKS = {"coupling": "coupling", "coupling_conv1x1": "coupling + 1×1 convolution", "residual": "residual"}
-WEIGHTS: dict[str, Weight] = {"0": 0.0, "1_D": "1/D", "1": 1.0}
+WEIGHTS: dict[str, Weight] = {"0": 0.0, "1_d": "1/D", "1": 1.0}
 #: The sized-down flow of the reduced settings.
 SMALL = {"blocks": [2, 2], "hidden": 32, "dense_blocks": 0, "branch_features": 64}
 
@@ -81,7 +81,7 @@ def run(plan: Plan) -> Result:
     }
     seconds = total_seconds(found)
     caption = "Test accuracy in per cent and bits per dimension, ± standard error over seeds."
-    curves = {block: validation_curve(found[f"{block}-1_D"]) for block in BLOCKS}
+    curves = {block: validation_curve(found[f"{block}-1_d"]) for block in BLOCKS}
     tables = [Table(head, rows, caption), _comparison(values), *_on_the_way(curves)]
     return Result(tables, [*_findings(values), *_gap(curves)], (), values, seconds)
 
@@ -122,7 +122,7 @@ def _gap(curves: Mapping[str, Mapping[int, float]]) -> list[str]:
 
 def _cells(found: Mapping[str, Sequence[Run]], block: str) -> list[str]:
     cells = [_percent(scores(found[f"{block}-0"], "accuracy"))]
-    for weight in ("1_D", "1"):
+    for weight in ("1_d", "1"):
         runs = found[f"{block}-{weight}"]
         cells += [with_error(scores(runs, "bits")), _percent(scores(runs, "accuracy"))]
     return cells
@@ -154,7 +154,7 @@ def _differences(values: Mapping[str, Mapping[str, list[float]]]) -> dict[tuple[
 
 def _comparison(values: Mapping[str, Mapping[str, list[float]]]) -> Table:
     rows = [
-        [BLOCKS[block], weight.replace("_", "/"), _NAMES[measure], str(one), verdict(one, _EXPECTED[measure])]
+        [BLOCKS[block], weight.replace("_d", "/D"), _NAMES[measure], str(one), verdict(one, _EXPECTED[measure])]
         for (block, weight, measure), one in _differences(values).items()
     ]
     caption = "Residual minus the other, paired by seed, with Student's 95 % interval."
@@ -165,7 +165,7 @@ def _findings(values: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
     found = _differences(values)
     lines = []
     for measure, what in (("bits", "bits/dim"), ("accuracy", "per cent of accuracy")):
-        one = found.get(("coupling", "1_D", measure))
+        one = found.get(("coupling", "1_d", measure))
         if one is not None:
             lines.append(
                 f"At λ = 1/D residual blocks differ from couplings by {one} {what}: {verdict(one, _EXPECTED[measure])}."
