@@ -22,7 +22,7 @@ def test_commands(tmp_path):
     ours = [command for command in commands() if command[0] == "contraflow"]
     assert [command[1] for command in ours] == ["train", "evaluate", "sample", "certify", "report"]
     for command in ours:
-        short = SHORT if command[1] == "train" else ["--limit", "20"] if command[1] == "evaluate" else []
+        short = {"train": SHORT, "evaluate": ["--limit", "20"], "report": ["--rows", "20"]}.get(command[1], [])
         done = subprocess.run(
             [sys.executable, "-m", *command, *short], cwd=tmp_path, capture_output=True, text=True, check=False
         )
