@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.results import hardware
+from benchmarks.timing import hardware
 from contraflow.bijections import Inversion, ResidualBlock
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzMLP, update_lipschitz

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.results import hardware, timing
+from benchmarks.results import timing
+from benchmarks.timing import hardware
 from contraflow import Flow, norm_orders
 from contraflow.lipschitz import LipschitzLayer, LipschitzLinear, certified_induced_norm
 from contraflow.numerics import induced_power_iteration

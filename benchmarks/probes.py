@@ -20,7 +20,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmarks.estimators import block_inputs, dense_jacobians, fill
-from benchmarks.results import hardware
+from benchmarks.timing import hardware
 from contraflow import (
     TRAINING,
     AdaptiveRoulette,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from torch import Generator
 
 from benchmarks.pages import PICTURES, README, RESULTS, fill
 from benchmarks.runs import trained
+from benchmarks.timing import hardware
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Chain
 from contraflow.evaluation import gaussian_baseline
@@ -132,14 +132,6 @@ def architecture_table() -> str:
         shape = "×".join(str(size) for size in architecture.event_shape)
         rows.append(f"| `{name}` | {count:,} | {shape} | {architecture.about} |")
     return "\n".join(rows)
-
-
-def hardware() -> str:
-    """Processor, cores, threads, versions."""
-    info = Path("/proc/cpuinfo")
-    models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    cpu = f"{models[0]}, {len(models)} cores" if models else platform.processor()
-    return f"{cpu}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

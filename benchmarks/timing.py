@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from contraflow.recipes import comparison
+
 #: One call is one step, evaluation or the like; what it returns is not looked at.
 Step = Callable[[], object]
 
@@ -83,7 +85,5 @@ def hardware() -> str:
 
 def processor() -> str:
     """The processor's name and whether it has AVX-512."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     wide = " (AVX-512)" if torch.backends.cpu.get_cpu_capability() == "AVX512" else ""
-    return (names[0] if names else platform.processor()) + wide
+    return comparison.processor() + wide

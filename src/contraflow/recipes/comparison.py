@@ -182,12 +182,12 @@ def _pictures(recipe: str, results: Sequence[RunResult], out: Path) -> list[str]
 def hardware() -> str:
     """Processor, cores, threads and versions, for the head of a page."""
     return (
-        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
+        f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, where the system says it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
