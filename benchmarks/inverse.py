@@ -2,8 +2,8 @@
 
     python -m benchmarks.inverse --runs runs
 
-Takes the runs digits-0, checkerboard-0, power-0 and mnist-0 of that folder, as many as there are. What is measured is
-kept below inverse/ there and not measured again.
+Measures those of the runs checkerboard-0, digits-0, power-0 and mnist-0 that are in that folder. Their rows are kept in
+docs/inverse.json, so that those of runs that are not at hand stay as they were measured.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +32,8 @@ from contraflow.recipes import load_run
 DRAWN, TOLERANCE, ALONE = 1e-3, 1e-6, 1000
 #: Runs whose solvers are compared, and those of which only the last table tells, as a comparison would take hours.
 RUNS, SAMPLED = ("checkerboard-0", "digits-0", "power-0"), ("mnist-0",)
+#: Rows of the runs measured so far; the page lies beside it.
+KEPT = Path(__file__).parents[1] / "docs" / "inverse.json"
 HEADER = (
     "| flow | dtype, batch | Picard: evaluations | calls | CPU s | Anderson: evaluations | calls | CPU s "
     "| evaluations, ratio | of blocks and samples, worse | by | given up: Picard, Anderson | largest true residual |\n"
@@ -44,7 +45,10 @@ SAMPLING_HEADER = (
 )
 TEXT = """# The inverse, measured
 
-Written by `python -m benchmarks.inverse --runs RUNS` on {hardware}; one thread, seed 0. {runs}
+Written by `python -m benchmarks.inverse --runs RUNS`; one thread, seed 0:
+
+{runs}
+- stressed blocks, on {hardware}
 
 *Evaluations* of g are per sample and block, the last, confirming one included; *calls* of g are per block for the whole
 batch, so the slowest sample counts; CPU s is the time of the process, one repetition. *Worse*: share of pairs of sample
@@ -90,34 +94,29 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000, help="samples of the last table")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folders = [arguments.runs / name for name in (*RUNS, *SAMPLED) if (arguments.runs / name).is_dir()]
-    solved, drawn = "", ""
-    for folder in folders:
-        name, flow = folder.name, load_run(folder, dtype="float64").flow
-        kept = arguments.runs / "inverse" / state(folder).replace(" ", "-")
-        if name in RUNS:
-            solved += once(kept / "solvers.json", partial(trained_rows, name, flow))
-        drawn += once(kept / f"{arguments.samples}.json", partial(sampling_row, name, flow, arguments.samples))
+    kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+    for name in (*RUNS, *SAMPLED):
+        if (arguments.runs / name).is_dir():
+            flow = load_run(arguments.runs / name, dtype="float64").flow
+            kept[name] = {
+                "state": state(arguments.runs / name),
+                "hardware": hardware(),
+                "solvers": trained_rows(name, flow) if name in RUNS else "",
+                "samples": sampling_row(name, flow, arguments.samples),
+            }
+            KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    rows = [kept[name] for name in (*RUNS, *SAMPLED) if name in kept]
     text = TEXT.format(
-        hardware=hardware(),
-        runs="; ".join(state(folder) for folder in folders) + ".",
-        trained=HEADER + solved,
+        runs="\n".join(f"- {one['state']}, on {one['hardware']}" for one in rows),
+        trained=HEADER + "".join(one["solvers"] for one in rows),
         stressed=HEADER + "".join(stressed_rows()),
-        sampling=SAMPLING_HEADER + drawn,
+        sampling=SAMPLING_HEADER + "".join(one["samples"] for one in rows),
+        hardware=hardware(),
         drawn=DRAWN,
         tolerance=TOLERANCE,
         alone=ALONE,
     )
-    (Path(__file__).parents[1] / "docs" / "inverse.md").write_text(text)
-
-
-def once(path: Path, measure: Callable[[], str]) -> str:
-    """The lines at `path`, measured first where it is missing."""
-    if not path.is_file():
-        lines = measure()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(lines))
-    return str(json.loads(path.read_text()))
+    KEPT.with_suffix(".md").write_text(text)
 
 
 def state(folder: Path) -> str:

@@ -54,6 +54,11 @@ class TrainingError(ContraflowError, RuntimeError):
     """Training cannot go on, for instance because the loss is NaN or infinite."""
 
 
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, less the stack that torch may add below it."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
     """An error for a name that is not in a table, with the nearest ones that are; a short table is shown whole."""
     known = sorted(known)

@@ -58,6 +58,7 @@ def test_decompression_stops_at_the_claimed_size(tmp_path):
         (gzip.compress(idx_bytes(np.ones((4, 5, 6), np.uint8)))[:-9], "truncated"),
         (gzip.compress(idx_bytes(np.ones((4, 5, 6), np.uint8))[:-1]), "only 119 came"),
     ],
+    ids=["empty", "html", "floats", "labels", "short header", "no images", "short gzip", "short images"],
 )
 def test_broken_files_are_named(tmp_path, content, message):
     path = tmp_path / "broken.gz"

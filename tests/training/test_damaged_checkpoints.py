@@ -260,6 +260,7 @@ def test_ten_thousand_damages_under_a_right_checksum(folder: Path, fuzz: Any) ->
 CLAIMS = {
     "blocks": (["architecture", "options", "blocks"], 10**9),
     "width": (["architecture", "options", "hidden"], [10**6, 10**6]),
+    "a width that is no integer of torch": (["architecture", "options", "hidden"], [2**63]),
     "an architecture for images": (["architecture", "name"], "residual_flow_celebahq256"),
 }
 
@@ -274,8 +275,9 @@ def test_a_configuration_cannot_claim_memory(folder: Path, claim: str) -> None:
     inside[way[-1]] = value
     rewrite(folder, "config.json", json.dumps(config).encode())
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(CheckpointError, match=r"config\.json|do not fit"):
+    with pytest.raises(CheckpointError, match=r"config\.json|do not fit") as caught:
         load_run(folder)
+    assert "\n" not in str(caught.value)
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 200
     assert time.process_time() - start < 10
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from contraflow.data.image_preprocessing import ImagePreprocessing
 from contraflow.data.table_preprocessing import TablePreprocessing
-from contraflow.errors import ConfigurationError, unknown_name
+from contraflow.errors import ConfigurationError, first_line, unknown_name
 
 _KINDS: dict[str, Callable[..., ImagePreprocessing | TablePreprocessing]] = {
     "image": ImagePreprocessing,
@@ -31,4 +31,6 @@ def preprocessing_from_config(config: Mapping[str, Any]) -> ImagePreprocessing |
     try:
         return _KINDS[kind](**arguments)
     except TypeError as error:
-        raise ConfigurationError(f"preprocessing of kind {kind!r} cannot be made from {config}: {error}.") from error
+        raise ConfigurationError(
+            f"preprocessing of kind {kind!r} cannot be made from {config}: {first_line(error)}."
+        ) from error

@@ -27,7 +27,7 @@ from contraflow.data import (
     load_dataset,
     preprocessing_from_config,
 )
-from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, unknown_name
+from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, first_line, unknown_name
 from contraflow.flow import Flow
 from contraflow.recipes.recipe import DataSettings, Recipe, check_seed, is_a
 from contraflow.training import load_checkpoint
@@ -132,7 +132,9 @@ def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
         raise
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         # options are anything that a command or a file can say
-        raise ConfigurationError(f"architecture.options={options}: {name} cannot be built so: {error}") from error
+        raise ConfigurationError(
+            f"architecture.options={options}: {name} cannot be built so: {first_line(error)}"
+        ) from error
     for parameter, value in flow.named_parameters():
         if not value.numel():
             raise ConfigurationError(f"architecture.options={options}: {name} would have an empty {parameter}.")
@@ -164,9 +166,7 @@ def make_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigurationError(
-            f"device={name}: not available here ({str(error).splitlines()[0]}). Try cpu."
-        ) from None
+        raise ConfigurationError(f"device={name}: not available here ({first_line(error)}). Try cpu.") from None
     return device
 
 
@@ -245,7 +245,9 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
             checkpoint.check_fits(_construct(recipe, tuple(shape), preprocessing))
         flow = build_flow(recipe, tuple(shape), preprocessing)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint.path / 'config.json'}: does not describe a flow: {error}.") from error
+        raise CheckpointError(
+            f"{checkpoint.path / 'config.json'}: does not describe a flow: {first_line(error)}."
+        ) from error
     checkpoint.load_weights(flow)
     if dtype is not None:
         flow = flow.to(getattr(torch, dtype))

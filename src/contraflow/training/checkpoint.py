@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from contraflow.errors import CheckpointError, OutputError
+from contraflow.errors import CheckpointError, OutputError, first_line
 from contraflow.flow import Flow
 from contraflow.training.average import with_weights
 from contraflow.training.loop import TrainingState
@@ -109,7 +109,9 @@ class Checkpoint:
             self._restore_progress(state)
             self._restore_optimiser(state)
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise CheckpointError(f"{self.path}: its state of training does not fit its flow: {error}.") from error
+            raise CheckpointError(
+                f"{self.path}: its state of training does not fit its flow: {first_line(error)}."
+            ) from error
 
     def _restore_progress(self, state: TrainingState) -> None:
         state.average.weights = self.group("average")
@@ -278,7 +280,7 @@ def _read_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
         tensors = load(content)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         # its header may also name a dtype that this torch has not, or sizes that no tensor has
-        raise CheckpointError(f"{path}: damaged tensors: {error}.") from error
+        raise CheckpointError(f"{path}: damaged tensors: {first_line(error)}.") from error
     for name, one in tensors.items():
         if one.dtype not in _DTYPES:
             raise CheckpointError(f"{path}: {name} is of {one.dtype}, which no checkpoint of ours holds.")
