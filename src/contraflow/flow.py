@@ -29,6 +29,8 @@ class LogProbEstimate:
         probes: how many independent estimates (probe, truncation and dequantisation noise) the mean is over.
         reached: whether the standard error is at most the target; all true without a target.
         degrees_of_freedom: of the variance behind the standard error, for Student's t.
+        class_probabilities: p(y|x) of a flow that classifies, the mean over the same draws (and a pilot's),
+            ``(batch, classes)``, float64; ``None`` of others.
     """
 
     value: Tensor
@@ -36,6 +38,7 @@ class LogProbEstimate:
     probes: Tensor
     reached: Tensor
     degrees_of_freedom: Tensor
+    class_probabilities: Tensor | None = None
 
     def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
         """Lower and upper end of Student's confidence interval for log p(x), each ``(batch,)``."""
@@ -237,10 +240,15 @@ class Flow(nn.Module):
         flow = self.with_logdet(estimator)
         at_once = batch_size or max(len(x), 256)
 
+        drawn: list[tuple[Tensor, Tensor]] = []
+
         def draw(rows: Tensor) -> Tensor:
-            rows = rows.to(x.device)
-            chosen = None if context is None else context[rows]
-            return flow.log_prob(x[rows], chosen, generator=generator)
+            here = rows.to(x.device)
+            chosen = None if context is None else context[here]
+            log_prob, classes = flow._log_prob_and_classes(x[here], chosen, generator)
+            if classes is not None:
+                drawn.append((rows, classes.double().cpu()))
+            return log_prob
 
         if target_error is None:
             found = fixed_means(draw, len(x), probes or 16, at_once)
@@ -253,7 +261,16 @@ class Flow(nn.Module):
                 f"log p(x) of {named(bad)} is NaN: a number overflowed {self.dtype} on the way. Rescale or drop such "
                 "samples, or compute with flow.double()."
             )
-        return LogProbEstimate(found.value, found.standard_error, found.draws, reached, found.degrees_of_freedom)
+        classes = _means_by_row(drawn, len(x)) if drawn else None
+        return LogProbEstimate(
+            found.value, found.standard_error, found.draws, reached, found.degrees_of_freedom, classes
+        )
+
+    def _log_prob_and_classes(
+        self, x: Tensor, context: Tensor | None, generator: Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`log_prob`, and where the flow classifies p(y|x) ``(batch, classes)``, of one pass."""
+        return self.log_prob(x, context, generator=generator), None
 
     def bits_per_dim(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         r"""-log p(x) / (D ln 2), ``(batch,)``."""
@@ -287,6 +304,13 @@ class Flow(nn.Module):
         x = self.rsample(n, context, temperature=temperature, generator=generator)
         quantise = getattr(self.preprocessing, "quantise", None)
         return x if quantise is None else quantise(x)
+
+
+def _means_by_row(drawn: list[tuple[Tensor, Tensor]], n: int) -> Tensor:
+    """Means ``(n, classes)`` of vectors drawn for rows, which repeat."""
+    rows, vectors = (torch.cat(one) for one in zip(*drawn, strict=True))
+    total = vectors.new_zeros(n, vectors.shape[1]).index_add(0, rows, vectors)
+    return total / rows.bincount(minlength=n)[:, None]
 
 
 def _check_precision(target_error: float | None, probes: int | None, budget: int, batch_size: int | None) -> None:

@@ -1,4 +1,4 @@
-"""`contraflow ood` and `contraflow quality` on a tiny run of digits, and on a tiny table."""
+"""`contraflow ood` and `contraflow quality` on tiny runs of digits, a hybrid one too, and on a tiny table."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from contraflow.cli import main
+from contraflow.evaluation import class_probabilities, gather_evidence
+from contraflow.recipes import load_run
+from contraflow.recipes.build import load_data
 
 TINY = [
     "architecture.options.blocks=[1,1]",
@@ -65,6 +70,64 @@ def test_ood_prints_a_table_and_json_agrees(
     with Image.open(picture) as image:
         assert image.format == "PNG"
     assert main([*arguments, "--out", str(picture)]) == 2, "it exists"
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("hybrid") / "run"
+    options = ["architecture.options.block=coupling", "architecture.options.branch_features=16"]
+    options += ["architecture.options.hidden=16", "training.steps=80", "training.likelihood_weight=0.02"]
+    options += ["training.warmup_steps=5", "training.learning_rate=0.02"]
+    assert main(["train", "digits_hybrid", "--out", str(out), *TINY, *options]) == 0
+    return out
+
+
+def test_ood_of_a_hybrid_run_asks_the_classes(hybrid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against scikit-learn and passes of the classifier alone: all test rows, and all those of a file."""
+    grey, picture = tmp_path / "grey.npz", tmp_path / "a.png"
+    squares = np.random.default_rng(0).integers(5, 12, (200, 1, 8, 8), np.uint8)
+    stretched = (squares / 16 * 255).round().astype(np.uint8)  # of a file: 256 levels, brought to the run's 17
+    np.savez(grey, train=stretched[:1], validation=stretched[:1], test=stretched)
+    arguments = ["ood", str(hybrid), "--against", f"noise,{grey}", "--limit", "200", "--draws", "8"]
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(picture)]) == 0
+    text = capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    scores = ["log p(x)", "typicality", "typicality of 10 rows", "input complexity", "class confidence"]
+    for name, row in values["detections"].items():
+        assert list(row) == scores
+        one = row["class confidence"]
+        assert 0 <= one["low"] < one["auroc"] < one["high"] <= 1
+        assert (one["inside"], one["outside"]) == (180, 200)
+        interval = f"{one['auroc']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+        assert f"| {name} | class confidence | {interval} |" in text, "the same seed, the same noise"
+    assert values["detections"]["noise"]["log p(x)"]["auroc"] > 0.95
+    trained = load_run(hybrid)
+    own = load_data(trained.recipe.data, 0).test
+    x = torch.cat([own, torch.from_numpy(squares)])
+    certainty = class_probabilities(trained.flow, x, draws=8, generator=torch.Generator().manual_seed(1)).amax(1)
+    expected = roc_auc_score([0] * len(own) + [1] * len(squares), -certainty)
+    found = values["detections"][str(grey)]["class confidence"]["auroc"]
+    assert abs(expected - 0.5) > 0.1, "which way round it is would not show"
+    assert found == pytest.approx(expected, abs=0.03), "the draws of noise are others"
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+
+
+def test_class_confidence_is_that_of_the_passes_of_log_p(hybrid: Path) -> None:
+    """One seed, one row of numbers, whatever torch's own stream is at."""
+    trained = load_run(hybrid)
+    x = load_data(trained.recipe.data, 0).test[:30]
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(gather_evidence(trained.flow, x, draws=2, generator=torch.Generator().manual_seed(0)))
+    generator = torch.Generator().manual_seed(0)
+    scores = trained.flow.log_prob_estimate(x, probes=2, batch_size=len(x), generator=generator)
+    assert all(torch.equal(one.class_probabilities, scores.class_probabilities) for one in found)
+    guessed = found[0].class_probabilities.argmax(1) == load_data(trained.recipe.data, 0).test_labels[:30]
+    assert guessed.double().mean() > 0.5, "it has learned digits"
 
 
 @pytest.mark.parametrize(

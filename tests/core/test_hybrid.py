@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
 from contraflow import (
+    EVALUATION,
+    TRAINING,
     ActNorm,
     BranchedFlow,
     Chain,
@@ -21,6 +24,7 @@ from contraflow import (
     ResidualBlock,
     StandardNormal,
     hybrid,
+    residual_flow,
 )
 from contraflow.architectures.hybrid import BLOCKS, CLASSIFIERS
 from contraflow.architectures.hybrid_flow import label_log_prob
@@ -48,7 +52,7 @@ def small(shape: tuple[int, ...], **changes: object) -> HybridFlow:
 def test_one_pass_gives_what_two_give(shape, block, classifier):
     flow, x = small(shape, block=block, classifier=classifier), torch.randn(6, *shape)
     log_prob, logits = flow.log_prob_and_logits(x)
-    torch.testing.assert_close(log_prob, flow.log_prob(x))
+    assert torch.equal(log_prob, flow.log_prob(x)), "to the last bit: evaluations of one seed agree"
     torch.testing.assert_close(logits, flow.class_logits(x))
     assert logits.shape == (6, 4)
     y = torch.tensor([0, 1, 2, 3, -1, 0])
@@ -298,6 +302,39 @@ def test_the_estimate_of_log_p_holds_labels_too():
     exact = flow.with_logdet(Exact()).log_prob(x, y)
     found = flow.log_prob_estimate(x, y, probes=64, generator=seeded())
     assert ((found.value - exact).abs() < 5 * found.standard_error + 1e-9).all()
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_the_estimate_has_the_classes_of_its_own_passes(classifier, monkeypatch):
+    flow = hybrid((1, 4, 4), **SMALL, classifier=classifier, preprocessing=ImagePreprocessing(17))
+    x = torch.randint(0, 17, (5, 1, 4, 4), generator=seeded())
+    flow.log_prob(x)  # sets ActNorm
+    generator, drawn, same = seeded(1), [], flow.with_logdet(replace(EVALUATION, stratified=False))
+    for _ in range(3):
+        drawn += [same.log_prob_and_logits(part, generator=generator) for part in x.split(5)]
+    passes: list[int] = []
+    original = type(flow)._preprocess
+    monkeypatch.setattr(
+        type(flow), "_preprocess", lambda self, x, *rest: passes.append(len(x)) or original(self, x, *rest)
+    )
+    found = flow.log_prob_estimate(x, probes=3, batch_size=5, estimator=EVALUATION, generator=seeded(1))
+    assert passes == [5, 5, 5]
+    torch.testing.assert_close(found.value, torch.stack([one for one, _ in drawn]).mean(0))
+    torch.testing.assert_close(found.class_probabilities, torch.stack([one.softmax(1) for _, one in drawn]).mean(0))
+    parts = flow.log_prob_estimate(x, probes=3, batch_size=2, generator=seeded(1))
+    assert parts.class_probabilities.sum(1).sub(1).abs().max() < 1e-12, "chunks that straddle two draws of a row"
+
+
+def test_classes_under_a_target_error_are_each_rows_own():
+    """Rows leave the batch one after the other; without noise every draw of p(y|x) is the same."""
+    flow, x = hybrid((3,), **SMALL), torch.randn(6, 3, generator=seeded()) * 3
+    flow.log_prob(x)
+    found = flow.log_prob_estimate(
+        x, target_error=0.001, budget=200, estimator=TRAINING, generator=seeded(), batch_size=4
+    )
+    assert len(set(found.probes.tolist())) > 1
+    torch.testing.assert_close(found.class_probabilities, flow.class_logits(x).softmax(1).detach())
+    assert residual_flow((3,), blocks=1, hidden=(4,)).log_prob_estimate(x).class_probabilities is None
 
 
 def test_it_is_an_ordinary_flow():

@@ -9,18 +9,22 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor, nn
 
-from contraflow import BranchedFlow, Chain, MixtureFlow, hybrid
+from contraflow import BranchedFlow, Chain, Flow, MixtureFlow, hybrid
 from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, DataError, DomainError, ShapeError
 from contraflow.evaluation import (
     calibration_picture,
     class_probabilities,
+    confusions,
     evaluate_classification,
     latent_normality,
     latents,
     probability_integrals,
     reliability,
+    report_classes,
+    score,
 )
+from contraflow.evaluation.calibration_pictures import uniform_range
 from contraflow.evaluation.classification import wilson_interval
 
 
@@ -72,6 +76,33 @@ def test_probabilities_are_means_over_dequantisation_noise() -> None:
     torch.testing.assert_close(one, torch.cat(parts))
     assert one.sum(1).sub(1).abs().max() < 1e-12
     assert not torch.equal(one, class_probabilities(flow, x, draws=1, generator=seeded(1)))
+
+
+def test_scores_of_a_hybrid_flow_have_its_classes() -> None:
+    """The same as of passes of their own where there is no noise, for any batch size."""
+    x, y = torch.randn(11, 1, generator=seeded()), torch.tensor([0, 1, -1, 1, 0, 1, 1, -1, 0, 0, 1])
+    scores = score(line(), x, draws=2, batch_size=4)
+    torch.testing.assert_close(scores.class_probabilities, class_probabilities(line(), x))
+    found = report_classes(line(), scores, y)
+    assert found is not None
+    expected = evaluate_classification(line(), x, y, draws=2).as_dict()
+    assert found.as_dict() == pytest.approx(expected, rel=1e-6)
+    assert (found.rows, found.draws) == (9, 2)
+    assert report_classes(line(), scores, None) is None
+    plain = Flow((1,), Chain([]))
+    assert report_classes(plain, score(plain, x), y) is None
+    with pytest.raises(DataError, match="no row has a label"):
+        report_classes(line(), scores, torch.full((11,), -1))
+    with pytest.raises(ShapeError, match="11 rows"):
+        report_classes(line(), scores, y[:5])
+
+
+def test_confusions_by_hand() -> None:
+    guess = torch.tensor([0, 1, 1, 2, 2, 2, 0, 2])
+    labels = torch.tensor([0, 0, 0, 2, 1, 1, 1, 1])
+    found = confusions(torch.eye(3)[guess], labels)
+    assert [(one.label, one.guess, one.count, one.of) for one in found] == [(1, 2, 3, 4), (0, 1, 2, 3), (1, 0, 1, 4)]
+    assert confusions(torch.eye(3)[labels], labels) == []
 
 
 def test_what_cannot_be_scored() -> None:
@@ -172,6 +203,21 @@ def test_probability_integrals() -> None:
         probability_integrals(x, samples[:, :1])
     with pytest.raises(ShapeError, match="n >= 1"):
         latent_normality(x[:0])
+
+
+@pytest.mark.parametrize("samples", [None, 400])
+def test_the_band_holds_nineteen_bars_in_twenty(samples: int | None) -> None:
+    """Ranks of 1,000 rows among 400 samples scatter nearly twice as far as uniform values, which no band of those
+    would show. 400 histograms of 20 bars, of which those of one are dependent: 3 points of margin."""
+    low, high = uniform_range(1000, samples)
+    generator, inside = seeded(), 0
+    for _ in range(400):
+        values = torch.rand(1000, 1, generator=generator)
+        if samples is not None:
+            values = probability_integrals(values, torch.rand(samples, 1, generator=generator))
+        counts = (values * 20).long().clamp(max=19).flatten().bincount(minlength=20)
+        inside += int(((counts >= low) & (counts <= high)).sum())
+    assert abs(inside / 8000 - 0.95) < 0.03
 
 
 def test_the_picture(tmp_path) -> None:

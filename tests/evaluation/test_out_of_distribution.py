@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from contraflow import Affine, Chain, Exact, Flow
+from contraflow import Affine, BranchedFlow, Chain, Exact, Flow
 from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import (
@@ -46,13 +46,6 @@ def normal_rows(rows: int, seed: int, scale: float = 1.0) -> Tensor:
 @pytest.fixture(scope="module")
 def flow() -> Flow:
     return Flow((D,), Chain([])).double()
-
-
-class Classifier(Flow):
-    """A flow that classifies by the sign of the first coordinate."""
-
-    def class_logits(self, x: Tensor) -> Tensor:
-        return torch.stack([x[:, 0], -x[:, 0]], dim=1)
 
 
 def log_prob(flow: Flow, x: Tensor) -> Tensor:
@@ -130,23 +123,21 @@ def test_the_corrected_score_is_in_bits() -> None:
 
 
 def test_class_confidence() -> None:
-    logits = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 50.0]])
-    probability = logits.softmax(1).amax(1)
-    assert torch.allclose(class_confidence(logits), -probability.log().double(), atol=1e-7)
-    assert class_confidence(logits).argsort().tolist() == [2, 1, 0]
+    probabilities = torch.tensor([[0.5, 0.5], [0.1, 0.9], [1.0, 0.0]])
+    assert class_confidence(probabilities).tolist() == pytest.approx([math.log(2), -math.log(0.9), 0.0], abs=1e-7)
 
 
 def test_evidence_is_what_the_flow_can_give(flow: Flow) -> None:
     x = normal_rows(30, 5)
     plain = gather_evidence(flow, x, estimator=Exact())
     assert plain.complexity is None
-    assert plain.class_logits is None
+    assert plain.class_probabilities is None
     assert plain.background is None
     assert list(out_of_distribution_scores(plain)) == ["log p(x)"]
-    classifier = Classifier((D,), Chain([])).double()
+    classifier = BranchedFlow((D,), Chain([Chain([])]), [nn.Identity()], D, 3).double()
     wider = Flow((D,), Chain([Affine(torch.zeros(D), torch.full((D,), 2.0))])).double()
     full = gather_evidence(classifier, x, background=wider, estimator=Exact(), batch_size=7)
-    assert torch.equal(full.class_logits, classifier.class_logits(x))
+    torch.testing.assert_close(full.class_probabilities, classifier.class_logits(x).softmax(1).detach())
     assert torch.allclose(full.background, log_prob(wider, x))
     scores = out_of_distribution_scores(full)
     assert list(scores) == ["log p(x)", "likelihood ratio", "class confidence"]

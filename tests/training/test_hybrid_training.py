@@ -258,6 +258,41 @@ def test_evaluation_says_accuracy_and_bits(classifier: Path, tmp_path: Path, cap
     assert values["classification"]["rows"] == values["latent"]["rows"] == 25
 
 
+def test_evaluation_passes_over_the_rows_once(
+    classifier: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so the command repeats the numbers of training, those of the classes too."""
+    seen: list[int] = []
+    original = Flow._preprocess
+
+    def counted(self: Flow, x: Tensor, *rest: object) -> object:
+        seen.append(len(x))
+        return original(self, x, *rest)
+
+    monkeypatch.setattr(Flow, "_preprocess", counted)
+    capsys.readouterr()
+    command = ["evaluate", str(classifier), "--limit", "30", "--draws", "1", "--seed", "0", "--json"]
+    assert main(command) == 0
+    assert seen == [30]
+    values = json.loads(capsys.readouterr().out)
+    report = json.loads((classifier / "evaluation.json").read_text())
+    assert {key: values[key] for key in report} == report
+
+
+def test_calibration_does_not_depend_on_the_draws_of_the_score(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    found = []
+    for draws in ("1", "3"):
+        picture = tmp_path / f"{draws}.png"
+        command = ["evaluate", str(classifier), "--limit", "25", "--draws", draws, "--calibration", str(picture)]
+        capsys.readouterr()
+        assert main([*command, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["latent"] == found[1]["latent"]
+    assert found[0]["classification"] != found[1]["classification"]
+
+
 def test_samples_of_a_class_from_the_command(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "threes.png"
     assert main(["sample", str(classifier), "--label", "3", "--n", "4", "--out", str(out)]) == 0

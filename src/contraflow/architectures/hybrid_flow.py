@@ -53,9 +53,15 @@ class HybridFlow(Flow, ABC):
         """
         if y is None:
             return super().log_prob(x, generator=generator)
-        y = self.check_labels(y, len(x))
+        return self._log_prob_and_classes(x, y, generator)[0]
+
+    def _log_prob_and_classes(
+        self, x: Tensor, context: Tensor | None, generator: Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        y = None if context is None else self.check_labels(context, len(x))
         log_prob, logits = self.log_prob_and_logits(x, generator=generator)
-        return log_prob + label_log_prob(logits, y)
+        classes = logits.double().softmax(dim=1)
+        return log_prob if y is None else log_prob + label_log_prob(logits, y), classes
 
     def check_labels(self, y: Tensor, count: int) -> Tensor:
         """Labels that can be some of `count` rows.
@@ -123,13 +129,15 @@ class BranchedFlow(HybridFlow):
         self.classes = classes
 
     def log_prob_and_logits(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        h, total = self._preprocess(x, None, generator)
+        h, first = self._preprocess(x, None, generator)
+        second = h.new_zeros(len(h))
         seen = []
         for level in cast(Chain, self.bijection):
             h, logdet = level.forward_and_logdet(h, generator=generator)
-            total = total + logdet
+            second = second + logdet
             seen.append(h)
-        return self.base.log_prob(h) + total, self._classify(seen)
+        # in the order of `Flow.log_prob`, so that both give the same number to the last bit
+        return self.base.log_prob(h) + (first + second), self._classify(seen)
 
     def class_logits(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         h, _ = self._preprocess(x, None, generator)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from contraflow.architectures import HybridFlow
 from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.sample import check_output
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import (
     LatentNormality,
-    Reliability,
+    Scores,
     calibration_picture,
-    class_probabilities,
-    classification_report,
-    evaluate_likelihood,
     latent_normality,
     latents,
     probability_integrals,
     reliability,
+    report_classes,
+    report_scores,
+    score,
 )
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import TrainedFlow, load_run
@@ -91,41 +90,38 @@ def evaluate(
     estimator: LogDetEstimator = Exact() if exact else replace(EVALUATION, exact_terms=exact_terms)
     rows, labels = getattr(dataset, split)[:limit], getattr(dataset, f"{split}_labels")
     labels = None if labels is None else labels[:limit]
-    generator = make_generator(trained.flow.device, seed)
-    noise: dict[str, Any] = {"draws": draws, "batch_size": batch_size, "generator": generator}
     with ProgressBar() as bar:
-        report = evaluate_likelihood(
+        scores = score(
             trained.flow,
             rows,
             estimator=estimator,
+            draws=draws,
+            batch_size=batch_size,
+            generator=make_generator(trained.flow.device, seed),
             progress=lambda done, total: bar.phase(split, done, total),
-            **noise,
         )
+    report, classified = report_scores(trained.flow, scores, estimator), report_classes(trained.flow, scores, labels)
     lines, values = [str(report)], {**report.as_dict(), "data": settings.name, "split": split, "step": trained.step}
-    classes = None
-    if isinstance(trained.flow, HybridFlow) and labels is not None:
-        rows, labels = rows[labels >= 0], labels[labels >= 0]
-        probabilities = class_probabilities(trained.flow, rows, **noise)
-        classified, classes = classification_report(probabilities, labels, draws), reliability(probabilities, labels)
+    if classified is not None:
         lines.append(str(classified))
         values["classification"] = classified.as_dict()
     if calibration is not None:
-        normality = _calibrate(calibration, trained, rows, labels, classes, generator)
+        normality = _calibrate(calibration, trained, rows, labels, scores, seed)
         lines += [str(normality), f"calibration {calibration}"]
         values |= {"latent": normality.as_dict(), "calibration": str(calibration)}
     show("\n".join(lines), values, json)
 
 
 def _calibrate(
-    path: Path,
-    trained: TrainedFlow,
-    rows: Tensor,
-    labels: Tensor | None,
-    classes: Reliability | None,
-    generator: Generator,
+    path: Path, trained: TrainedFlow, rows: Tensor, labels: Tensor | None, scores: Scores, seed: int
 ) -> LatentNormality:
-    """Draw the picture, test the latent."""
-    flow = trained.flow
+    """Draw the picture, test the latent; by noise of its own, the same however the rows were scored."""
+    flow, probabilities, classes = trained.flow, scores.class_probabilities, None
+    if labels is not None and probabilities is not None:
+        known = labels >= 0
+        rows, labels = rows[known], labels[known]
+        classes = reliability(probabilities[known], labels)
+    generator = make_generator(flow.device, seed)
     z = latents(flow, rows, labels, generator=generator)
     if rows.ndim == 2:
         samples = draw_samples(flow, _SAMPLES, _SAMPLES, generator)
@@ -133,5 +129,5 @@ def _calibrate(
     else:
         uniform, names = torch.special.ndtr(z.double()).reshape(-1, 1), ("all dimensions of the latent",)
     with replacing(path) as temporary:
-        calibration_picture(temporary, classes, uniform, names)
+        calibration_picture(temporary, classes, uniform, names, _SAMPLES if rows.ndim == 2 else None)
     return latent_normality(z)

@@ -4,9 +4,12 @@ from contraflow.evaluation.calibration import Reliability, reliability
 from contraflow.evaluation.calibration_pictures import calibration_picture
 from contraflow.evaluation.classification import (
     ClassificationReport,
+    Confusion,
     class_probabilities,
     classification_report,
+    confusions,
     evaluate_classification,
+    report_classes,
 )
 from contraflow.evaluation.comparison_pictures import densities_picture, scores_picture
 from contraflow.evaluation.detection import Detection, detect
@@ -40,6 +43,7 @@ from contraflow.evaluation.series_decay import BlockSeries, series_decay
 __all__ = [
     "BlockSeries",
     "ClassificationReport",
+    "Confusion",
     "Detection",
     "DetectionReport",
     "EntropyReport",
@@ -58,6 +62,7 @@ __all__ = [
     "calibration_picture",
     "class_probabilities",
     "classification_report",
+    "confusions",
     "densities_picture",
     "density_picture",
     "detect",
@@ -81,6 +86,7 @@ __all__ = [
     "reconstruct",
     "reduced_entropy",
     "reliability",
+    "report_classes",
     "report_detection",
     "report_scores",
     "scatter_picture",

@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 from contraflow.architectures.hybrid_flow import UNKNOWN, HybridFlow
 from contraflow.errors import ConfigurationError, DataError
 from contraflow.evaluation.calibration import reliability
-from contraflow.evaluation.likelihood import Progress
+from contraflow.evaluation.likelihood import Progress, Scores
+from contraflow.flow import Flow
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,22 @@ def evaluate_classification(
     return classification_report(probabilities, labels[known], draws)
 
 
+def report_classes(flow: Flow, scores: Scores, labels: Tensor | None) -> ClassificationReport | None:
+    """The classifier's score on rows that `score` has scored; ``None`` without a classifier or without labels.
+
+    Args:
+        labels: int64 ``(n,)`` of those rows; ones with -1 are left out.
+
+    Raises:
+        DataError: no row has a label.
+        ShapeError, DomainError: labels that are no classes of the flow.
+    """
+    if not isinstance(flow, HybridFlow) or scores.class_probabilities is None or labels is None:
+        return None
+    known = flow.check_labels(labels, len(scores.class_probabilities)) != UNKNOWN
+    return classification_report(scores.class_probabilities[known], labels[known], scores.draws)
+
+
 def classification_report(probabilities: Tensor, labels: Tensor, draws: int = 1) -> ClassificationReport:
     """The score of probabilities ``(n, classes)`` on labels ``(n,)``, all known.
 
@@ -134,6 +151,40 @@ def classification_report(probabilities: Tensor, labels: Tensor, draws: int = 1)
         len(labels),
         draws,
     )
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Rows of one class taken for another.
+
+    Attributes:
+        label, guess: the class that they are of, and the likeliest one by p(y|x).
+        count: how many.
+        of: rows of the class in all.
+    """
+
+    label: int
+    guess: int
+    count: int
+    of: int
+
+
+def confusions(probabilities: Tensor, labels: Tensor) -> list[Confusion]:
+    """The pairs of classes that are confused, the most frequent first.
+
+    Args:
+        probabilities: ``(n, classes)``.
+        labels: int64 ``(n,)``, all known.
+
+    >>> confusions(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]), torch.tensor([0, 0, 0]))
+    [Confusion(label=0, guess=1, count=1, of=3)]
+    """
+    classes, guess = probabilities.shape[1], probabilities.argmax(dim=1)
+    counts = (labels * classes + guess).bincount(minlength=classes**2).reshape(classes, classes)
+    pairs = [(int(one), int(other)) for one, other in counts.nonzero() if one != other]
+    rows = counts.sum(dim=1)
+    found = [Confusion(one, other, int(counts[one, other]), int(rows[one])) for one, other in pairs]
+    return sorted(found, key=lambda pair: -pair.count)
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:

@@ -27,6 +27,8 @@ class Scores:
         draws: draws a row; with a target error the most of any row.
         probes: draws of every row, long.
         reached: whether a row's standard error is at most the target; all true without a target.
+        class_probabilities: p(y|x) of a hybrid flow, the mean over the same draws, ``(n, classes)``, float64; ``None``
+            of others.
     """
 
     log_prob: Tensor
@@ -34,6 +36,7 @@ class Scores:
     draws: int
     probes: Tensor
     reached: Tensor
+    class_probabilities: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,8 @@ def score(
 ) -> Scores:
     """log p(x) of every row, averaged over independent draws of all noise: `Flow.log_prob_estimate`, batch by batch.
 
+    A hybrid flow gives p(y|x) of the same passes.
+
     The standard error of a row needs two draws; with one it is NaN. The same generator state, batch size and dtype
     give the same noise on any number of threads; another batch size hands the noise out to other rows.
 
@@ -134,7 +139,8 @@ def _joined(parts: list[LogProbEstimate], draws: int) -> Scores:
         return Scores(empty, empty, draws, none, none.bool())
     value, error = torch.cat([one.value for one in parts]), torch.cat([one.standard_error for one in parts])
     probes, reached = torch.cat([one.probes for one in parts]), torch.cat([one.reached for one in parts])
-    return Scores(value, error, int(probes.max()), probes, reached)
+    classes = [one.class_probabilities for one in parts if one.class_probabilities is not None]
+    return Scores(value, error, int(probes.max()), probes, reached, torch.cat(classes) if classes else None)
 
 
 def evaluate_likelihood(

@@ -28,13 +28,13 @@ class Evidence:
         log_prob: log p(x) in nats, ``(n,)``.
         background: log p(x) of a background flow in nats, ``(n,)``, or ``None``.
         complexity: length of the compressed image in bits, ``(n,)``; ``None`` for what is no image.
-        class_logits: of a hybrid model, ``(n, classes)``, or ``None``.
+        class_probabilities: p(y|x) of a hybrid model, ``(n, classes)``, or ``None``.
     """
 
     log_prob: Tensor
     background: Tensor | None = None
     complexity: Tensor | None = None
-    class_logits: Tensor | None = None
+    class_probabilities: Tensor | None = None
 
 
 def gather_evidence(
@@ -50,8 +50,6 @@ def gather_evidence(
 ) -> Evidence:
     """Everything that the scores of rows x rest on.
 
-    Class logits are asked of flows that have a method ``class_logits(x)``.
-
     Args:
         flow: any flow.
         x: ``(n, *event_shape)``, images as integer levels.
@@ -59,16 +57,11 @@ def gather_evidence(
         estimator, draws, batch_size, generator, progress: as for `score`; progress counts the rows of `flow`.
     """
     rest = {"estimator": estimator, "draws": draws, "batch_size": batch_size, "generator": generator}
-    log_prob = score(flow, x, progress=progress, **rest).log_prob  # type: ignore[arg-type]
+    own = score(flow, x, progress=progress, **rest)  # type: ignore[arg-type]
     other = None if background is None else score(background, x, **rest).log_prob  # type: ignore[arg-type]
     reduce = getattr(flow.preprocessing, "reduce", None)
     complexity = None if reduce is None else image_complexity(reduce(x).to(torch.uint8))
-    classify = getattr(flow, "class_logits", None)
-    logits = None
-    if classify is not None:
-        with torch.no_grad():
-            logits = torch.cat([classify(batch.to(flow.device)).double().cpu() for batch in x.split(batch_size)])
-    return Evidence(log_prob, other, complexity, logits)
+    return Evidence(own.log_prob, other, complexity, own.class_probabilities)
 
 
 @dataclass(frozen=True)
@@ -154,8 +147,8 @@ def out_of_distribution_scores(evidence: Evidence, tests: Sequence[TypicalityTes
         scores["likelihood ratio"] = likelihood_ratio(log_prob, evidence.background)
     if evidence.complexity is not None:
         scores["input complexity"] = complexity_corrected(log_prob, evidence.complexity)
-    if evidence.class_logits is not None:
-        scores["class confidence"] = class_confidence(evidence.class_logits)
+    if evidence.class_probabilities is not None:
+        scores["class confidence"] = class_confidence(evidence.class_probabilities)
     return scores
 
 
@@ -179,16 +172,16 @@ def complexity_corrected(log_prob: Tensor, complexity: Tensor) -> Tensor:
     return -log_prob / math.log(2) - complexity
 
 
-def class_confidence(class_logits: Tensor) -> Tensor:
-    """−max_k log p(k|x) in nats, the softmax of a hybrid model.
+def class_confidence(class_probabilities: Tensor) -> Tensor:
+    """−max_k log p(k|x) in nats, of a hybrid model's probabilities ``(n, classes)``.
 
     D. Hendrycks, K. Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in neural
     networks", 2017 (arXiv:1610.02136); any increasing function of it separates as well.
 
-    >>> class_confidence(torch.zeros(1, 4)).exp().tolist()
+    >>> class_confidence(torch.full((1, 4), 0.25)).exp().tolist()
     [4.0]
     """
-    return -class_logits.double().log_softmax(dim=1).amax(dim=1)
+    return -class_probabilities.double().amax(dim=1).log()
 
 
 def image_complexity(images: Tensor) -> Tensor:

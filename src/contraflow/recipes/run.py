@@ -28,8 +28,9 @@ from contraflow.evaluation import (
     ClassificationReport,
     LikelihoodReport,
     evaluate_classification,
-    evaluate_likelihood,
     norm_orders_picture,
+    report_classes,
+    report_scores,
     score,
 )
 from contraflow.evaluation.pictures import density_picture, image_grid, save_png, scatter_picture
@@ -258,7 +259,7 @@ class _Run:
         flow = with_weights(self.flow, self.state.evaluation_weights())
         generator = Generator(flow.device).manual_seed(self.recipe.seed)
         test = self.data.test[: settings.limit]
-        report = evaluate_likelihood(
+        scores = score(
             flow,
             test,
             estimator=self.evaluation_estimator,
@@ -267,7 +268,9 @@ class _Run:
             generator=generator,
             progress=lambda done, total: self.watcher.phase("test score", done, total),
         )
-        classification = self._classify(flow, test, generator)
+        report = report_scores(flow, scores, self.evaluation_estimator)
+        labels = self.data.test_labels
+        classification = report_classes(flow, scores, None if labels is None else labels[: len(test)])
         values = report.as_dict()
         if classification is not None:
             values["classification"] = classification.as_dict()
@@ -280,16 +283,6 @@ class _Run:
             with replacing(self.out / "norm-orders.png") as temporary:
                 norm_orders_picture(norm_orders(flow), temporary)
         return Outcome(report, picture, flow, classification)
-
-    def _classify(self, flow: Flow, test: Tensor, generator: Generator) -> ClassificationReport | None:
-        """The score of the classifier, where there is one and labels to compare with."""
-        if not isinstance(flow, HybridFlow) or self.data.test_labels is None:
-            return None
-        settings = self.recipe.evaluation
-        labels = self.data.test_labels[: len(test)]
-        return evaluate_classification(
-            flow, test, labels, draws=settings.draws, batch_size=settings.batch_size, generator=generator
-        )
 
 
 def draw_samples(
