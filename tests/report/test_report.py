@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import csv
 import functools
 import html
@@ -11,6 +12,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,13 +21,16 @@ import pytest
 import torch
 from PIL import Image
 
+from contraflow.architectures import BranchedFlow
 from contraflow.bijections import ResidualBlock
 from contraflow.cli import main
 from contraflow.data import Dataset
 from contraflow.errors import ConfigurationError, InversionError, ShapeError
+from contraflow.flow import Flow
 from contraflow.recipes import TrainedFlow, load_run
 from contraflow.recipes.build import load_data
-from contraflow.report import SECTIONS, ReportSettings, Subject, contents, report_page
+from contraflow.report import SECTIONS, ReportSettings, Subject, calibration, classifier, contents, report_page
+from contraflow.report.classifier import confused_pairs
 from contraflow.report.contents import facts
 from contraflow.report.curves import training
 from contraflow.report.densities import other_data
@@ -51,6 +56,7 @@ TINY_ROWS = ["architecture.options.blocks=2", "architecture.options.hidden=[8]",
 COLUMNS = ["<b>age</b>", "$x_1$", 'a&b "c"']
 FILE = "a <i>file & more.csv"
 ALIKE = ("Training", "Invertibility")
+KINDS = ["images", "plane", "table", "hybrid", "labelled"]
 
 
 def train(folder: Path, *arguments: str) -> Path:
@@ -79,6 +85,35 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(folder, "table", f"data.name={folder / FILE}", "estimator.law=adaptive", *TINY_ROWS)
 
 
+HYBRID = ["architecture.options.branch_features=6", "training.likelihood_weight=0.02", "training.learning_rate=0.02"]
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hybrid")
+    return train(folder, "digits_hybrid", *TINY_IMAGES, *HYBRID, "evaluation.limit=60")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hybrid run on a table whose rows lie about (0, 0) or (4, 0), by class; a tenth of the labels is unknown."""
+    folder = tmp_path_factory.mktemp("labelled")
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for split, rows in (("train", 300), ("validation", 40), ("test", 80)):
+        classes = generator.integers(0, 2, rows)
+        shift = np.stack([4 * classes, 0 * classes], axis=1)
+        arrays[split] = (shift + generator.normal(size=(rows, 2))).astype(np.float32)
+        arrays[f"{split}_labels"] = np.where(generator.random(rows) < 0.1, -1, classes)
+    np.savez(folder / "rows.npz", **arrays)
+    options = ["architecture.name=hybrid", "training.objective=hybrid", f"data.name={folder / 'rows.npz'}"]
+    options += ['architecture.options={"classes":2,"blocks":[1],"hidden":16,"classifier":"base"}']
+    options += ["training.steps=60", "training.warmup_steps=5", "training.learning_rate=0.05", "evaluation.samples=200"]
+    run = folder / "run"
+    assert main(["train", "table", "--out", str(run), *SHORT[1:], *options]) == 0
+    return run
+
+
 @functools.cache
 def read(run: Path) -> tuple[TrainedFlow, Dataset]:
     trained = load_run(run)
@@ -90,13 +125,13 @@ def subject_of(run: Path, **settings: object) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def pages(images: Path, plane: Path, table: Path) -> dict[str, str]:
+def pages(images: Path, plane: Path, table: Path, hybrid: Path, labelled: Path) -> dict[str, str]:
     """Whole for images; for others without the sections that are drawn alike, to save time."""
-    runs = {"images": images, "plane": plane, "table": table}
+    runs = {"plane": plane, "table": table, "hybrid": hybrid, "labelled": labelled}
     pages = {"images": report_page(subject_of(images))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contents, "SECTIONS", {title: SECTIONS[title] for title in SECTIONS if title not in ALIKE})
-        return pages | {kind: report_page(subject_of(runs[kind])) for kind in ("plane", "table")}
+        return pages | {kind: report_page(subject_of(run)) for kind, run in runs.items()}
 
 
 def words(page: str) -> str:
@@ -108,22 +143,147 @@ def titles(page: str) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", page)
 
 
-@pytest.mark.parametrize("kind", ["images", "plane", "table"])
-def test_the_score_is_what_evaluate_prints(
-    kind: str, pages: dict[str, str], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+def section(page: str, title: str) -> str:
+    """The HTML of one section."""
+    (found,) = re.findall(rf'<section id="{title.lower()}">.*?</section>', page, re.DOTALL)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_numbers_are_what_evaluate_prints(
+    kind: str,
+    pages: dict[str, str],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The command that the page gives is run, as it stands."""
+    """The command that the page gives is run, as it stands, and asked for the calibration too."""
     said = words(pages[kind])
     (command,) = re.findall(r"contraflow (evaluate RUN .*)", said)
     run = request.getfixturevalue(kind)
     capsys.readouterr()
-    assert main([one.replace("RUN", str(run)) for one in shlex.split(command)]) == 0
-    printed = re.fullmatch(r"(\S+) (-?[\d.]+ ± [\d.]+) \((\d+) .*\)\n", capsys.readouterr().out)
+    picture = ["--calibration", str(tmp_path / "calibration.png")]
+    assert main([*(one.replace("RUN", str(run)) for one in shlex.split(command)), *picture]) == 0
+    first, *classes, latent, _ = capsys.readouterr().out.splitlines()
+    printed = re.fullmatch(r"(\S+) (-?[\d.]+ ± [\d.]+) \((\d+) .*\)", first)
     assert printed is not None
     unit, score, rows = printed.groups()
     assert f"Test score, {unit}" in said
     assert said.count(score) == 2, "at the top and in the table"
     assert re.search(rf"{re.escape(score)} {rows} rows, \d draws? each", re.sub(r"\s+", " ", said))
+    assert latent in words("<body" + section(pages[kind], "Calibration"))
+    assert len(classes) == (kind in ("hybrid", "labelled"))
+    for line in classes:
+        table = " ".join(words("<body" + section(pages[kind], "Classifier")).split())
+        numbers = re.fullmatch(
+            r"accuracy (.* %) \((95 %: .*)\), cross entropy (.* ± .*) nats, calibration error (.* ± .*) "
+            r"\((\d+) rows(?:, (\d+) draws)?\)",
+            line,
+        )
+        assert numbers is not None
+        accuracy, interval, entropy, calibration, count, draws = numbers.groups()
+        assert f"accuracy {accuracy} {interval} negative log-likelihood, nats {entropy} " in table
+        assert f"expected calibration error {calibration} " in table
+        assert f"of {count} labelled test rows" in table
+        assert f"over {draws or 1} draw" in table
+        assert f"Test accuracy {accuracy} {interval}, {count} rows" in " ".join(said.split())
+
+
+def test_the_classifier_is_scored_by_the_passes_of_the_likelihood(
+    hybrid: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, seen = subject_of(hybrid), []
+    original = Flow._preprocess
+
+    def counted(self: Flow, x: torch.Tensor, *rest: object) -> object:
+        seen.append(len(x))
+        return original(self, x, *rest)
+
+    monkeypatch.setattr(Flow, "_preprocess", counted)
+    assert subject.classification is not None
+    assert subject.classification.rows == 40
+    assert seen == [40, 40], "the recipe's two draws"
+
+
+def test_confused_pairs_and_reliability(hybrid: Path, pages: dict[str, str]) -> None:
+    """The table of the page, counted again."""
+    subject = subject_of(hybrid)
+    guess = subject.test_score.scores.class_probabilities.argmax(1)
+    wrong = [pair for pair in zip(subject.test_labels.tolist(), guess.tolist(), strict=True) if pair[0] != pair[1]]
+    found = section(pages["hybrid"], "Classifier")
+    pairs = re.findall(r"<th>(\d+) taken for (\d+)</th><td>(\d+) of (\d+)</td>", found)
+    assert len(pairs) == min(10, len(set(wrong)))
+    for label, other, count, of in pairs:
+        assert int(count) == wrong.count((int(label), int(other)))
+        assert int(of) == (subject.test_labels == int(label)).sum()
+    assert 'aria-label="accuracy of rows over the confidence' in found
+
+
+def test_the_pairs_left_out_are_counted() -> None:
+    """Twelve pairs: label 0 taken for 1 to 12, the k-th k times."""
+    guess = torch.arange(1, 13).repeat_interleave(torch.arange(1, 13))
+    (found,) = confused_pairs(torch.eye(13)[guess], torch.zeros(len(guess), dtype=torch.long))
+    counts = re.findall(r"<th>0 taken for (\d+)</th><td>(\d+) of 78</td>", found)
+    assert counts == [(f"{k}", f"{k}") for k in range(12, 2, -1)]
+    assert " 3 wrong guesses are of other pairs" in found
+
+
+def test_nothing_is_confused_by_a_perfect_classifier() -> None:
+    assert "No class is taken for another" in confused_pairs(torch.eye(3), torch.arange(3))[0]
+
+
+def test_samples_are_of_the_class_they_stand_beside(labelled: Path, pages: dict[str, str]) -> None:
+    """About (0, 0) for class 0 and (4, 0) for class 1: the mean of 100 is closer to its own than to the other's."""
+    drawn: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "columns_by_class", lambda subject, samples: drawn.append(samples) or "picture")
+        subject = subject_of(labelled)
+        classifier.samples_by_class(subject, subject.trained.flow)
+    assert drawn[0].shape == (2, 100, 2)
+    means = drawn[0].mean(dim=1)[:, 0]
+    assert means[0] < 1.5 < 2.5 < means[1]
+    assert section(pages["labelled"], "Classifier").count('aria-label="test rows and samples of each class"') == 1
+
+
+def test_a_row_of_images_for_each_class(pages: dict[str, str]) -> None:
+    rows = pictures(section(pages["hybrid"], "Classifier"))
+    assert len(rows) == 10
+    assert all(tiles(one).shape == (1, 8, 8, 8) for one in rows)
+
+
+def test_a_class_that_is_hardly_ever_drawn_is_said(hybrid: Path) -> None:
+    trained, data = read(hybrid)
+    flow = copy.deepcopy(trained.flow)
+    assert isinstance(flow, BranchedFlow)
+    with torch.no_grad():
+        flow.classifier.bias[7] = -1e4
+    (said,) = classifier.samples_by_class(Subject(replace(trained, flow=flow), data), flow)
+    assert "Samples of each class are not shown" in said
+    assert "[7]" in said
+
+
+def test_a_flow_with_classes_and_data_without_labels(labelled: Path) -> None:
+    """Nothing to compare the classes with, and no class to centre a latent on."""
+    trained, data = read(labelled)
+    subject = Subject(trained, replace(data, test_labels=None))
+    assert subject.classification is None
+    assert classifier.classifier(subject) is None
+    assert calibration.calibration(subject) is None
+
+
+def test_the_band_of_integrals_counts_the_samples(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[torch.Tensor, int | None]] = []
+
+    def drawn(axes: object, values: torch.Tensor, colours: object, samples: int | None = None) -> None:
+        found.append((values, samples))
+
+    monkeypatch.setattr(calibration, "draw_uniform", drawn)
+    subject = subject_of(table)
+    calibration.calibration(subject)
+    assert [samples for _, samples in found] == [60, 60, 60]
+    for column, (values, _) in enumerate(found):
+        below = (subject.samples[:, column] < subject.test[:, column, None]).double().mean(dim=1)
+        torch.testing.assert_close(values, below, atol=1e-6, rtol=0)
 
 
 def test_the_score_of_training_again(images: Path) -> None:
@@ -133,9 +293,11 @@ def test_the_score_of_training_again(images: Path) -> None:
 
 def test_sections_fit_the_data(pages: dict[str, str]) -> None:
     last = "How to get this run"
-    assert titles(pages["images"]) == ["Samples", "Training", "Likelihood", "Invertibility", last]
-    assert titles(pages["plane"]) == ["Density and samples", "Likelihood", "Learned norms", last]
-    assert titles(pages["table"]) == ["Columns and samples", "Likelihood", last]
+    assert titles(pages["images"]) == ["Samples", "Training", "Likelihood", "Calibration", "Invertibility", last]
+    assert titles(pages["plane"]) == ["Density and samples", "Likelihood", "Calibration", "Learned norms", last]
+    assert titles(pages["table"]) == ["Columns and samples", "Likelihood", "Calibration", last]
+    assert titles(pages["hybrid"]) == ["Samples", "Likelihood", "Calibration", "Classifier", last]
+    assert titles(pages["labelled"]) == ["Density and samples", "Likelihood", "Calibration", "Classifier", last]
     assert set(SECTIONS) == {title for page in pages.values() for title in titles(page)}
 
 
@@ -167,7 +329,7 @@ class Links(HTMLParser):
             self.asked += re.findall(r"url\(([^)]*)\)", value or "")
 
 
-@pytest.mark.parametrize("kind", ["images", "plane", "table"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_is_asked_for_from_outside(kind: str, pages: dict[str, str]) -> None:
     links = Links()
     links.feed(pages[kind])
@@ -180,7 +342,7 @@ def test_nothing_is_asked_for_from_outside(kind: str, pages: dict[str, str]) -> 
     assert not re.search(r"@import|url\(\s*['\"]?(?!#)", "".join(style))
 
 
-@pytest.mark.parametrize("kind", ["images", "plane", "table"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_pictures_take_the_colours_of_the_page(kind: str, pages: dict[str, str]) -> None:
     svg = "".join(re.findall(r"<svg.*?</svg>", pages[kind], re.DOTALL))
     assert "var(--ink)" in svg

@@ -33,7 +33,8 @@ def names(subject: Subject) -> list[str]:
     return list(subject.trained.columns or (f"column {index}" for index in range(count)))
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """A name that fits over a small panel."""
     return name if len(name) <= 20 else f"{name[:19]}…"
 
 
@@ -56,7 +57,7 @@ def marginals(subject: Subject) -> str:
             axes.set_axis_off()
         for index, (axes, name) in enumerate(zip(panels[:count], names(subject), strict=False)):
             draw_column(axes, data[:, index], subject.samples[:, index], (colour("data"), colour("model")), bars)
-            axes.set_title(_shortened(name))
+            axes.set_title(shortened(name))
         panels[0].legend()
     rest = subject.trained.flow.dimensions - count
     return figure(
@@ -82,7 +83,7 @@ def pairs(subject: Subject) -> str:
             axes.set(xticks=[], yticks=[], xlim=ends[column])
             if row == column:
                 axes.text(
-                    0.5, 0.5, _shortened(labels[row]), transform=axes.transAxes, ha="center", va="center", fontsize=8.5
+                    0.5, 0.5, shortened(labels[row]), transform=axes.transAxes, ha="center", va="center", fontsize=8.5
                 )
                 axes.set_frame_on(False)
                 continue

@@ -9,6 +9,8 @@ from pathlib import Path
 from contraflow.architectures import ARCHITECTURES
 from contraflow.errors import DomainError, InversionError, SolverError
 from contraflow.recipes.writing import write_text
+from contraflow.report.calibration import calibration
+from contraflow.report.classifier import classifier
 from contraflow.report.columns import columns
 from contraflow.report.curves import training
 from contraflow.report.densities import likelihood
@@ -27,6 +29,8 @@ SECTIONS: dict[str, Callable[[Subject], list[str] | None]] = {
     "Columns and samples": columns,
     "Training": training,
     "Likelihood": likelihood,
+    "Calibration": calibration,
+    "Classifier": classifier,
     "Invertibility": invertibility,
     "Learned norms": norms,
     "How to get this run": origin,
@@ -71,6 +75,11 @@ def facts(subject: Subject) -> list[tuple[str, str, str]]:
     score = f"{report.value:.3f} ± {report.standard_error:.3f}"
     draws = f"{report.draws} draw{'s' if report.draws != 1 else ''} each"
     found = [(f"Test score, {report.unit}", score, f"{report.rows:,} rows, {draws}")]
+    classified = subject.classification
+    if classified is not None:
+        low, high = (100 * one for one in (classified.accuracy_low, classified.accuracy_high))
+        remark = f"95 %: {low:.2f} to {high:.2f}, {classified.rows:,} rows"
+        found.append(("Test accuracy", f"{100 * classified.accuracy:.2f} %", remark))
     blocks = subject.certificate.blocks
     if blocks:
         bound = max(one.bound for one in blocks)

@@ -14,10 +14,12 @@ from torch import Generator, Tensor
 from contraflow.data import Dataset, ImagePreprocessing
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import (
+    ClassificationReport,
     LikelihoodReport,
     Reconstruction,
     Scores,
     reconstruct,
+    report_classes,
     report_scores,
     score,
 )
@@ -93,6 +95,12 @@ class Subject:
         limit = self.trained.recipe.evaluation.limit
         return self.data.test[: min(self.rows, limit or self.rows)]
 
+    @property
+    def test_labels(self) -> Tensor | None:
+        """Of those rows, where the data have any."""
+        labels = self.data.test_labels
+        return None if labels is None else labels[: len(self.test)]
+
     def generator(self) -> Generator:
         """A fresh source of randomness: what a section shows does not depend on those before it."""
         return make_generator(self.trained.flow.device, self.settings.seed)
@@ -116,6 +124,11 @@ class Subject:
     def test_score(self) -> Scored:
         """Of the test rows, with the recipe's draws."""
         return self.score("test", self.test, self.trained.recipe.evaluation.draws)
+
+    @cached_property
+    def classification(self) -> ClassificationReport | None:
+        """Of the same rows and draws; ``None`` without a classifier or without labels."""
+        return report_classes(self.trained.flow, self.test_score.scores, self.test_labels)
 
     @cached_property
     def certificate(self) -> Certificate:
