@@ -26,7 +26,7 @@ def report(
     force: bool = False,
     json: bool = False,
 ) -> None:
-    """Write one HTML file that shows a trained flow: curves, likelihoods, samples, certificate, recipe.
+    """Write one HTML file that shows a trained flow: curves, likelihoods, calibration, classes, samples, certificate.
 
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
