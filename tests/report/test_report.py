@@ -205,12 +205,15 @@ def test_the_classifier_is_scored_by_the_passes_of_the_likelihood(
     assert seen == [40, 40], "the recipe's two draws"
 
 
-def test_confused_pairs_and_reliability(hybrid: Path, pages: dict[str, str]) -> None:
-    """The table of the page, counted again."""
-    subject = subject_of(hybrid)
+@pytest.mark.parametrize("kind", ["hybrid", "labelled"])
+def test_confused_pairs_and_reliability(kind: str, pages: dict[str, str], request: pytest.FixtureRequest) -> None:
+    """The table of the page, counted again; rows without a label are in no pair."""
+    subject = subject_of(request.getfixturevalue(kind))
     guess = subject.test_score.scores.class_probabilities.argmax(1)
-    wrong = [pair for pair in zip(subject.test_labels.tolist(), guess.tolist(), strict=True) if pair[0] != pair[1]]
-    found = section(pages["hybrid"], "Classifier")
+    wrong = [
+        pair for pair in zip(subject.test_labels.tolist(), guess.tolist(), strict=True) if pair[0] not in (-1, pair[1])
+    ]
+    found = section(pages[kind], "Classifier")
     pairs = re.findall(r"<th>(\d+) taken for (\d+)</th><td>(\d+) of (\d+)</td>", found)
     assert len(pairs) == min(10, len(set(wrong)))
     for label, other, count, of in pairs:
