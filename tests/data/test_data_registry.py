@@ -85,7 +85,7 @@ def test_absent_files_list_every_place(name, tmp_path):
             for place in file.places(tmp_path):
                 assert str(place) in message
     assert "CONTRAFLOW_DATA" in message
-    if name != "power":
+    if DATASETS[name].fetchable:
         assert f"contraflow data fetch {name}" in message
     assert {status for _, status in check(name, tmp_path)} == {"absent"}
 
