@@ -37,10 +37,10 @@ def crc32c(content: bytes) -> int:
     registers = np.zeros(slices, dtype=np.uint32)
     for column in np.ascontiguousarray(message.reshape(slices, length).T):
         registers = _step(registers, column)
-    zeros = _zero_bytes(length)
+    joined = length
     while len(registers) > 1:
-        registers = _apply(zeros, registers[::2]) ^ registers[1::2]
-        zeros = _apply(zeros, zeros)
+        registers = _apply(_zero_bytes(joined), registers[::2]) ^ registers[1::2]
+        joined *= 2
     return int(registers[0]) ^ _ONES
 
 
@@ -53,21 +53,24 @@ def _table() -> np.ndarray:
 
 
 _TABLE = _table()
+_BITS = np.arange(32, dtype=np.uint32)
+_UNITS = np.uint32(1) << _BITS
 
 
 def _step(registers: np.ndarray, column: np.ndarray) -> np.ndarray:
     return _TABLE[(registers ^ column) & 0xFF] ^ (registers >> 8)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _zero_bytes(length: int) -> np.ndarray:
     """Z^length: the registers that the 32 unit vectors become."""
-    registers, zero = np.uint32(1) << np.arange(32, dtype=np.uint32), np.zeros(1, dtype=np.uint8)
-    for _ in range(length):
-        registers = _step(registers, zero)
-    return registers
+    if length == 1:
+        return _step(_UNITS, np.zeros(1, dtype=np.uint8))
+    half = _zero_bytes(length // 2)
+    whole = _apply(half, half)
+    return _apply(_zero_bytes(1), whole) if length % 2 else whole
 
 
 def _apply(matrix: np.ndarray, registers: np.ndarray) -> np.ndarray:
-    bits = registers[:, None] >> np.arange(32, dtype=np.uint32) & 1
+    bits = registers[:, None] >> _BITS & 1
     return np.bitwise_xor.reduce(bits * matrix, axis=1)
