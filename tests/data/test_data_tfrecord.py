@@ -69,6 +69,7 @@ def example(**features: bytes | list[int] | float) -> bytes:
         (b"123456789", 0xE3069283),
         (b"", 0),
     ],
+    ids=["zeros", "ones", "rising", "falling", "digits", "empty"],
 )
 def test_published_checksums(content: bytes, expected: int) -> None:
     assert crc32c(content) == crc_bit_by_bit(content) == expected

@@ -158,7 +158,7 @@ def _imagenet_form(size: str) -> Form:
 
 
 IMAGENET32: Form = _imagenet_form("32x32")
-"""Without addresses: those of old, image-net.org/small, are gone, and no sums were published."""
+"""Published at image-net.org/small; without addresses, since each train archive is larger than `download` takes."""
 
 IMAGENET64: Form = _imagenet_form("64x64")
 
