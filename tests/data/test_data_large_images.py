@@ -238,6 +238,7 @@ def damages(folder: Path, images: Sequence[np.ndarray]) -> dict[str, object]:
         r"0001-of-0003\.tfrecords, record 2: claims": lambda: one.write_bytes(one.read_bytes()[:-1]),
         r"0001-of-0003\.tfrecords: 1 records, where another shard has 3": lambda: one.write_bytes(face(images[0])),
         r"0001-of-0003\.tfrecords: 0 records": lambda: one.write_bytes(b""),
+        r"0000-of-0003\.tfrecords: 0 records": lambda: [shard(folder, number).write_bytes(b"") for number in range(3)],
         "a record of 20 bytes, expected images of 192": lambda: one.write_bytes(3 * framed(bytes(20))),
         "lacks 1 of 3 shards, the first train-r03-s-0001-of-0003": one.unlink,
         r"no train-r03-s-….tfrecords": lambda: [path.unlink() for path in folder.glob("*/*")],

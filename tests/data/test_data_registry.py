@@ -92,6 +92,12 @@ def test_absent_files_list_every_place(name, tmp_path):
     assert {status for _, status in check(name, tmp_path)} == {"absent"}
 
 
+def test_a_folder_is_not_taken_for_a_file(tmp_path):
+    (tmp_path / "power_raw.npz").mkdir()
+    with pytest.raises(DataError, match="files not found"):
+        load_dataset("power", root=tmp_path)
+
+
 def test_power_cannot_be_fetched(tmp_path):
     with pytest.raises(DataError, match=r"power_raw\.npz"):
         fetch("power", tmp_path)

@@ -154,7 +154,7 @@ def test_examples_as_protobuf_writes_them() -> None:
 
 def test_integers_one_by_one_and_fields_of_other_kinds() -> None:
     unpacked = b"".join(varint(1 << 3) + varint(value) for value in (7, -2))
-    others = varint(9 << 3 | 1) + bytes(8) + varint(9 << 3 | 5) + bytes(4) + varint(9 << 3) + b"\x05"
+    others = varint(9 << 3 | 1) + b"\xff" * 8 + varint(9 << 3 | 5) + b"\xff" * 4 + varint(9 << 3) + b"\x05"
     record = others + field(1, field(1, field(1, b"n") + field(2, field(3, unpacked) + others)))
     assert read_example(record, "e") == {"n": [7, -2]}
 
@@ -165,7 +165,7 @@ def test_integers_one_by_one_and_fields_of_other_kinds() -> None:
         (b"\x0a\x05abc", "field 1 claims 5 bytes, but 3 follow"),
         (b"\x0b", "wire type 3"),
         (b"\x08\x01", "field 1 is not a string"),
-        (b"\xff" * 11, "no end of the integer at byte 0"),
+        (b"\x88" * 10 + b"\x01", "no end of the integer at byte 0"),
         (b"\x0a\xff", "no end of the integer at byte 1"),
         (field(1, field(1, field(1, b"\xff"))), "utf-8"),
         (field(1, field(1, field(1, b"d") + field(2, field(1, 2 * field(1, b"x"))))), "'d' has 2 byte strings"),
