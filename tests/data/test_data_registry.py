@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from contraflow.data.known_files import KnownFile
 from contraflow.data.power_text import read_power_text
 from contraflow.errors import ConfigurationError, DataError, OutputError
 
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "data.md"
 REAL = Path(os.environ.get("CONTRAFLOW_DATA") or Path(__file__).parents[3] / "shared" / "data")
 
 
@@ -85,14 +87,30 @@ def test_absent_files_list_every_place(name, tmp_path):
             for place in file.places(tmp_path):
                 assert str(place) in message
     assert "CONTRAFLOW_DATA" in message
-    if name != "power":
+    if DATASETS[name].fetchable:
         assert f"contraflow data fetch {name}" in message
     assert {status for _, status in check(name, tmp_path)} == {"absent"}
+
+
+def test_a_folder_is_not_taken_for_a_file(tmp_path):
+    (tmp_path / "power_raw.npz").mkdir()
+    with pytest.raises(DataError, match="files not found"):
+        load_dataset("power", root=tmp_path)
 
 
 def test_power_cannot_be_fetched(tmp_path):
     with pytest.raises(DataError, match=r"power_raw\.npz"):
         fetch("power", tmp_path)
+
+
+def test_the_documentation_lists_every_set_and_its_files():
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", DOCUMENTATION.read_text(), re.MULTILINE)
+    assert [name for name, _, _ in rows] == [name for name, entry in DATASETS.items() if entry.kind != "2-D"]
+    for name, files, _ in rows:
+        entry = DATASETS[name]
+        assert ("fetched" in files) == (entry.fetchable is not None)
+        if entry.forms and not entry.fetchable:
+            assert all(f"`{file.name}`" in files for form in entry.forms for file in form)
 
 
 def known_file(source, content, md5=None):

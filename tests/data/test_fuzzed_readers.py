@@ -26,16 +26,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_data_cifar import NAMES, batch, binary, modern_pickle, official_pickle
 from test_data_idx import idx_bytes
+from test_data_large_images import archive, face, photographs, pictures
 from test_data_tables import npy_bytes
+from test_data_tfrecord import framed
 
 from contraflow.data import read_image_folder, read_rows
 from contraflow.data.arrays import read_npy, read_npz
+from contraflow.data.celeba_hq import read_celeba_hq
 from contraflow.data.cifar import read_cifar10, read_cifar_binary, read_cifar_python
 from contraflow.data.csv_table import read_csv
 from contraflow.data.idx import read_idx
 from contraflow.data.matlab import read_matlab
 from contraflow.data.power import read_power_rows
 from contraflow.data.power_text import read_power_text
+from contraflow.data.small_imagenet import read_small_imagenet
 from contraflow.data.svhn import read_svhn
 from contraflow.data.tables import read_parquet
 from contraflow.errors import DataError
@@ -119,6 +123,24 @@ def tar_file() -> bytes:
     return stream.getvalue()
 
 
+def small_archives() -> list[bytes]:
+    return [archive(pictures(photographs(2)), form=form) for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
+
+
+def pack_sums(content: bytes) -> bytes:
+    """An archive with the sum of every header put right, so that damage gets past it."""
+    whole = bytearray(content)
+    for place in range(0, len(whole) - 511, 512):
+        if whole[place + 257 : place + 262] == b"ustar":
+            whole[place + 148 : place + 156] = b" " * 8
+            whole[place + 148 : place + 156] = b"%06o\0 " % sum(whole[place : place + 512])
+    return bytes(whole)
+
+
+def one_face() -> bytes:
+    return face(photographs(1, 4)[0])
+
+
 def parquet_files() -> list[bytes]:
     import pyarrow
     from pyarrow import parquet
@@ -145,6 +167,7 @@ POWER_HEADER = "Date;Time;Global_active_power;Global_reactive_power;Voltage;Glob
 POWER_LINES = "16/12/2006;17:24:00;4.216;0.418;234.840;18.400;0.000;1.000;17.000\n"
 GZIP: Pack = lambda content: gzip.compress(content, 1)  # noqa: E731
 NPZ = (pack_npz(zipfile.ZIP_STORED), pack_npz(zipfile.ZIP_DEFLATED))
+FACES = "train/train-r02-s-0000-of-0001.tfrecords"
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 4, 5), dtype=np.uint8)
 
 SUBJECTS = {
@@ -174,6 +197,16 @@ SUBJECTS = {
     "matlab": Subject(read_matlab, "s.mat", lambda: [matlab_file(False), matlab_file(True)], (bytes, pack_matlab)),
     "svhn": Subject(read_svhn, "s.mat", lambda: [matlab_file(False), matlab_file(True)]),
     "images": Subject(lambda p: read_image_folder(p.parent, size=4), "a.png", image_files),
+    "imagenet archive": Subject(lambda p: read_small_imagenet(p, 8), "t.tar", small_archives, (bytes, pack_sums)),
+    "imagenet folder": Subject(
+        lambda p: read_small_imagenet(p.parent, 8), "a.png", lambda: list(pictures(photographs(2)).values())
+    ),
+    "tfrecords": Subject(
+        lambda p: read_celeba_hq(p.parents[1], "train", 4), FACES, lambda: [2 * one_face(), one_face()]
+    ),
+    "tfrecord examples": Subject(
+        lambda p: read_celeba_hq(p.parents[1], "train", 4), FACES, lambda: [one_face()[12:-4]], (framed,)
+    ),
     "parquet": Subject(read_parquet, "t.parquet", parquet_files),
 }
 
@@ -181,6 +214,7 @@ SUBJECTS = {
 def fuzz(subject: Subject, folder: Path, examples: int) -> None:
     """Read `examples` inputs; the first that ends in anything but a value or a DataError is shown."""
     valid, path = subject.valid(), folder / subject.name
+    path.parent.mkdir(exist_ok=True)
     for content in valid[:1]:
         path.write_bytes(subject.pack[-1](content))
         assert subject.read(path) is not None

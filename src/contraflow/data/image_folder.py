@@ -1,10 +1,11 @@
-"""A folder of image files."""
+"""Image files: one, and a folder of them."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def read_image_folder(folder: str | os.PathLike[str], *, size: int | None = None
         raise DataError(f"{folder}: no image file found; looked for {', '.join(sorted(_SUFFIXES))}.")
     images: list[np.ndarray] = []
     for path in files:
-        pixels = _read_image(path, size, grey)
+        pixels = read_image(path, path.stat().st_size, str(path), size=size, grey=grey)
         if images and pixels.shape != images[0].shape:
             raise DataError(
                 f"{path}: {pixels.shape[2]} × {pixels.shape[1]} pixels, but {files[0]} has {images[0].shape[2]} × "
@@ -52,26 +53,44 @@ def read_image_folder(folder: str | os.PathLike[str], *, size: int | None = None
     return torch.from_numpy(np.stack(images))
 
 
-def _read_image(path: Path, size: int | None, grey: bool) -> np.ndarray:
-    from PIL import Image, ImageOps
+def read_image(
+    file: Path | BinaryIO, length: int, source: str, *, size: int | None = None, grey: bool = False
+) -> np.ndarray:
+    """One image.
+
+    Args:
+        file: its path, or a stream that holds it.
+        length: its bytes.
+        source: what errors call it.
+        size, grey: see `read_image_folder`.
+
+    Returns:
+        uint8 ``(C, H, W)``.
+
+    Raises:
+        DataError: cannot be read, or more than 8 bits a channel.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             # pillow only warns of an image whose header claims an absurd number of pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as opened:
+            with Image.open(file, formats=_FORMATS) as opened:
                 if opened.mode.startswith(("I", "F")):
-                    raise DataError(f"{path}: more than 8 bits a channel (mode {opened.mode}). Convert it to 8 bits.")
-                if opened.width * opened.height > _PIXELS_A_BYTE * path.stat().st_size:
+                    raise DataError(f"{source}: more than 8 bits a channel (mode {opened.mode}). Convert it to 8 bits.")
+                if opened.width * opened.height > _PIXELS_A_BYTE * length:
                     raise DataError(
-                        f"{path}: claims {opened.width} × {opened.height} pixels, which a file of "
-                        f"{path.stat().st_size} bytes cannot hold."
+                        f"{source}: claims {opened.width} × {opened.height} pixels, which a file of "
+                        f"{length} bytes cannot hold."
                     )
                 image = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
         if size is not None:
             image = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
     except DataError:
         raise
+    except UnidentifiedImageError as error:  # which names a stream by its address in memory
+        raise DataError(f"{source}: cannot be read as an image; it is none of {', '.join(_FORMATS)}.") from error
     except Exception as error:  # each of pillow's formats has errors of its own
-        raise DataError(f"{path}: cannot be read as an image ({type(error).__name__}: {error}).") from error
+        raise DataError(f"{source}: cannot be read as an image ({type(error).__name__}: {error}).") from error
     return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)

@@ -23,6 +23,7 @@ class KnownFile:
         md5: published md5 sum in hexadecimal, or ``None`` where none is published.
         addresses: official addresses, tried in this order.
         also: other names under which the same content is accepted (unpacked, so without a published sum).
+        unpacked: whether a folder of one of these names is accepted too, as the unpacked content.
     """
 
     name: str
@@ -30,6 +31,7 @@ class KnownFile:
     md5: str | None = None
     addresses: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    unpacked: bool = False
 
     def places(self, root: Path) -> tuple[Path, ...]:
         """Every path where the file is looked for, in order."""
@@ -37,7 +39,8 @@ class KnownFile:
 
     def find(self, root: Path) -> Path | None:
         """The first place that holds the file, or ``None``."""
-        return next((path for path in self.places(root) if path.is_file()), None)
+        found = (path for path in self.places(root) if path.is_file() or (self.unpacked and path.is_dir()))
+        return next(found, None)
 
 
 Form = tuple[KnownFile, ...]
@@ -145,3 +148,19 @@ POWER: Form = (KnownFile("power_raw.npz", ("POWER", ".")),)
 
 POWER_TEXT: Form = (KnownFile("household_power_consumption.txt", ("POWER", ".")),)
 """As published: unpack it from set 235 of the UCI repository, archive.ics.uci.edu/dataset/235."""
+
+
+def _imagenet_form(size: str) -> Form:
+    return tuple(
+        KnownFile(f"{split}_{size}.tar", ("ImageNet", "."), also=(f"{split}_{size}",), unpacked=True)
+        for split in ("train", "valid")
+    )
+
+
+IMAGENET32: Form = _imagenet_form("32x32")
+"""Published at image-net.org/small; without addresses, since each train archive is larger than `download` takes."""
+
+IMAGENET64: Form = _imagenet_form("64x64")
+
+CELEBA_HQ: Form = (KnownFile("celeba-tfr", ("CelebAHQ", "."), unpacked=True),)
+"""The folder that celeba-tfr.tar unpacks to; Glow's README (github.com/openai/glow) says where the archive is."""

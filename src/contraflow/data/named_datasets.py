@@ -8,16 +8,21 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from contraflow.data.celeba_hq import read_celeba_hq
 from contraflow.data.cifar import read_cifar10
 from contraflow.data.dataset import Dataset
 from contraflow.data.idx import read_idx
 from contraflow.data.power import load_power
+from contraflow.data.small_imagenet import read_small_imagenet
 from contraflow.data.svhn import read_svhn
 from contraflow.data.toy_densities import TOY_DENSITIES
 from contraflow.errors import DataError
 
 VALIDATION_IMAGES = 5000
 """The last train images of the published image sets are kept for validation."""
+
+VALIDATION_FACES = 1000
+"""As many of CelebA-HQ's 27,000."""
 
 DIGITS_SPLIT = (1437, 180, 180)
 TOY_ROWS = (50_000, 10_000, 10_000)
@@ -50,6 +55,22 @@ def load_svhn(paths: Sequence[Path], seed: int) -> Dataset:
     """SVHN, cropped: colour 32 × 32, ten digits; 68,257 train, 5,000 validation, 26,032 test."""
     train, test = (read_svhn(path) for path in paths)
     return _published("svhn", train, test)
+
+
+def imagenet_loader(name: str, side: int) -> Loader:
+    """Loader of the small ImageNet: colour, 1,276,149 train, 5,000 validation and, its valid images, 49,999 test."""
+
+    def load(paths: Sequence[Path], seed: int) -> Dataset:
+        train, test = (read_small_imagenet(path, side) for path in paths)
+        return _unlabelled(name, train, test, VALIDATION_IMAGES)
+
+    return load
+
+
+def load_celebahq256(paths: Sequence[Path], seed: int) -> Dataset:
+    """CelebA-HQ: colour 256 × 256; 26,000 train, 1,000 validation and, its validation images, 3,000 test."""
+    train, test = (read_celeba_hq(paths[0], split) for split in ("train", "validation"))
+    return _unlabelled("celebahq256", train, test, VALIDATION_FACES)
 
 
 def load_power_set(paths: Sequence[Path], seed: int) -> Dataset:
@@ -95,12 +116,7 @@ def _read_idx_pair(images_path: Path, labels_path: Path) -> Labelled:
 def _published(name: str, train: Labelled, test: Labelled) -> Dataset:
     """The published train and test sets, the last of train kept for validation."""
     (images, labels), (test_images, test_labels) = train, test
-    kept = len(images) - VALIDATION_IMAGES
-    if kept < 1:
-        raise DataError(
-            f"{name}: {len(images)} train images, expected more than {VALIDATION_IMAGES}, which are kept for "
-            f"validation. Fetch the official files: contraflow data fetch {name}"
-        )
+    kept = _left_to_train(name, images, VALIDATION_IMAGES)
     return Dataset(
         name,
         images[:kept],
@@ -111,3 +127,18 @@ def _published(name: str, train: Labelled, test: Labelled) -> Dataset:
         test_labels=test_labels,
         levels=256,
     )
+
+
+def _unlabelled(name: str, train: Tensor, test: Tensor, validation: int) -> Dataset:
+    """As `_published`, of images without labels; train and validation share the memory of what was read."""
+    kept = _left_to_train(name, train, validation)
+    return Dataset(name, train[:kept], train[kept:], test, levels=256)
+
+
+def _left_to_train(name: str, images: Tensor, validation: int) -> int:
+    if len(images) <= validation:
+        raise DataError(
+            f"{name}: {len(images)} train images, expected more than {validation}, which are kept for validation. "
+            f"See which files were read, `contraflow data check {name}`, and get the whole set."
+        )
+    return len(images) - validation

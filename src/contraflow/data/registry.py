@@ -58,6 +58,24 @@ DATASETS: dict[str, Entry] = {
         ),
     ),
     "svhn": Entry(named.load_svhn, "house numbers, 3 × 32 × 32", "image", (known.SVHN,)),
+    "imagenet32": Entry(
+        named.imagenet_loader("imagenet32", 32),
+        "photographs, 3 × 32 × 32, the small ImageNet of PixelRNN; 4 GB of memory",
+        "image",
+        (known.IMAGENET32,),
+    ),
+    "imagenet64": Entry(
+        named.imagenet_loader("imagenet64", 64),
+        "photographs, 3 × 64 × 64, the small ImageNet of PixelRNN; 16 GB of memory",
+        "image",
+        (known.IMAGENET64,),
+    ),
+    "celebahq256": Entry(
+        named.load_celebahq256,
+        "faces, 3 × 256 × 256, as Glow's celeba-tfr.tar unpacks; 6 GB of memory",
+        "image",
+        (known.CELEBA_HQ,),
+    ),
     "power": Entry(
         named.load_power_set,
         "household electric power (UCI set 235), 6 columns",
@@ -131,7 +149,7 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> list[Path]:
     if not entry.forms:
         return []
     if entry.fetchable is None:
-        places = " or ".join(str(file.places(folder)[0]) for form in entry.forms for file in form)
+        places = " or ".join(" and ".join(str(file.places(folder)[0]) for file in form) for form in entry.forms)
         raise DataError(f"{name}, {entry.description}: has no address to fetch it from. Put by hand {places}.")
     return [download(file, folder) for file in entry.fetchable]
 

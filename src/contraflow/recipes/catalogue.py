@@ -121,6 +121,37 @@ def svhn_paper() -> Recipe:
     return recipe
 
 
+def imagenet32_paper() -> Recipe:
+    """ImageNet 32×32 as in the paper: 32-32-32 blocks of 512, 43.8 million parameters; for a GPU."""
+    recipe = Recipe(recipe="imagenet32_paper")
+    recipe.data.name = "imagenet32"
+    recipe.architecture.name = "residual_flow_imagenet32"
+    recipe.training.steps = 300_000
+    return recipe
+
+
+def imagenet64_paper() -> Recipe:
+    """ImageNet 64×64 as in the paper: 32-32-32 blocks of 512, factored out; for a GPU."""
+    recipe = imagenet32_paper()
+    recipe.recipe = "imagenet64_paper"
+    recipe.data.name = "imagenet64"
+    recipe.architecture.name = "residual_flow_imagenet64"
+    recipe.evaluation.batch_size = 50
+    return recipe
+
+
+def celebahq256_paper() -> Recipe:
+    """CelebA-HQ 256×256, 5 bits, as in the paper; for a GPU. The authors sum the gradients of 5 batches of 8 images."""
+    recipe = Recipe(recipe="celebahq256_paper")
+    recipe.data.name = "celebahq256"
+    recipe.preprocessing.bits, recipe.preprocessing.flip = 5, True
+    recipe.architecture.name = "residual_flow_celebahq256"
+    recipe.estimator.exact_terms = 8
+    recipe.training.steps, recipe.training.batch_size = 300_000, 40
+    recipe.evaluation.batch_size = 8
+    return recipe
+
+
 def images() -> Recipe:
     """Your own images: data.name=FOLDER (with data.size=32, say) or an .npy/.npz array of integer levels."""
     recipe = cifar10()
@@ -223,6 +254,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar10_hybrid": cifar10_hybrid,
     "cifar10_hybrid_paper": cifar10_hybrid_paper,
     "svhn_paper": svhn_paper,
+    "imagenet32_paper": imagenet32_paper,
+    "imagenet64_paper": imagenet64_paper,
+    "celebahq256_paper": celebahq256_paper,
     "images": images,
     "table": table,
     "power": power,
