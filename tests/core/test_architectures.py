@@ -61,6 +61,18 @@ def test_blocks_of_the_papers_appendix_e(name, conv, dense, factored):
     assert {layer.bound for layer in convolutional[0].layers} == {0.98}
 
 
+@pytest.mark.parametrize("name", ["hybrid_mnist", "hybrid_cifar10"])
+def test_hybrid_models_have_the_papers_blocks_without_the_dense_ones(name):
+    """Appendix E: its density models' 3 levels of 16, and a branch of 256 features after each."""
+    with torch.device("meta"):
+        flow = ARCHITECTURES[name]()
+    nets = [module.g for module in flow.modules() if isinstance(module, ResidualBlock)]
+    assert len(nets) == 48
+    assert all(isinstance(net, LipschitzConvNet) for net in nets)
+    assert {net.layers[0].weight.shape[0] for net in nets} == {512}
+    assert [branch[0].out_channels for branch in flow.branches] == [256] * 3
+
+
 def test_the_2d_flow_of_the_paper():
     flow = ARCHITECTURES["residual_flow_2d"]()
     nets = [module for module in flow.modules() if isinstance(module, LipschitzMLP)]
