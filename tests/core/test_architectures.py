@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from contraflow import ARCHITECTURES, residual_flow, residual_flow_images
-from contraflow.bijections import ActNorm, MultiScale, ResidualBlock
+from contraflow.bijections import ActNorm, ContinuousFlow, MultiScale, ResidualBlock
 from contraflow.errors import ShapeError
 from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP
 
@@ -61,11 +61,65 @@ def test_blocks_of_the_papers_appendix_e(name, conv, dense, factored):
     assert {layer.bound for layer in convolutional[0].layers} == {0.98}
 
 
+@pytest.mark.parametrize("name", ["hybrid_mnist", "hybrid_cifar10"])
+def test_hybrid_models_have_the_papers_blocks_without_the_dense_ones(name):
+    """Appendix E: its density models' 3 levels of 16, and a branch of 256 features after each."""
+    with torch.device("meta"):
+        flow = ARCHITECTURES[name]()
+    nets = [module.g for module in flow.modules() if isinstance(module, ResidualBlock)]
+    assert len(nets) == 48
+    assert all(isinstance(net, LipschitzConvNet) for net in nets)
+    assert {net.layers[0].weight.shape[0] for net in nets} == {512}
+    assert [branch[0].out_channels for branch in flow.branches] == [256] * 3
+
+
 def test_the_2d_flow_of_the_paper():
     flow = ARCHITECTURES["residual_flow_2d"]()
     nets = [module for module in flow.modules() if isinstance(module, LipschitzMLP)]
     assert len(nets) == 100
     assert [layer.weight.shape[0] for layer in nets[0].layers] == [128, 128, 128, 128, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "activation", "layers", "multiplier", "steps"),
+    [
+        ("ffjord_power", "tanh", 3, 10, 5),
+        ("ffjord_gas", "tanh", 3, 20, 5),
+        ("ffjord_hepmass", "softplus", 2, 10, 10),
+        ("ffjord_miniboone", "softplus", 2, 20, 1),
+        ("ffjord_bsds300", "softplus", 3, 20, 2),
+    ],
+)
+def test_tables_of_the_ffjord_paper(name, activation, layers, multiplier, steps):
+    """Grathwohl et al. 2019 (arXiv:1810.01367), Table 4."""
+    with torch.device("meta"):
+        flow = ARCHITECTURES[name]()
+    (features,) = flow.event_shape
+    found = [one for one in flow.modules() if isinstance(one, ContinuousFlow)]
+    assert len(found) == steps
+    for one in found:
+        widths = [layer.layer.out_features for layer in one.field.layers]
+        assert widths == [multiplier * features] * layers + [features]
+        assert one.field.activation == activation
+        assert one.estimator_name == "divergence by 1 Gaussian probe, dopri5 to 1e-06"
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("ffjord_mnist", (1, 4, 2, 8, 4)), ("ffjord_cifar10", (3, 12, 6, 24, 12, 48, 24))]
+)
+def test_images_of_the_ffjord_paper(name, channels):
+    """Two flows at each number of channels, each of convolutions to 64, 64, 64 and back, with time as one more channel.
+
+    Grathwohl et al. 2019 (arXiv:1810.01367), Appendix B.1.
+    """
+    with torch.device("meta"):
+        flow = ARCHITECTURES[name]()
+
+    def convolution(inputs: int, outputs: int) -> int:
+        return 9 * (1 + inputs) * outputs + outputs
+
+    each = [convolution(c, 64) + 2 * convolution(64, 64) + convolution(64, c) for c in channels]
+    assert count(flow) == 2 * sum(each)
 
 
 def test_keywords_edit_an_architecture():

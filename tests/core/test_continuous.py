@@ -25,7 +25,7 @@ from contraflow import (
 )
 from contraflow.bijections import watch_solves, with_logdet
 from contraflow.errors import ConfigurationError, DomainError
-from contraflow.nets import FIELD_ACTIVATIONS, VectorField, dense_field
+from contraflow.nets import FIELD_ACTIVATIONS, FIELD_LAYERS, Concat, VectorField, conv_field, dense_field
 from contraflow.numerics import METHODS, batch_jacobian
 from contraflow.testing import check_bijection
 
@@ -339,14 +339,38 @@ def test_bad_arguments_are_refused(monkeypatch):
         ContinuousFlow(field(), kinetic_weight=-0.1)
     with pytest.raises(ConfigurationError, match="unknown activation 'relu'"):
         dense_field(3, (8,), "relu")
+    with pytest.raises(ConfigurationError, match="unknown layer 'concatsquish'"):
+        conv_field(3, (8,), layer="concatsquish")
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
     with pytest.raises(ConfigurationError, match="pip install torchdiffeq"):
         ContinuousFlow(field()).forward(torch.zeros(1, 3))
 
 
+def test_concatenated_time_is_the_first_input():
+    layer, z, t = Concat(nn.Linear(4, 5)), torch.randn(2, 3), torch.tensor(0.3)
+    weight, bias = layer.layer.weight, layer.layer.bias
+    torch.testing.assert_close(layer(t, z), z @ weight[:, 1:].T + t * weight[:, 0] + bias)
+    convolution = Concat(nn.Conv2d(4, 5, 3, padding=1))
+    images = torch.randn(2, 3, 4, 6)
+    own = nn.functional.conv2d(images, convolution.layer.weight[:, 1:], convolution.layer.bias, padding=1)
+    time = nn.functional.conv2d(t.expand(1, 1, 4, 6), convolution.layer.weight[:, :1], padding=1)
+    torch.testing.assert_close(convolution(t, images), own + time)
+
+
+@pytest.mark.parametrize("layer", FIELD_LAYERS)
+def test_images_flow_under_every_layer(layer):
+    flow = ContinuousFlow(conv_field(2, (3,), "tanh", layer), ExactDivergence(), TIGHT)
+    x = torch.randn(2, 2, 2, 2)
+    z, logdet = flow.forward_and_logdet(x)
+    dense = batch_jacobian(lambda rows: flow.forward(rows.unflatten(1, (2, 2, 2))).flatten(1), x.flatten(1))
+    torch.testing.assert_close(logdet, torch.linalg.slogdet(dense).logabsdet, atol=1e-8, rtol=0)
+    torch.testing.assert_close(flow.inverse(z), x, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("layer", FIELD_LAYERS)
 @pytest.mark.parametrize("activation", FIELD_ACTIVATIONS)
-def test_a_field_sees_time_and_every_input(activation):
-    net = dense_field(3, (8,), activation)
+def test_a_field_sees_time_and_every_input(activation, layer):
+    net = dense_field(3, (8,), activation, layer)
     t = torch.tensor(0.3)
     jacobian = batch_jacobian(lambda z: net(t, z), torch.randn(2, 3))
     assert (jacobian.abs() > 1e-9).all()

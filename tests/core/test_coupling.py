@@ -225,7 +225,7 @@ def parameters(flow: Flow) -> int:
 
 
 def test_sizes_of_the_papers_glow():
-    """Three levels of 32 steps, and 1×1 convolutions of 12, 24 and 48 channels; the count is the formula's."""
+    """Three levels of 32 steps, 1×1 convolutions of 12, 24 and 48 channels, priors of one 3×3 convolution."""
     with torch.device("meta"):
         flow = ARCHITECTURES["glow_cifar10"]()
     couplings = [one for one in flow.modules() if isinstance(one, Coupling)]
@@ -236,7 +236,8 @@ def test_sizes_of_the_papers_glow():
         return 9 * inputs * 512 + 512 + 512 * 512 + 512 + 9 * 512 * outputs + outputs
 
     steps = sum(32 * (net(c // 2, c) + c * c + 2 * c) for c in (12, 24, 48))
-    assert parameters(flow) == steps + net(6, 12) + net(12, 24) + 2 * 48
+    priors = sum(9 * inputs * 2 * inputs + 2 * inputs for inputs in (6, 12))
+    assert parameters(flow) == steps + priors + 2 * 48
 
 
 def test_levels_of_the_papers_real_nvp():

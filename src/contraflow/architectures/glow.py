@@ -57,7 +57,7 @@ def glow(
         hidden: channels of a conditioner's hidden layers, or their width.
         affine: affine couplings, or additive ones.
         linear: the 1×1 convolution, plu, qr or matrix (the weight itself).
-        learned_prior: the mean and scale of the half that leaves are functions of the half that stays.
+        learned_prior: the mean and scale of the half that leaves are a 3×3 convolution of the half that stays.
         scale_bound: c of `Coupling` and `LearnedPrior`, in nats per number.
         context_features: width of the context that every coupling and prior is given; 0 for none.
         preprocessing: as for `Flow`.
@@ -85,16 +85,17 @@ def glow(
         return Flow(event_shape, Chain([*chain, ActNorm(features)]), preprocessing=preprocessing)
     channels, height, width = image_shape(event_shape)
     check_halvings((height, width), levels, levels)
-    convolutional = partial(ConvNet, hidden=hidden, context_features=context_features)
+    convolutional = partial(ConvNet, context_features=context_features)
+    wide = partial(convolutional, hidden=hidden)
     body: list[Bijection] = []
     shapes: list[tuple[int, int, int]] = []
     for level in range(levels):
         channels, height, width = 4 * channels, height // 2, width // 2
-        chain = [Squeeze(), *(step(channels, convolutional) for _ in range(steps))]
+        chain = [Squeeze(), *(step(channels, wide) for _ in range(steps))]
         if level == levels - 1:
             chain.append(ActNorm(channels))
         elif learned_prior:
-            net = convolutional(channels // 2, channels)
+            net = convolutional(channels // 2, channels, None)
             chain.append(LearnedPrior(channels, net, scale_bound=scale_bound))
         body.append(Chain(chain))
         shapes.append((channels, height, width))
@@ -107,8 +108,9 @@ _SMALL = {"levels": 2, "steps": 1, "hidden": 4}
 _named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL}, learning_rate=1e-3)
 _paper = partial(partial, glow, hidden=512)
 
-#: Name → architecture; the learning rate is the paper's. The sizes of its Table 4, with
-#: conditioners of 512 channels.
+#: Name → architecture. Levels, steps, couplings, the conditioners' 512 channels and the learning rate are those of the
+#: authors' commands. Their 1×1 convolution is the weight itself, ``linear="matrix"``, with LU factors as a switch; ours
+#: has PLU factors. Their affine scale is σ(a + 2), ours is bounded by `scale_bound`.
 GLOWS: dict[str, Architecture] = {
     "glow": _named(glow, (1, 8, 8), f"{_PAPER}: Glow for tables, 2-D and images on a CPU"),
     "glow_cifar10": _named(_paper(levels=3, steps=32), (3, 32, 32), f"{_PAPER}: Glow for CIFAR-10"),

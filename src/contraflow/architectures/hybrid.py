@@ -189,9 +189,10 @@ def _dense_branch(channels: int, features: int) -> nn.Module:
 _PAPER = "Chen et al. 2019"
 _SMALL = {"blocks": (1, 1), "hidden": 4, "dense_blocks": 1, "dense_hidden": 4, "branch_features": 4}
 _named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL})
-_paper = partial(hybrid, blocks=(16, 16, 16), hidden=512, dense_hidden=128)
+_paper = partial(hybrid, blocks=(16, 16, 16), hidden=512, dense_blocks=0)
 
-#: Name → architecture. Those that end in a data set have the density model's blocks of Appendix E.
+#: Name → architecture. Those that end in a data set are those of Appendix E: the density models' blocks but the dense
+#: ones. The authors' code has no command for hybrid models, and its defaults add four dense blocks, of 128.
 HYBRIDS: dict[str, Architecture] = {
     "hybrid": _named(hybrid, (1, 8, 8), f"{_PAPER}: hybrid model, density and classifier; vectors and images on a CPU"),
     "hybrid_mnist": _named(_paper, (1, 28, 28), f"{_PAPER}: hybrid model for MNIST"),

@@ -38,11 +38,14 @@ def iresnet(
     it, so training maximises a biased objective. `Flow.with_logdet`, `log_prob_estimate` and the evaluation of recipes
     put an unbiased estimator in its place.
 
+    The authors' density model for CIFAR-10 has 16-16-16 blocks of 512, lets half of the channels leave after every
+    level but the last, and learns the mean and scale of every latent number; none of this is so here.
+
     Args:
         event_shape: ``(D,)`` or ``(C, H, W)``.
         blocks: number of residual blocks, 10 by default; of each level for images, (4, 4) by default.
         hidden: widths of the hidden layers, (128, 128) by default; channels for images, 64 by default.
-        terms: n; the paper trains with 5 or 10.
+        terms: n; the authors' command for CIFAR-10 has 5.
         bound: c of each layer.
         activation, norms, inverse, gradient, preprocessing: as for `residual_flow`.
 

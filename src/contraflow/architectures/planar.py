@@ -23,7 +23,8 @@ def planar(
     """One tanh along one direction, again and again.
 
     Each layer bends space along one hyperplane, so many are needed, and few dimensions suit it best. The paper uses it
-    from noise to samples; here a density is in closed form, O(D) a layer, and a sample takes one bisection a layer.
+    from noise to samples; here a density is in closed form, O(D) a layer, and a sample takes one bisection a layer. The
+    default number of layers is ours.
 
     Args:
         event_shape: ``(D,)``, or that of images, which are flattened.

@@ -105,8 +105,8 @@ _PAPER = "Dinh et al. 2017"
 _SMALL = {"levels": 2, "blocks": 1, "hidden": 4}
 _named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL}, learning_rate=1e-3)
 
-#: Name → architecture; the learning rate is the paper's. For CIFAR-10
-#: the paper halves the image once and has 8 residual blocks of 64 maps.
+#: Name → architecture; the learning rate is the paper's, Adam's default. For CIFAR-10 the paper's section 4.1 halves
+#: the image once and has 8 residual blocks of 64 maps.
 REAL_NVPS: dict[str, Architecture] = {
     "real_nvp": _named(real_nvp, (1, 8, 8), f"{_PAPER}: affine couplings; tables, 2-D and images on a CPU"),
     "real_nvp_cifar10": _named(

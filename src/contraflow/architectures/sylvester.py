@@ -24,7 +24,8 @@ def sylvester(
     """Several tanh along orthonormal directions, Q by Householder reflections, again and again.
 
     The paper uses it from noise to samples; here a density is in closed form, O(DM) a layer, and a sample takes M
-    bisections a layer, one after another.
+    bisections a layer, one after another. The authors' example on MNIST has 4 layers on 64 latent numbers, with M = 8
+    for orthogonal Q and 8 reflections for Householder's; 16 layers, for densities of data, are ours.
 
     Args:
         event_shape: ``(D,)``, or that of images, which are flattened.

@@ -16,7 +16,7 @@ class Logit(Bijection):
     r"""z = log s - log(1 - s) with s = α + (1 - 2α)x, from [0, 1] to the line.
 
     log|dz/dx| = log(1 - 2α) - log s - log(1 - s), summed over the event. Dinh et al., Real NVP, 2017
-    (arXiv:1605.08803), section 4.1; the paper of Residual Flows uses α = 1e-6 for MNIST and 0.05 elsewhere.
+    (arXiv:1605.08803), section 4.1; the code of Residual Flows uses α = 1e-6 for MNIST and 0.05 elsewhere.
 
     Args:
         alpha: distance that s keeps from 0 and 1, in (0, 0.5).

@@ -13,7 +13,8 @@ class ResidualConvNet(nn.Module):
 
     Dinh et al., Real NVP, 2017 (arXiv:1605.08803), section 4.1, whose batch and weight normalisation are left out:
     samples of a batch must not see each other. The last convolution of the network and of every block starts at zero
-    instead.
+    instead. In the authors' code the last one sees the sum of 1×1 convolutions of the first maps and of every block's;
+    here it sees the last block's maps.
 
     Args:
         inputs: channels in.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -17,6 +18,27 @@ FIELD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": nn.functional.softplus,
     "tanh": torch.tanh,
 }
+
+
+class Concat(nn.Module):
+    """W [t, h] + b: a linear map or convolution to which time is one more input, the first.
+
+    Grathwohl et al. 2019 (arXiv:1810.01367), section 4.
+
+    Args:
+        layer: W and b, with one input more than h has.
+
+    >>> Concat(nn.Linear(1 + 3, 5))(torch.tensor(0.5), torch.zeros(2, 3)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, t: Tensor, h: Tensor) -> Tensor:
+        time = t.expand(h.shape[0], 1, *h.shape[2:])
+        return self.layer(torch.cat([time, h], dim=1))
 
 
 class ConcatSquash(nn.Module):
@@ -45,18 +67,29 @@ class ConcatSquash(nn.Module):
         return self.layer(h) * torch.sigmoid(self.gate * t + self.gate_bias) + self.shift * t
 
 
+#: (inputs, outputs) → a linear map or convolution.
+_Make = Callable[[int, int], nn.Module]
+
+#: How time enters a layer: name → layer, from what makes W and b, its inputs, its outputs, and the dimensions of an
+#: image behind the channels.
+FIELD_LAYERS: dict[str, Callable[[_Make, int, int, int], nn.Module]] = {
+    "concat": lambda make, inputs, outputs, dimensions: Concat(make(1 + inputs, outputs)),
+    "concatsquash": lambda make, inputs, outputs, dimensions: ConcatSquash(make(inputs, outputs), outputs, dimensions),
+}
+
+
 class VectorField(nn.Module):
-    """f(t, z): `ConcatSquash` layers with an activation between them.
+    """f(t, z): layers of t and z with an activation between them.
 
     Args:
-        layers: the first takes z, the last gives its shape.
+        layers: `Concat` or `ConcatSquash`; the first takes z, the last gives its shape.
         activation: name in `FIELD_ACTIVATIONS`.
 
     Raises:
         ConfigurationError: unknown activation.
     """
 
-    def __init__(self, layers: Iterable[ConcatSquash], activation: str = "softplus") -> None:
+    def __init__(self, layers: Iterable[nn.Module], activation: str = "softplus") -> None:
         super().__init__()
         if activation not in FIELD_ACTIVATIONS:
             raise unknown_name("activation", activation, FIELD_ACTIVATIONS)
@@ -71,15 +104,43 @@ class VectorField(nn.Module):
         return h
 
 
-def dense_field(features: int, hidden: Sequence[int], activation: str = "softplus") -> VectorField:
-    """A field of vectors ``(batch, features)``, with hidden layers of the given widths."""
-    widths = [features, *hidden, features]
-    return VectorField([ConcatSquash(nn.Linear(i, o), o) for i, o in pairwise(widths)], activation)
+def dense_field(
+    features: int, hidden: Sequence[int], activation: str = "softplus", layer: str = "concatsquash"
+) -> VectorField:
+    """A field of vectors ``(batch, features)``, with hidden layers of the given widths.
+
+    Args:
+        features: D.
+        hidden: the widths.
+        activation: name in `FIELD_ACTIVATIONS`.
+        layer: name in `FIELD_LAYERS`.
+
+    Raises:
+        ConfigurationError: unknown activation or layer.
+    """
+    return _field(nn.Linear, [features, *hidden, features], 0, activation, layer)
 
 
-def conv_field(channels: int, hidden: Sequence[int], activation: str = "softplus", kernel: int = 3) -> VectorField:
-    """A field of images ``(batch, channels, H, W)``: zero-padded convolutions, with hidden layers of so many
-    channels."""
-    widths = [channels, *hidden, channels]
-    layers = [ConcatSquash(nn.Conv2d(i, o, kernel, padding=kernel // 2), o, 2) for i, o in pairwise(widths)]
-    return VectorField(layers, activation)
+def conv_field(
+    channels: int, hidden: Sequence[int], activation: str = "softplus", layer: str = "concatsquash", kernel: int = 3
+) -> VectorField:
+    """A field of images ``(batch, channels, H, W)``: zero-padded convolutions.
+
+    Args:
+        channels: C.
+        hidden: channels of the hidden layers.
+        activation, layer: as for `dense_field`.
+        kernel: odd size of the kernels.
+
+    Raises:
+        ConfigurationError: unknown activation or layer.
+    """
+    convolution = partial(nn.Conv2d, kernel_size=kernel, padding=kernel // 2)
+    return _field(convolution, [channels, *hidden, channels], 2, activation, layer)
+
+
+def _field(make: _Make, widths: Sequence[int], dimensions: int, activation: str, layer: str) -> VectorField:
+    if layer not in FIELD_LAYERS:
+        raise unknown_name("layer", layer, FIELD_LAYERS)
+    timed = FIELD_LAYERS[layer]
+    return VectorField([timed(make, *pair, dimensions) for pair in pairwise(widths)], activation)

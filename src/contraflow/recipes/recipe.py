@@ -61,7 +61,7 @@ class PreprocessingSettings:
     Args:
         kind: image (dequantise, scale, logit or standardise), standardise (columns of a table), or none.
         bits: reduce images to so many bits a channel.
-        alpha: of the logit transform; the paper uses 1e-6 for MNIST and 0.05 elsewhere.
+        alpha: of the logit transform; the authors' code of Residual Flows has 1e-6 for MNIST and 0.05 elsewhere.
         standardise: give each channel of the training images mean 0 and variance 1 instead of the logit transform.
         flip: mirror training images at random.
         crop_padding: reflect-pad training images by so many pixels and crop at random.

@@ -207,7 +207,7 @@ TABLE_4 = Experiment(
         seeds=3,
     ),
     full=Setting(
-        "16-16-16 blocks of 512 and 4 dense blocks, branches of 256 features.",
+        "16-16-16 blocks of 512, branches of 256 features.",
         "hybrid-mnist",
         partial(_full, "mnist_hybrid_paper"),
     ),
@@ -233,7 +233,7 @@ TABLE_5 = Experiment(
         seeds=2,
     ),
     full=Setting(
-        "16-16-16 blocks of 512 and 4 dense blocks, branches of 256 features; standardised, flipped and cropped.",
+        "16-16-16 blocks of 512, branches of 256 features; standardised, flipped and cropped.",
         "hybrid-cifar10",
         partial(_full, "cifar10_hybrid_paper"),
     ),

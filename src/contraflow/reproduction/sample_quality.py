@@ -91,7 +91,10 @@ def _cifar10() -> dict[str, Callable[[], Recipe]]:
 TABLE_2 = Experiment(
     about="quality of samples, FID and KID",
     claims=(
-        Claim("On CIFAR-10, samples of a Residual Flow have a lower FID than those of an i-ResNet", "Table 2"),
+        Claim(
+            "On CIFAR-10, samples of a Residual Flow have an FID of 46.37", "Table 2", "as quoted in arXiv:2011.13456"
+        ),
+        Claim("That is lower than the FID of an i-ResNet's samples", "Table 2"),
         Claim("Samples at a lower temperature are judged better", "Figure 7"),
     ),
     reduced=Setting(
