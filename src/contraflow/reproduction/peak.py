@@ -31,6 +31,7 @@ def allocations(call: Callable[[], object], device: str = "cpu") -> list[int]:
         for event in events
         if event.name() == "[memory]" and event.device_type() == kind
     ]
+    record.profiler = None  # megabytes, in a cycle of references that the collector would leave for long
     return [size for _, size in sorted(found, key=itemgetter(0))]
 
 
