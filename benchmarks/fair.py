@@ -22,6 +22,7 @@ from benchmarks.timing import hardware
 from contraflow.recipes.benchmark import Benchmark, Budget, Failure, RunResult, run_benchmark
 from contraflow.recipes.comparison import Summary, summarise, write_comparison
 
+_RATES = (0.25, 1.0, 4.0)
 _DENSE = ("residual_flow_table", "iresnet", "idensenet", "nice", "real_nvp", "glow")
 _AUTOREGRESSIVE = ("made", "maf", "iaf", "naf", "nsf")
 _IMAGES = ("iresnet", "idensenet", "nice", "real_nvp", "glow", "ffjord")
@@ -62,7 +63,10 @@ _POWER_REMARK = (
 TABLES = {
     "plane": Table(
         Benchmark(
-            _PLANE, (*_DENSE, *_AUTOREGRESSIVE, "linear_plu", "planar", "sylvester", "ffjord_2d"), Budget(seconds=30)
+            _PLANE,
+            (*_DENSE, *_AUTOREGRESSIVE, "linear_plu", "planar", "sylvester", "ffjord_2d"),
+            Budget(seconds=30),
+            rates=_RATES,
         )
     ),
     "power": Table(
@@ -71,12 +75,17 @@ TABLES = {
             (*_DENSE, *_AUTOREGRESSIVE, "linear_plu", "planar", "sylvester", "ffjord_power"),
             Budget(seconds=300),
             limit=10_000,
+            rates=_RATES,
         ),
         _POWER,
         _POWER_REMARK,
     ),
-    "digits": Table(Benchmark(("digits",), ("residual_flow_digits", *_IMAGES), Budget(seconds=120), seeds=3)),
-    "mnist": Table(Benchmark(("mnist",), ("residual_flow_images", *_IMAGES), Budget(seconds=600), limit=1000)),
+    "digits": Table(
+        Benchmark(("digits",), ("residual_flow_digits", *_IMAGES), Budget(seconds=120), seeds=3, rates=_RATES)
+    ),
+    "mnist": Table(
+        Benchmark(("mnist",), ("residual_flow_images", *_IMAGES), Budget(seconds=600), limit=1000, rates=_RATES)
+    ),
 }
 
 
@@ -113,12 +122,14 @@ def command(plan: Benchmark) -> str:
     """The command that makes the same runs, and what they had."""
     assert plan.budget.seconds is not None
     limit = f" --limit {plan.limit}" if plan.limit is not None else ""
+    multiples = ", ".join(f"{rate:g}" for rate in plan.rates)
     return (
         f"```bash\ncontraflow benchmark {','.join(plan.recipes)} --seconds {plan.budget.seconds:g} --seeds {plan.seeds}"
-        f"{limit} \\\n    --architectures {','.join(plan.architectures)}\n```\n\n"
+        f" --rates {multiples.replace(' ', '')}{limit} \\\n    --architectures {','.join(plan.architectures)}\n```\n\n"
         f"{plan.budget.seconds:g} s of processor time of one thread for the training steps of a run, {plan.seeds} "
-        f"seeds; {hardware()}, {os.cpu_count()} cores. Every architecture has its default size and learning rate, a "
-        "cosine that ends with the budget, and keeps the averaged weights that scored best in ten validations."
+        f"seeds; {hardware()}, {os.cpu_count()} cores. Every architecture has its default size, of {multiples} times "
+        "its learning rate the one that was best on validation rows after a tenth of the steps, a cosine that ends with "
+        "the budget, and keeps the averaged weights that scored best in ten validations."
     )
 
 
@@ -126,13 +137,14 @@ def single(summaries: Sequence[Summary], published: Mapping[str, str]) -> str:
     """One recipe: a row an architecture, the best first."""
     unit = summaries[0].unit
     best_first = sorted(summaries, key=lambda one: one.value, reverse=unit == "nats")
-    columns = [f"held-out {unit}", *(["published"] if published else []), "parameters", "steps", "s a step"]
+    columns = [f"held-out {unit}", *(["published"] if published else []), "parameters"]
+    columns += ["learning rate", "steps", "s a step"]
     columns += ["s per 1,000 samples", "inverse error"]
     lines = ["| architecture | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for one in best_first:
         cells = [f"`{one.architecture}`", score(one)]
         cells += [published.get(one.architecture, "–")] if published else []
-        cells += [f"{one.parameters:,}", f"{one.steps:,}", f"{one.seconds_a_step:.3g}"]
+        cells += [f"{one.parameters:,}", f"{one.learning_rate:g}", f"{one.steps:,}", f"{one.seconds_a_step:.3g}"]
         cells += [number(one.sampling_seconds, ".3g"), number(one.inverse_error, ".0e")]
         lines.append("| " + " | ".join(cells) + " |")
     rows = f"{summaries[0].rows:,} test rows. The first error is over them, the second over seeds."

@@ -384,7 +384,7 @@ def test_the_papers_sizes_are_cases():
 def fair_result(recipe, architecture, seed, value):
     """A run of the comparison, on rows that the true density gives -1 nat."""
     about = {"standard_error": 0.04, "unit": "nats", "rows": 100, "truth": -1.0, "parameters": 12, "steps": 7}
-    cost = {"seconds_a_step": 0.5, "sampling_seconds": 2.0, "inverse_error": 1e-6}
+    cost = {"seconds_a_step": 0.5, "sampling_seconds": 2.0, "inverse_error": 1e-6, "learning_rate": 0.01}
     return RunResult(recipe=recipe, architecture=architecture, seed=seed, value=value, **about, **cost)
 
 

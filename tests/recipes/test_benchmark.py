@@ -9,7 +9,7 @@ import pytest
 
 import contraflow.recipes.benchmark as module
 from contraflow.cli import main
-from contraflow.errors import ConfigurationError, OutputError
+from contraflow.errors import ConfigurationError, OutputError, TrainingError
 from contraflow.recipes.benchmark import Benchmark, Budget, RunResult, run_benchmark, seconds_a_step
 from contraflow.recipes.catalogue import RECIPES
 from contraflow.recipes.comparison import summarise, write_comparison
@@ -84,8 +84,49 @@ def test_the_command_prints_and_writes_the_comparison(done, capsys):
         assert (out / name).stat().st_size > 1000
 
 
+def test_the_best_multiple_of_the_learning_rate_is_taken(tmp_path, monkeypatch):
+    plan = Benchmark(("checkerboard",), ("made",), Budget(steps=30), seeds=1, limit=50, rates=(0.001, 1, 1e30))
+    ((one,), failures) = run_benchmark(plan, tmp_path)
+    assert failures == []
+    found = json.loads((tmp_path / "checkerboard" / "made" / "rate.json").read_text())
+    scores = [float(score) for score in found["scores"]]
+    assert len(set(scores)) == 3
+    assert scores[2] == -float("inf"), "1e30 diverges"
+    assert one.learning_rate == found["learning_rate"] == found["asked"][scores.index(max(scores))]
+    (text,) = [line for line in write_comparison(plan, [one], [], tmp_path).splitlines() if line.startswith("| `made`")]
+    assert f"| {one.learning_rate:g} | 1 |" in text
+
+    monkeypatch.setattr(module, "best_validation", lambda *_: pytest.fail("chosen again"))
+    assert run_benchmark(plan, tmp_path)[0] == [one]
+    recipe = RECIPES["checkerboard"]()
+    with pytest.raises(OutputError, match="Choose another --out"):
+        module.chosen_rate((1.0, 2.0), recipe, tmp_path / "checkerboard" / "made", module.Silent())
+
+
+def test_the_short_runs_that_choose_a_rate(tmp_path, monkeypatch):
+    """Seed 0, a tenth of the steps, one validation; one that fails is the worst of all."""
+    seen = []
+
+    def best_validation(recipe, out):
+        training = recipe.training
+        seen.append((recipe.seed, training.steps, training.validate_every, training.learning_rate))
+        if len(seen) == 1:
+            raise TrainingError("the loss is NaN")
+        return -1e9 * training.learning_rate
+
+    monkeypatch.setattr(module, "best_validation", best_validation)
+    recipe = module.within(RECIPES["checkerboard"](), 200)
+    recipe.seed, own = 3, recipe.training.learning_rate
+    chosen = module.chosen_rate((0.5, 1.0, 2.0), recipe, tmp_path, module.Silent())
+    assert seen == [(0, 20, 20, own * rate) for rate in (0.5, 1.0, 2.0)]
+    assert chosen == own
+    assert (recipe.seed, recipe.training.steps, recipe.training.learning_rate) == (3, 200, own)
+    assert module.chosen_rate((0.5,), recipe, tmp_path, module.Silent()) == 0.5 * own
+    assert len(seen) == 3
+
+
 def result(seed: int, value: float, error: float | None = 0.1, inverse: float | None = 1e-5) -> RunResult:
-    return RunResult("rings", "maf", seed, value, error, "nats", 9, -1.0, 7, 5, 0.1, 0.2, inverse)
+    return RunResult("rings", "maf", seed, value, error, "nats", 9, -1.0, 7, 5, 0.1, 0.2, inverse, 1e-3)
 
 
 def test_sums_over_seeds():
@@ -146,6 +187,8 @@ def test_steps_are_timed_in_processor_time(monkeypatch):
             "minutes=1.0, steps=2: give one",
         ),
         (["checkerboard", "--architectures", "maf", "--seeds", "0"], "seeds=0"),
+        (["checkerboard", "--architectures", "maf", "--rates", "1,-2"], "expected positive multiples"),
+        (["checkerboard", "--architectures", "maf", "--rates", "1;2"], "rates=1;2: expected numbers"),
     ],
 )
 def test_what_the_command_refuses(arguments, match, capsys):

@@ -18,6 +18,7 @@ def benchmark(
     steps: int | None = None,
     seeds: int = 2,
     limit: int | None = None,
+    rates: str = "1",
     out: Path = Path("benchmark"),
     json: bool = False,
 ) -> None:
@@ -34,10 +35,14 @@ def benchmark(
         steps: a number of steps instead.
         seeds: runs of each architecture.
         limit: score only so many test rows.
+        rates: multiples of each architecture's learning rate, with commas between; of several, the best on validation
+            rows after a tenth of the steps is taken, and that search comes on top of the budget.
         out: folder of the runs, benchmark.md, benchmark.json and the pictures.
         json: print JSON.
     """
-    plan = Benchmark(_names(recipes), _names(architectures), _budget(seconds, minutes, steps), seeds, limit)
+    plan = Benchmark(
+        _names(recipes), _names(architectures), _budget(seconds, minutes, steps), seeds, limit, _numbers(rates)
+    )
     results, failures = run_benchmark(plan, out, ProgressBar.named)
     text = write_comparison(plan, results, failures, out)
     show(text, as_dict(plan, results, failures), json)
@@ -46,6 +51,13 @@ def benchmark(
 def _names(text: str) -> tuple[str, ...]:
     """Each once, in the order given."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(one) for one in _names(text))
+    except ValueError:
+        raise ConfigurationError(f"rates={text}: expected numbers with commas between.") from None
 
 
 def _budget(seconds: float | None, minutes: float | None, steps: int | None) -> Budget:

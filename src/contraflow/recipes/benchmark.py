@@ -1,14 +1,17 @@
 """Many architectures on some recipes under one budget, every run measured alike.
 
 OUT/RECIPE/ARCHITECTURE/seed-N is a run like any other, with result.json beside its checkpoints; pace.json beside the
-seeds has the number of steps. What is there already is not trained again.
+seeds has the number of steps, rate.json the learning rate where one was chosen. What is there already is not trained
+again.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,16 +21,18 @@ from torch import Generator
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.data import Dataset, ImagePreprocessing
-from contraflow.errors import ConfigurationError, InversionError, OutputError, unknown_name
+from contraflow.errors import ConfigurationError, ContraflowError, InversionError, OutputError, unknown_name
 from contraflow.flow import Flow
 from contraflow.recipes.build import build_flow, load_data, make_preprocessing, training_rows
 from contraflow.recipes.catalogue import RECIPES, with_architecture
 from contraflow.recipes.recipe import Recipe
-from contraflow.recipes.run import Outcome, Silent, Watcher, draw_samples, run_recipe
+from contraflow.recipes.run import Outcome, Silent, Watcher, best_validation, draw_samples, run_recipe
 from contraflow.recipes.writing import write_json
 from contraflow.training import TrainingState, train
 
 _UNTIMED_STEPS, _TIMED_STEPS = 3, 20
+#: Of the steps of a run, those of one that chooses a learning rate.
+RATE_SHARE = 0.1
 _SAMPLES = 1000
 _INVERTED_ROWS = 200
 
@@ -73,13 +78,15 @@ class Benchmark:
 
     Args:
         recipes: names of `contraflow recipes`.
-        architectures: names of `contraflow architectures`, each trained at its own defaults and learning rate.
+        architectures: names of `contraflow architectures`, each trained at its own defaults.
         budget: of every run.
         seeds: runs of each, with seeds 0, 1, …: of data split, weights, order and noise.
         limit: score only so many test rows; those of the recipe when not given.
+        rates: multiples of an architecture's own learning rate. Of several, the one is taken that did best on
+            validation rows in a run of seed 0 with a tenth of the steps, which comes on top of the budget.
 
     Raises:
-        ConfigurationError: an unknown name, none, or a number below 1.
+        ConfigurationError: an unknown name, none, a number below 1, or a multiple that is not positive.
     """
 
     recipes: tuple[str, ...]
@@ -87,8 +94,11 @@ class Benchmark:
     budget: Budget
     seeds: int = 2
     limit: int | None = None
+    rates: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
+        if not self.rates or not min(self.rates) > 0:
+            raise ConfigurationError(f"rates={self.rates}: expected positive multiples of the learning rate.")
         for kind, names, known in (
             ("recipe", self.recipes, RECIPES),
             ("architecture", self.architectures, ARCHITECTURES),
@@ -114,6 +124,7 @@ class RunResult:
         parameters: numbers learned.
         steps: of training.
         seconds_a_step: processor time, mean of the steps timed before the first seed.
+        learning_rate: its largest value.
         sampling_seconds: processor time of 1,000 samples; ``None`` where the inverse failed.
         inverse_error: max |x - f⁻¹(f(x))| over test rows after preprocessing; ``None`` where the inverse failed.
     """
@@ -131,6 +142,7 @@ class RunResult:
     seconds_a_step: float
     sampling_seconds: float | None
     inverse_error: float | None
+    learning_rate: float
 
 
 @dataclass(frozen=True)
@@ -182,6 +194,7 @@ def _run(benchmark: Benchmark, name: str, architecture: str, seed: int, out: Pat
         watcher.note(f"{folder}: finished earlier")
         return RunResult(**json.loads(finished.read_text()))
     recipe = within(recipe, steps)
+    recipe.training.learning_rate = chosen_rate(benchmark.rates, recipe, folder.parent, watcher)
     watcher.note(f"{folder}: {steps} steps of {seconds:.3g} s")
     outcome = run_recipe(recipe, folder, resume=(folder / "checkpoints").is_dir(), watcher=watcher)
     result = _measure(recipe, name, seconds, outcome)
@@ -228,6 +241,36 @@ def seconds_a_step(recipe: Recipe) -> float:
     return (time.process_time() - start) / _TIMED_STEPS
 
 
+def chosen_rate(rates: Sequence[float], recipe: Recipe, folder: Path, watcher: Watcher) -> float:
+    """The best of some multiples of a recipe's learning rate: read from FOLDER/rate.json, or found and written there.
+
+    Raises:
+        OutputError: the folder has a choice between other multiples.
+    """
+    own = recipe.training.learning_rate
+    if len(rates) == 1:
+        return rates[0] * own
+    path, asked = folder / "rate.json", [rate * own for rate in rates]
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["asked"] != asked:
+            raise OutputError(f"{folder} has a choice between {found['asked']}, not {asked}. Choose another --out.")
+        return float(found["learning_rate"])
+    scores = []
+    for rate in asked:
+        short = replace(within(recipe, max(1, int(RATE_SHARE * recipe.training.steps))), seed=0)
+        short.training.learning_rate, short.training.validate_every = rate, short.training.steps
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                scores.append(best_validation(short, Path(scratch)))
+            except ContraflowError as error:  # it diverged, or its inverse or solver failed: the worst of all
+                watcher.note(f"{folder}: a learning rate of {rate:g} fails: {error}")
+                scores.append(-math.inf)
+    best = asked[scores.index(max(scores))]
+    write_json(path, {"asked": asked, "scores": [str(one) for one in scores], "learning_rate": best})
+    return best
+
+
 def within(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with so many steps: its cosine ends there, and it is validated ten times on the way."""
     training = replace(
@@ -258,6 +301,7 @@ def _measure(recipe: Recipe, name: str, seconds_a_step: float, outcome: Outcome)
         seconds_a_step=seconds_a_step,
         sampling_seconds=_sampling_seconds(flow, recipe.evaluation.batch_size, generator),
         inverse_error=_inverse_error(flow, data, generator),
+        learning_rate=recipe.training.learning_rate,
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from contraflow.evaluation import densities_picture, scores_picture
 from contraflow.logdet import Exact
-from contraflow.recipes.benchmark import Benchmark, Failure, RunResult
+from contraflow.recipes.benchmark import RATE_SHARE, Benchmark, Failure, RunResult
 from contraflow.recipes.build import load_data, load_run
 from contraflow.recipes.catalogue import RECIPES
 from contraflow.recipes.writing import replacing, write_json, write_text
@@ -31,7 +31,7 @@ class Summary:
         seed_error: standard error of the mean over seeds; ``None`` with one seed.
         below_truth: nats by which the score lies below the true density's on the same rows; ``None`` where unknown.
         sampling_seconds, inverse_error: the mean, and the largest; ``None`` where a run's inverse failed.
-        steps, seconds_a_step, parameters, unit, rows: as in `RunResult`.
+        steps, seconds_a_step, learning_rate, parameters, unit, rows: as in `RunResult`.
         runs: number of seeds.
     """
 
@@ -48,6 +48,7 @@ class Summary:
     seconds_a_step: float
     sampling_seconds: float | None
     inverse_error: float | None
+    learning_rate: float
     runs: int
 
 
@@ -80,6 +81,7 @@ def _summary(runs: list[RunResult]) -> Summary:
         seconds_a_step=first.seconds_a_step,
         sampling_seconds=statistics.mean(sampling) if len(sampling) == count else None,
         inverse_error=max(errors) if len(errors) == count else None,
+        learning_rate=first.learning_rate,
         runs=count,
     )
 
@@ -116,13 +118,20 @@ def as_dict(benchmark: Benchmark, results: Sequence[RunResult], failures: Sequen
 
 
 def _heading(benchmark: Benchmark) -> str:
+    multiples = ", ".join(f"{rate:g}" for rate in benchmark.rates)
+    chosen = (
+        f", of {multiples} times the architecture's own the one that did best on validation rows after "
+        f"{RATE_SHARE:.0%} of the steps,"
+        if len(benchmark.rates) > 1
+        else ""
+    )
     timed = ", at the mean of 20 steps timed beforehand" if benchmark.budget.seconds is not None else ""
     return (
         f"# {', '.join(benchmark.recipes)}: {len(benchmark.architectures)} architectures under one budget\n\n"
         f"Budget of a run: {benchmark.budget}, spent on training steps{timed}; validation and scoring come on top. "
-        "The learning rate falls along a cosine that ends with the budget. The averaged weights that scored best in "
-        f"about ten validations are kept. Seeds 0 to {benchmark.seeds - 1} draw the data split, weights, batches and "
-        "noise.\n\n"
+        f"The learning rate{chosen} falls along a cosine that ends with the budget. The averaged weights that scored "
+        f"best in about ten validations are kept. Seeds 0 to {benchmark.seeds - 1} draw data split, weights, batches "
+        "and noise.\n\n"
         "Scores are of held-out rows: mean ± standard error over rows ± standard error over seeds. Times are of the "
         "processor. The inverse error is max |x - f⁻¹(f(x))| of up to 200 rows after preprocessing, the largest of "
         f"all seeds.\n\n{hardware()}."
@@ -133,8 +142,8 @@ def _table(rows: Sequence[Summary], failures: Sequence[Failure], architectures: 
     unit = f"{rows[0].unit} ({rows[0].rows} rows)" if rows else "score"
     lines = [
         f"| architecture | {unit} | below the true density | parameters | steps | s a step | s per 1,000 samples | "
-        "inverse error | runs |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "inverse error | learning rate | runs |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in architectures:
         for one in rows:
@@ -143,12 +152,12 @@ def _table(rows: Sequence[Summary], failures: Sequence[Failure], architectures: 
                     f"| `{name}` | {one.value:.3f} ± {_number(one.data_error, '.3f')} ± "
                     f"{_number(one.seed_error, '.3f')} | {_number(one.below_truth, '.3f')} | {one.parameters:,} | "
                     f"{one.steps:,} | {one.seconds_a_step:.3g} | {_number(one.sampling_seconds, '.3g')} | "
-                    f"{_number(one.inverse_error, '.1e')} | {one.runs} |"
+                    f"{_number(one.inverse_error, '.1e')} | {one.learning_rate:g} | {one.runs} |"
                 )
         for failed in failures:
             if failed.architecture == name:
                 reason = " ".join(failed.error.split()).replace("|", "\\|")
-                lines.append(f"| `{name}`, seed {failed.seed} | failed: {reason} | | | | | | | |")
+                lines.append(f"| `{name}`, seed {failed.seed} | failed: {reason} | | | | | | | | |")
     return "\n".join(lines)
 
 
