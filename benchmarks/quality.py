@@ -238,6 +238,7 @@ def truth(name: str) -> str:
 def picture(name: str, curves: Mapping[str, Curve]) -> None:
     """Held-out nats against seconds, logarithmic in time."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for model, curve in curves.items():
@@ -251,6 +252,9 @@ def picture(name: str, curves: Mapping[str, Curve]) -> None:
         title=name,
         ylim=(min(finals) - margin, max(finals) + margin),
     )
+    seconds = next(iter(curves.values())).seconds[::2]
+    axes.set_xticks(seconds, [f"{one:.3g}" for one in seconds])
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.legend()
     figure.savefig(PICTURES / f"quality-{name}.png", dpi=100)
     plt.close(figure)
