@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +9,7 @@ from contraflow.architectures import MixtureFlow
 from contraflow.evaluation import latent_normality, latents, probability_integrals
 from contraflow.evaluation.calibration_pictures import MOST_COLUMNS, draw_uniform
 from contraflow.report.columns import names, shortened
-from contraflow.report.drawing import colour, drawing
+from contraflow.report.drawing import colour, drawing, panels
 from contraflow.report.page import figure, paragraph
 from contraflow.report.subject import Subject
 
@@ -54,13 +51,8 @@ def integral_histograms(subject: Subject, rows: Tensor) -> str:
     """The share of samples below each value, column by column."""
     uniform, samples = probability_integrals(rows, subject.samples), len(subject.samples)
     count = min(uniform.shape[1], MOST_COLUMNS)
-    wide = min(count, 4)
-    high = math.ceil(count / wide)
-    with drawing("integral-histograms", "probability integrals of every column", height=0.3 + 1.45 * high) as picture:
-        panels = np.ravel(picture.figure.subplots(high, wide, squeeze=False))
-        for axes in panels[count:]:
-            axes.set_axis_off()
-        for index, (axes, name) in enumerate(zip(panels[:count], names(subject), strict=False)):
+    with panels("integral-histograms", "probability integrals of every column", count, 1.45) as (picture, grid):
+        for index, (axes, name) in enumerate(zip(grid, names(subject), strict=False)):
             draw_uniform(axes, uniform[:, index], (colour("data"), colour("quiet")), samples)
             axes.set(title=shortened(name), yticks=[])
     rest = uniform.shape[1] - count

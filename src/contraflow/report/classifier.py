@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +10,7 @@ from contraflow.errors import DomainError
 from contraflow.evaluation import ClassificationReport, confusions, reliability
 from contraflow.evaluation.calibration_pictures import draw_reliability
 from contraflow.evaluation.pictures import image_grid
-from contraflow.report.drawing import colour, drawing, pixels
+from contraflow.report.drawing import colour, drawing, panels, pixels
 from contraflow.report.page import figure, gallery, paragraph, table
 from contraflow.report.subject import Subject
 
@@ -135,13 +132,9 @@ def columns_by_class(subject: Subject, drawn: Tensor) -> str:
     """For each class a scatter plot of the first two columns: test rows, and samples over them."""
     labels, count = subject.test_labels, len(drawn)
     assert labels is not None
-    wide = min(count, 4)
-    high = math.ceil(count / wide)
-    with drawing("samples-by-class", "test rows and samples of each class", height=0.4 + 1.9 * high) as picture:
-        panels = np.ravel(picture.figure.subplots(high, wide, squeeze=False, sharex=True, sharey=True))
-        for axes in panels[count:]:
-            axes.set_axis_off()
-        for label, (axes, samples) in enumerate(zip(panels[:count], drawn, strict=True)):
+    alt = "test rows and samples of each class"
+    with panels("samples-by-class", alt, count, 1.9, 0.4, sharex=True, sharey=True) as (picture, grid):
+        for label, (axes, samples) in enumerate(zip(grid, drawn, strict=True)):
             data = subject.test[labels == label][:_ROWS]
             for cloud, paint in ((data, "data"), (samples, "model")):
                 axes.scatter(*cloud[:, :2].T.tolist(), s=4, color=colour(paint), alpha=0.6, linewidths=0)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from contraflow.evaluation.pictures import draw_column
-from contraflow.report.drawing import colour, drawing
+from contraflow.report.drawing import colour, drawing, panels
 from contraflow.report.page import figure
 from contraflow.report.subject import Subject
 
@@ -49,16 +49,11 @@ def marginals(subject: Subject) -> str:
     count = min(subject.trained.flow.dimensions, _MARGINALS)
     data = rows_to_show(subject)
     bars = min(80, 10 + int(2 * math.sqrt(len(data))))
-    wide = min(count, 4)
-    high = math.ceil(count / wide)
-    with drawing("marginals", "histograms of every column", height=0.3 + 1.45 * high) as picture:
-        panels = np.ravel(picture.figure.subplots(high, wide, squeeze=False))
-        for axes in panels[count:]:
-            axes.set_axis_off()
-        for index, (axes, name) in enumerate(zip(panels[:count], names(subject), strict=False)):
+    with panels("marginals", "histograms of every column", count, 1.45) as (picture, grid):
+        for index, (axes, name) in enumerate(zip(grid, names(subject), strict=False)):
             draw_column(axes, data[:, index], subject.samples[:, index], (colour("data"), colour("model")), bars)
             axes.set_title(shortened(name))
-        panels[0].legend()
+        grid[0].legend()
     rest = subject.trained.flow.dimensions - count
     return figure(
         picture.svg,
@@ -77,9 +72,9 @@ def pairs(subject: Subject) -> str:
     margin = 0.05 * (quantiles[1] - quantiles[0]).clamp_min(1e-9)
     ends = list(zip((quantiles[0] - margin).tolist(), (quantiles[1] + margin).tolist(), strict=True))
     with drawing("pairs", "scatter plots of every pair of columns", height=7.4) as picture:
-        panels = picture.figure.subplots(count, count, squeeze=False)
+        grid = picture.figure.subplots(count, count, squeeze=False)
         for row, column in np.ndindex(count, count):
-            axes = panels[row, column]
+            axes = grid[row, column]
             axes.set(xticks=[], yticks=[], xlim=ends[column])
             if row == column:
                 axes.text(

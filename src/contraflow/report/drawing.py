@@ -95,6 +95,28 @@ def drawing(name: str, alt: str, width: float = 7.4, height: float = 3.0) -> Ite
     one.svg = _for_the_page(buffer.getvalue(), name, alt)
 
 
+@contextmanager
+def panels(
+    name: str, alt: str, count: int, height: float, margin: float = 0.3, **options: Any
+) -> Iterator[tuple[Drawing, list[Any]]]:
+    """As `drawing`, with so many axes, at most four in a row.
+
+    Args:
+        name, alt: as for `drawing`.
+        count: of axes.
+        height: of a row of them, in inches.
+        margin: around all rows, in inches.
+        options: for matplotlib's ``subplots``.
+    """
+    wide = min(count, 4)
+    high = math.ceil(count / wide)
+    with drawing(name, alt, height=margin + height * high) as picture:
+        axes = np.ravel(picture.figure.subplots(high, wide, squeeze=False, **options))
+        for rest in axes[count:]:
+            rest.set_axis_off()
+        yield picture, list(axes[:count])
+
+
 def _for_the_page(svg: str, name: str, alt: str) -> str:
     """The <svg> element alone, its colours named, its ids unlike those of other pictures."""
     svg = svg[svg.index("<svg") :]
