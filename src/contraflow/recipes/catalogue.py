@@ -12,7 +12,7 @@ from contraflow.recipes.recipe import ArchitectureSettings, Recipe
 
 
 def digits() -> Recipe:
-    """8×8 scans of digits (17 levels), a small convolutional Residual Flow: five to ten minutes on two CPU cores."""
+    """8×8 scans of digits (17 levels), a small convolutional Residual Flow: five to twelve minutes on two CPU cores."""
     recipe = Recipe(recipe="digits")
     training = recipe.training
     training.steps, training.warmup_steps, training.schedule = 1500, 100, "cosine"
