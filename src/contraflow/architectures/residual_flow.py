@@ -168,6 +168,9 @@ RESIDUAL_FLOWS: dict[str, Architecture] = {
         partial(residual_flow, blocks=100, bound=0.9, actnorm=False), (2,), f"{_PAPER}: 2-D densities"
     ),
     "residual_flow_table": _vectors(residual_flow, (43,), "dense Residual Flow for tables and small 2-D runs"),
+    "residual_flow_2d_small": _vectors(
+        partial(residual_flow, blocks=8, hidden=(64, 64, 64)), (2,), "sized down: 2-D densities on a CPU"
+    ),
     "residual_flow_images": _images(
         partial(residual_flow_images, blocks=(2, 4, 4), hidden=64, dense_hidden=64),
         (1, 28, 28),
