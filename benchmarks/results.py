@@ -25,13 +25,15 @@ from benchmarks.runs import trained
 from benchmarks.timing import hardware
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Chain
-from contraflow.evaluation import gaussian_baseline
+from contraflow.evaluation import evaluate_likelihood, gaussian_baseline
 from contraflow.flow import Flow
-from contraflow.recipes import RECIPES, Recipe, load_run
+from contraflow.recipes import RECIPES, Recipe, TrainedFlow, load_run
 from contraflow.recipes.build import load_data, make_preprocessing
 
 #: Recipe → seeds to run.
 RUNS: dict[str, Sequence[int]] = {"digits": (0, 1, 2), "mnist": (0,), "checkerboard": (0,), "power": (0,)}
+
+_TRAINING_ROWS = 10_000
 
 
 def main() -> None:
@@ -75,6 +77,7 @@ def section(name: str, folders: list[Path], seeds: Sequence[int], remark: str) -
         values = [report["value"] for report in reports]
         lines.append(f"\nOver seeds: {statistics.mean(values):.3f}, standard deviation {statistics.stdev(values):.3f}.")
     lines += ["", f"{parameters:,} parameters; {reports[0]['estimator']}, {reports[0]['draws']} draw(s) a row."]
+    lines += [course(folders[0]), fit(run)]
     lines.append(baseline(run.recipe, reports[0]["rows"]))
     lines.append(f"`contraflow certify RUN`: {str(run.flow.certify()).splitlines()[-1]}.")
     lines += ["", f"![{name}](pictures/{name}.png)"]
@@ -92,6 +95,29 @@ def timing(folder: Path) -> tuple[float, float, int]:
     lines: list[dict[str, Any]] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     seconds = statistics.median(line["seconds"] for line in lines)
     return (lines[-1]["time"] - lines[0]["time"]) / 60, seconds, lines[-1]["step"]
+
+
+def course(folder: Path) -> str:
+    """The validation score on the way, under the averaged weights of the time."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    (name,) = {name for line in lines for name in line if name in ("validation nats", "validation bits/dim")}
+    scores = {line["step"]: line[name] for line in lines if name in line}
+    shown = [max(step for step in scores if step <= share * lines[-1]["step"] / 4) for share in (1, 2, 3, 4)]
+    return "On validation rows: " + ", ".join(f"{scores[step]:.3f} after {step:,} steps" for step in shown) + "."
+
+
+def fit(run: TrainedFlow) -> str:
+    """The score on rows that the run was trained on: far above that of the test set, it would have learned them."""
+    settings = run.recipe.evaluation
+    report = evaluate_likelihood(
+        run.flow,
+        load_data(run.recipe.data, run.recipe.seed).require_train().train[:_TRAINING_ROWS],
+        estimator=settings.estimator.build(),
+        draws=settings.draws,
+        batch_size=settings.batch_size,
+        generator=Generator().manual_seed(run.recipe.seed),
+    )
+    return f"On {report.rows:,} rows of training: {report.value:.3f} ± {report.standard_error:.3f}."
 
 
 def baseline(recipe: Recipe, rows: int) -> str:
