@@ -127,9 +127,9 @@ def command(plan: Benchmark) -> str:
         f"```bash\ncontraflow benchmark {','.join(plan.recipes)} --seconds {plan.budget.seconds:g} --seeds {plan.seeds}"
         f" --rates {multiples.replace(' ', '')}{limit} \\\n    --architectures {','.join(plan.architectures)}\n```\n\n"
         f"{plan.budget.seconds:g} s of processor time of one thread for the training steps of a run, {plan.seeds} "
-        f"seeds; {hardware()}, {os.cpu_count()} cores. Every architecture has its default size, or its "
-        f"recipe's, and of {multiples} times its learning rate the one that was best on validation rows after a tenth "
-        "of the steps, a cosine that ends with the budget, and keeps the averaged weights that scored best in ten validations."
+        f"seeds; {hardware()}, {os.cpu_count()} cores. Every architecture has its default size, or its recipe's, and "
+        f"of {multiples} times its learning rate the one that was best on validation rows after a tenth of the steps, "
+        "a cosine that ends with the budget, and keeps the averaged weights that scored best in ten validations."
     )
 
 
