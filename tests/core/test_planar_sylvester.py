@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -91,6 +93,21 @@ def test_the_error_bound_of_planar_is_attained():
     assert inverse_slope.item() == pytest.approx(1 / gain.item())
     assert (1 + direction.norm() / gain).item() >= inverse_slope.item()
     assert found.error_bound.item() == pytest.approx(found.residual.item() * (1 + direction.norm() / gain).item())
+
+
+def test_the_error_bound_of_sylvester_counts_how_components_drive_each_other():
+    """Where one tanh feeds the next, displacements grow by far more than either alone would have them grow."""
+    torch.manual_seed(0)
+    bijection = Sylvester(2, 2, Bisection(tolerance=1e-3))
+    with torch.no_grad():
+        bijection.diagonal.fill_(1.0)
+        bijection.triangles.copy_(torch.tensor([[math.sinh(math.log(0.1)), 1.0], [0.0, math.sinh(math.log(0.1))]]))
+        bijection.b.zero_()
+    growth = torch.linalg.matrix_norm(batch_jacobian(bijection.inverse, torch.zeros(1, 2))[0], 2).item()
+    found = bijection.solve(torch.full((1, 2), 0.3))
+    bound = (found.error_bound / found.residual).item()
+    assert growth > 5 / 0.1
+    assert growth <= bound <= 2 * growth
 
 
 @pytest.mark.parametrize("name", MAPS)
