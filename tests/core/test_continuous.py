@@ -335,8 +335,9 @@ def test_bad_arguments_are_refused(monkeypatch):
         OdeSolver(max_evaluations=0)
     with pytest.raises(DomainError, match="probes=0"):
         Hutchinson(probes=0)
-    with pytest.raises(DomainError, match=r"kinetic_weight=-0\.1"):
-        ContinuousFlow(field(), kinetic_weight=-0.1)
+    for weight in ("kinetic_weight", "jacobian_weight"):
+        with pytest.raises(DomainError, match=rf"{weight}=-0\.1"):
+            ContinuousFlow(field(), **{weight: -0.1})
     with pytest.raises(ConfigurationError, match="unknown activation 'relu'"):
         dense_field(3, (8,), "relu")
     with pytest.raises(ConfigurationError, match="unknown layer 'concatsquish'"):
