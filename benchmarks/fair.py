@@ -12,17 +12,17 @@ import argparse
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.pages import PICTURES, RESULTS, fill
 from benchmarks.timing import hardware
-from contraflow.recipes.benchmark import Benchmark, Budget, Failure, RunResult, run_benchmark
+from contraflow.recipes.benchmark import Benchmark, Budget, Failure, RateSearch, RunResult, run_benchmark
 from contraflow.recipes.comparison import Summary, summarise, write_comparison
 
-_RATES = (0.25, 1.0, 4.0)
+_RATES = RateSearch((0.25, 1.0, 4.0))
 _DENSE = ("residual_flow_2d_small", "iresnet", "idensenet", "nice", "real_nvp", "glow")
 _AUTOREGRESSIVE = ("made", "maf", "iaf", "naf", "nsf")
 _IMAGES = ("iresnet", "idensenet", "nice", "real_nvp", "glow", "ffjord")
@@ -64,9 +64,9 @@ TABLES = {
         Benchmark(
             _PLANE,
             (*_DENSE, *_AUTOREGRESSIVE, "linear_plu", "planar", "sylvester", "ffjord_2d"),
-            Budget(seconds=15),
+            Budget(seconds=20),
             limit=5000,
-            rates=_RATES,
+            rates=replace(_RATES, trial=0.5, recipe="checkerboard"),
         )
     ),
     "power": Table(
@@ -122,14 +122,16 @@ def command(plan: Benchmark) -> str:
     """The command that makes the same runs, and what they had."""
     assert plan.budget.seconds is not None
     limit = f" --limit {plan.limit}" if plan.limit is not None else ""
-    multiples = ", ".join(f"{rate:g}" for rate in plan.rates)
+    search = plan.rates
+    rates = f" --rates {','.join(f'{one:g}' for one in search.multiples)} --trial {search.trial:g}"
+    rates += f" --rates-on {search.recipe}" if search.recipe is not None else ""
     return (
         f"```bash\ncontraflow benchmark {','.join(plan.recipes)} --seconds {plan.budget.seconds:g} --seeds {plan.seeds}"
-        f" --rates {multiples.replace(' ', '')}{limit} \\\n    --architectures {','.join(plan.architectures)}\n```\n\n"
+        f"{limit}{rates} \\\n    --architectures {','.join(plan.architectures)}\n```\n\n"
         f"{plan.budget.seconds:g} s of processor time of one thread for the training steps of a run, {plan.seeds} "
-        f"seeds; {hardware()}, {os.cpu_count()} cores. Every architecture has its default size, or its recipe's, and "
-        f"of {multiples} times its learning rate the one that was best on validation rows after a tenth of the steps, "
-        "a cosine that ends with the budget, and keeps the averaged weights that scored best in ten validations."
+        f"seeds; {hardware()}, {os.cpu_count()} cores. Every architecture has its default size, or its recipe's; as "
+        f"learning rate {search}; a cosine that ends with the budget; and the averaged weights that scored best in ten "
+        "validations."
     )
 
 

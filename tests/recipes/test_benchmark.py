@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import contraflow.recipes.benchmark as module
 from contraflow.cli import main
 from contraflow.errors import ConfigurationError, OutputError, TrainingError
-from contraflow.recipes.benchmark import Benchmark, Budget, RunResult, run_benchmark, seconds_a_step
+from contraflow.recipes.benchmark import Benchmark, Budget, RateSearch, RunResult, run_benchmark, seconds_a_step
 from contraflow.recipes.catalogue import RECIPES
 from contraflow.recipes.comparison import summarise, write_comparison
 
@@ -85,44 +86,52 @@ def test_the_command_prints_and_writes_the_comparison(done, capsys):
 
 
 def test_the_best_multiple_of_the_learning_rate_is_taken(tmp_path, monkeypatch):
-    plan = Benchmark(("checkerboard",), ("made",), Budget(steps=30), seeds=1, limit=50, rates=(0.001, 1, 1e30))
+    search = RateSearch((0.001, 1, 1e30))
+    plan = Benchmark(("checkerboard",), ("made",), Budget(steps=30), seeds=1, limit=50, rates=search)
     ((one,), failures) = run_benchmark(plan, tmp_path)
     assert failures == []
     found = json.loads((tmp_path / "checkerboard" / "made" / "rate.json").read_text())
     scores = [float(score) for score in found["scores"]]
     assert len(set(scores)) == 3
     assert scores[2] == -float("inf"), "1e30 diverges"
-    assert one.learning_rate == found["learning_rate"] == found["asked"][scores.index(max(scores))]
-    (text,) = [line for line in write_comparison(plan, [one], [], tmp_path).splitlines() if line.startswith("| `made`")]
-    assert f"| {one.learning_rate:g} | 1 |" in text
+    assert found["multiple"] == search.multiples[scores.index(max(scores))]
+    own = RECIPES["checkerboard"]().training.learning_rate
+    assert one.learning_rate == found["multiple"] * own
+    text = write_comparison(plan, [one], [], tmp_path)
+    assert "of 0.001, 1, 1e+30 times its own the one that did best on validation rows after 10% of the steps" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| `made`")]
+    assert f"| {one.learning_rate:g} | 1 |" in line
 
     monkeypatch.setattr(module, "best_validation", lambda *_: pytest.fail("chosen again"))
     assert run_benchmark(plan, tmp_path)[0] == [one]
-    recipe = RECIPES["checkerboard"]()
+    (tmp_path / "checkerboard" / "made" / "seed-0" / "result.json").unlink()
     with pytest.raises(OutputError, match="Choose another --out"):
-        module.chosen_rate((1.0, 2.0), recipe, tmp_path / "checkerboard" / "made", module.Silent())
+        run_benchmark(replace(plan, rates=RateSearch((1.0, 2.0))), tmp_path)
+    with pytest.raises(OutputError, match="Choose another --out"):
+        run_benchmark(replace(plan, rates=replace(search, trial=0.5)), tmp_path)
 
 
-def test_the_short_runs_that_choose_a_rate(tmp_path, monkeypatch):
-    """Seed 0, a tenth of the steps, one validation; one that fails is the worst of all."""
+@pytest.mark.parametrize("on", [None, "rings"])
+def test_the_trials_that_choose_a_rate(on, tmp_path, monkeypatch):
+    """Seed 0, a share of the steps, one validation, on the recipe that is asked for; a failing one is the worst."""
     seen = []
 
     def best_validation(recipe, out):
         training = recipe.training
-        seen.append((recipe.seed, training.steps, training.validate_every, training.learning_rate))
+        seen.append((recipe.recipe, recipe.seed, training.steps, training.validate_every, training.learning_rate))
         if len(seen) == 1:
             raise TrainingError("the loss is NaN")
         return -1e9 * training.learning_rate
 
     monkeypatch.setattr(module, "best_validation", best_validation)
-    recipe = module.within(RECIPES["checkerboard"](), 200)
-    recipe.seed, own = 3, recipe.training.learning_rate
-    chosen = module.chosen_rate((0.5, 1.0, 2.0), recipe, tmp_path, module.Silent())
-    assert seen == [(0, 20, 20, own * rate) for rate in (0.5, 1.0, 2.0)]
-    assert chosen == own
-    assert (recipe.seed, recipe.training.steps, recipe.training.learning_rate) == (3, 200, own)
-    assert module.chosen_rate((0.5,), recipe, tmp_path, module.Silent()) == 0.5 * own
-    assert len(seen) == 3
+    search = RateSearch((0.5, 1.0, 2.0), 0.25, on)
+    plan = Benchmark(("moons", "rings"), ("made",), Budget(steps=200), rates=search)
+    own = RECIPES["moons"]().training.learning_rate
+    for name, best, trials in (("moons", 1.0, 3), ("rings", 1.0, 3) if on else ("rings", 0.5, 6)):
+        assert module.chosen_multiple(plan, name, "made", tmp_path, module.Silent()) == best
+        assert len(seen) == trials
+    assert seen[:3] == [(on or "moons", 0, 50, 50, own * multiple) for multiple in search.multiples]
+    assert module.chosen_multiple(replace(plan, rates=RateSearch((0.5,))), "moons", "made", tmp_path, None) == 0.5
 
 
 def result(seed: int, value: float, error: float | None = 0.1, inverse: float | None = 1e-5) -> RunResult:
@@ -188,6 +197,8 @@ def test_steps_are_timed_in_processor_time(monkeypatch):
         ),
         (["checkerboard", "--architectures", "maf", "--seeds", "0"], "seeds=0"),
         (["checkerboard", "--architectures", "maf", "--rates", "1,-2"], "expected positive multiples"),
+        (["checkerboard", "--architectures", "maf", "--trial", "2"], "trial=2.0: expected a share"),
+        (["checkerboard", "--architectures", "maf", "--rates-on", "ring"], "Did you mean 'rings'"),
         (["checkerboard", "--architectures", "maf", "--rates", "1;2"], "rates=1;2: expected numbers"),
     ],
 )

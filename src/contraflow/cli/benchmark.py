@@ -6,7 +6,7 @@ from pathlib import Path
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.errors import ConfigurationError
-from contraflow.recipes.benchmark import Benchmark, Budget, run_benchmark
+from contraflow.recipes.benchmark import Benchmark, Budget, RateSearch, run_benchmark
 from contraflow.recipes.comparison import as_dict, write_comparison
 
 
@@ -19,6 +19,8 @@ def benchmark(
     seeds: int = 2,
     limit: int | None = None,
     rates: str = "1",
+    trial: float = 0.1,
+    rates_on: str | None = None,
     out: Path = Path("benchmark"),
     json: bool = False,
 ) -> None:
@@ -36,13 +38,14 @@ def benchmark(
         seeds: runs of each architecture.
         limit: score only so many test rows.
         rates: multiples of each architecture's learning rate, with commas between; of several, the best on validation
-            rows after a tenth of the steps is taken, and that search comes on top of the budget.
+            rows in short trials is taken, and that search comes on top of the budget.
+        trial: steps of such a trial, as a share of those of a run.
+        rates_on: the recipe whose trials choose for all recipes; each has its own when not given.
         out: folder of the runs, benchmark.md, benchmark.json and the pictures.
         json: print JSON.
     """
-    plan = Benchmark(
-        _names(recipes), _names(architectures), _budget(seconds, minutes, steps), seeds, limit, _numbers(rates)
-    )
+    search = RateSearch(_numbers(rates), trial, rates_on)
+    plan = Benchmark(_names(recipes), _names(architectures), _budget(seconds, minutes, steps), seeds, limit, search)
     results, failures = run_benchmark(plan, out, ProgressBar.named)
     text = write_comparison(plan, results, failures, out)
     show(text, as_dict(plan, results, failures), json)

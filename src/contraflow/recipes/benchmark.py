@@ -11,7 +11,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,8 +31,6 @@ from contraflow.recipes.writing import write_json
 from contraflow.training import TrainingState, train
 
 _UNTIMED_STEPS, _TIMED_STEPS = 3, 20
-#: Of the steps of a run, those of one that chooses a learning rate.
-RATE_SHARE = 0.1
 _SAMPLES = 1000
 _INVERTED_ROWS = 200
 
@@ -73,6 +71,38 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class RateSearch:
+    """How an architecture's learning rate is chosen.
+
+    Args:
+        multiples: of the architecture's own rate. Of several, the one is taken that did best on validation rows in a
+            trial with seed 0, which comes on top of the budget.
+        trial: steps of a trial, as a share of those of a run. Few are cheap, but favour rates that are too small.
+        recipe: whose trials choose for all recipes; each recipe has its own when not given.
+
+    Raises:
+        ConfigurationError: a multiple that is not positive, a share outside (0, 1], an unknown name.
+    """
+
+    multiples: tuple[float, ...] = (1.0,)
+    trial: float = 0.1
+    recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.multiples or not min(self.multiples) > 0:
+            raise ConfigurationError(f"rates={self.multiples}: expected positive multiples of the learning rate.")
+        if not 0 < self.trial <= 1:
+            raise ConfigurationError(f"trial={self.trial}: expected a share of the steps, above 0 and at most 1.")
+        if self.recipe is not None and self.recipe not in RECIPES:
+            raise unknown_name("recipe", self.recipe, RECIPES)
+
+    def __str__(self) -> str:
+        multiples = ", ".join(f"{one:g}" for one in self.multiples)
+        where = "validation rows" if self.recipe is None else f"validation rows of {self.recipe}"
+        return f"of {multiples} times its own the one that did best on {where} after {self.trial:.0%} of the steps"
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """What is compared.
 
@@ -82,11 +112,10 @@ class Benchmark:
         budget: of every run.
         seeds: runs of each, with seeds 0, 1, …: of data split, weights, order and noise.
         limit: score only so many test rows; those of the recipe when not given.
-        rates: multiples of an architecture's own learning rate. Of several, the one is taken that did best on
-            validation rows in a run of seed 0 with a tenth of the steps, which comes on top of the budget.
+        rates: how each architecture's learning rate is chosen; its own when not given.
 
     Raises:
-        ConfigurationError: an unknown name, none, a number below 1, or a multiple that is not positive.
+        ConfigurationError: an unknown name, none, or a number below 1.
     """
 
     recipes: tuple[str, ...]
@@ -94,11 +123,9 @@ class Benchmark:
     budget: Budget
     seeds: int = 2
     limit: int | None = None
-    rates: tuple[float, ...] = (1.0,)
+    rates: RateSearch = RateSearch()
 
     def __post_init__(self) -> None:
-        if not self.rates or not min(self.rates) > 0:
-            raise ConfigurationError(f"rates={self.rates}: expected positive multiples of the learning rate.")
         for kind, names, known in (
             ("recipe", self.recipes, RECIPES),
             ("architecture", self.architectures, ARCHITECTURES),
@@ -185,21 +212,26 @@ def run_benchmark(
 
 def _run(benchmark: Benchmark, name: str, architecture: str, seed: int, out: Path, watcher: Watcher) -> RunResult:
     folder = out / name / architecture / f"seed-{seed}"
-    recipe = with_architecture(RECIPES[name](), architecture)
-    recipe.seed = seed
-    recipe.evaluation.limit = benchmark.limit or recipe.evaluation.limit
+    recipe = _recipe(benchmark, name, architecture, seed)
     steps, seconds = steps_within(benchmark.budget, recipe, folder.parent)
     finished = folder / "result.json"
     if finished.exists():
         watcher.note(f"{folder}: finished earlier")
         return RunResult(**json.loads(finished.read_text()))
     recipe = within(recipe, steps)
-    recipe.training.learning_rate = chosen_rate(benchmark.rates, recipe, folder.parent, watcher)
+    recipe.training.learning_rate *= chosen_multiple(benchmark, name, architecture, out, watcher)
     watcher.note(f"{folder}: {steps} steps of {seconds:.3g} s")
     outcome = run_recipe(recipe, folder, resume=(folder / "checkpoints").is_dir(), watcher=watcher)
     result = _measure(recipe, name, seconds, outcome)
     write_json(finished, asdict(result))
     return result
+
+
+def _recipe(benchmark: Benchmark, name: str, architecture: str, seed: int) -> Recipe:
+    recipe = with_architecture(RECIPES[name](), architecture)
+    recipe.seed = seed
+    recipe.evaluation.limit = benchmark.limit or recipe.evaluation.limit
+    return recipe
 
 
 def steps_within(budget: Budget, recipe: Recipe, folder: Path) -> tuple[int, float]:
@@ -241,33 +273,37 @@ def seconds_a_step(recipe: Recipe) -> float:
     return (time.process_time() - start) / _TIMED_STEPS
 
 
-def chosen_rate(rates: Sequence[float], recipe: Recipe, folder: Path, watcher: Watcher) -> float:
-    """The best of some multiples of a recipe's learning rate: read from FOLDER/rate.json, or found and written there.
+def chosen_multiple(benchmark: Benchmark, name: str, architecture: str, out: Path, watcher: Watcher) -> float:
+    """The multiple of an architecture's learning rate on a recipe: read from rate.json, or found and written there.
 
     Raises:
-        OutputError: the folder has a choice between other multiples.
+        OutputError: `out` has the choice of another search.
     """
-    own = recipe.training.learning_rate
-    if len(rates) == 1:
-        return rates[0] * own
-    path, asked = folder / "rate.json", [rate * own for rate in rates]
+    search = benchmark.rates
+    if len(search.multiples) == 1:
+        return search.multiples[0]
+    recipe = _recipe(benchmark, search.recipe or name, architecture, seed=0)
+    folder = out / (search.recipe or name) / architecture
+    steps, _ = steps_within(benchmark.budget, recipe, folder)
+    path, asked = folder / "rate.json", {"multiples": list(search.multiples), "trial": search.trial}
     if path.exists():
         found = json.loads(path.read_text())
         if found["asked"] != asked:
-            raise OutputError(f"{folder} has a choice between {found['asked']}, not {asked}. Choose another --out.")
-        return float(found["learning_rate"])
+            raise OutputError(f"{folder} has a choice under {found['asked']}, not {asked}. Choose another --out.")
+        return float(found["multiple"])
     scores = []
-    for rate in asked:
-        short = replace(within(recipe, max(1, int(RATE_SHARE * recipe.training.steps))), seed=0)
-        short.training.learning_rate, short.training.validate_every = rate, short.training.steps
+    for multiple in search.multiples:
+        short = within(recipe, max(1, int(search.trial * steps)))
+        short.training.learning_rate *= multiple
+        short.training.validate_every = short.training.steps
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 scores.append(best_validation(short, Path(scratch)))
             except ContraflowError as error:  # it diverged, or its inverse or solver failed: the worst of all
-                watcher.note(f"{folder}: a learning rate of {rate:g} fails: {error}")
+                watcher.note(f"{folder}: {multiple:g} times the learning rate fails: {error}")
                 scores.append(-math.inf)
-    best = asked[scores.index(max(scores))]
-    write_json(path, {"asked": asked, "scores": [str(one) for one in scores], "learning_rate": best})
+    best = search.multiples[scores.index(max(scores))]
+    write_json(path, {"asked": asked, "scores": [str(one) for one in scores], "multiple": best})
     return best
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from contraflow.evaluation import densities_picture, scores_picture
 from contraflow.logdet import Exact
-from contraflow.recipes.benchmark import RATE_SHARE, Benchmark, Failure, RunResult
+from contraflow.recipes.benchmark import Benchmark, Failure, RunResult
 from contraflow.recipes.build import load_data, load_run
 from contraflow.recipes.catalogue import RECIPES
 from contraflow.recipes.writing import replacing, write_json, write_text
@@ -118,20 +118,14 @@ def as_dict(benchmark: Benchmark, results: Sequence[RunResult], failures: Sequen
 
 
 def _heading(benchmark: Benchmark) -> str:
-    multiples = ", ".join(f"{rate:g}" for rate in benchmark.rates)
-    chosen = (
-        f", of {multiples} times the architecture's own the one that did best on validation rows after "
-        f"{RATE_SHARE:.0%} of the steps,"
-        if len(benchmark.rates) > 1
-        else ""
-    )
+    chosen = f", {benchmark.rates}," if len(benchmark.rates.multiples) > 1 else ""
     timed = ", at the mean of 20 steps timed beforehand" if benchmark.budget.seconds is not None else ""
     return (
         f"# {', '.join(benchmark.recipes)}: {len(benchmark.architectures)} architectures under one budget\n\n"
         f"Budget of a run: {benchmark.budget}, spent on training steps{timed}; validation and scoring come on top. "
-        f"The learning rate{chosen} falls along a cosine that ends with the budget. The averaged weights that scored "
-        f"best in about ten validations are kept. Seeds 0 to {benchmark.seeds - 1} draw data split, weights, batches "
-        "and noise.\n\n"
+        f"The learning rate of an architecture{chosen} falls along a cosine that ends with the budget. The averaged "
+        f"weights that scored best in about ten validations are kept. Seeds 0 to {benchmark.seeds - 1} draw data "
+        "split, weights, batches and noise.\n\n"
         "Scores are of held-out rows: mean ± standard error over rows ± standard error over seeds. Times are of the "
         "processor. The inverse error is max |x - f⁻¹(f(x))| of up to 200 rows after preprocessing, the largest of "
         f"all seeds.\n\n{hardware()}."
