@@ -55,7 +55,8 @@ class Table:
 
 _PLANE_REMARK = (
     "At this budget the cost of a step decides: the flows of series and of differential equations take the fewest. "
-    "With more time the distance shrinks: the checkerboard run above, and quality for time in [benchmarks.md](benchmarks.md)."
+    "With more time the distance shrinks: the run on checkerboard above, quality for time in "
+    "[benchmarks.md](benchmarks.md)."
 )
 _POWER = {"real_nvp": "0.17", "glow": "0.17", "ffjord_power": "0.46", "made": "-3.08", "maf": "0.24"}
 _POWER_REMARK = (
