@@ -62,8 +62,8 @@ _POWER = {"real_nvp": "0.17", "glow": "0.17", "ffjord_power": "0.46", "made": "-
 _POWER_REMARK = (
     "Published: held-out nats after training to convergence, as collected by Grathwohl et al. 2019 (arXiv:1810.01367); "
     "there also TAN 0.48 and DDSF 0.62. `contraflow train power` trains a residual flow for longer: above. What "
-    "limits it there is the number of steps, since it is no better on rows of training than on others and still gains "
-    "at its last validation."
+    "limits it there seems to be the number of steps: it is no better on rows of training than on others and still "
+    "gains at its last validation."
 )
 
 TABLES = {

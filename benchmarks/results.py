@@ -100,9 +100,9 @@ def timing(folder: Path) -> tuple[float, float, int]:
 def course(folder: Path) -> str:
     """The validation score on the way, under the averaged weights of the time."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    (name,) = {name for line in lines for name in line if name in ("validation nats", "validation bits/dim")}
-    scores = {line["step"]: line[name] for line in lines if name in line}
-    shown = [max(step for step in scores if step <= share * lines[-1]["step"] / 4) for share in (1, 2, 3, 4)]
+    names = ("validation nats", "validation bits_per_dim")
+    scores = {line["step"]: line[name] for line in lines for name in names if name in line}
+    shown = list(scores)[:: -max(1, len(scores) // 4)][::-1]
     return "On validation rows: " + ", ".join(f"{scores[step]:.3f} after {step:,} steps" for step in shown) + "."
 
 

@@ -1,6 +1,7 @@
 """What the benchmarks measure and write with; the flows they compare with need not be installed."""
 
 import itertools
+import json
 import math
 import re
 import subprocess
@@ -12,6 +13,7 @@ import torch
 from benchmarks import fair
 from benchmarks.headline import headline
 from benchmarks.pages import RESULTS, ROOT, fill, section
+from benchmarks.results import course
 from benchmarks.runs import trained
 from benchmarks.timing import Timing
 
@@ -379,6 +381,15 @@ def test_the_papers_sizes_are_cases():
     for name, event in (("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))):
         case = CASES[name]
         assert (case.event_shape, case.blocks, case.hidden, case.batch) == (event, (16, 16, 16), 512, 64)
+
+
+def test_results_show_validation_on_the_way(tmp_path):
+    """Of many validations about four, the last among them; of images and of tables."""
+    for unit in ("nats", "bits_per_dim"):
+        lines = [{"step": step} | ({f"validation {unit}": step / 8} if step % 2 == 0 else {}) for step in range(1, 17)]
+        (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        shown = ", ".join(f"{step / 8:.3f} after {step} steps" for step in (4, 8, 12, 16))
+        assert course(tmp_path) == f"On validation rows: {shown}."
 
 
 def fair_result(recipe, architecture, seed, value):
