@@ -98,10 +98,22 @@ TABLES = {
         _POWER_REMARK,
     ),
     "digits": Table(
-        Benchmark(("digits",), ("residual_flow_digits", *_IMAGES), Budget(seconds=60), seeds=3, rates=_RATES)
+        Benchmark(
+            ("digits",),
+            ("residual_flow_digits", *_IMAGES),
+            Budget(seconds=90),
+            seeds=3,
+            rates=replace(_RATES, trial=0.3),
+        )
     ),
     "mnist": Table(
-        Benchmark(("mnist",), ("residual_flow_images", *_IMAGES), Budget(seconds=150), limit=1000, rates=_RATES)
+        Benchmark(
+            ("mnist",),
+            ("residual_flow_images", *_IMAGES),
+            Budget(seconds=240),
+            limit=1000,
+            rates=replace(_RATES, trial=0.2),
+        )
     ),
 }
 

@@ -182,9 +182,9 @@ def power() -> Recipe:
     recipe.data.name = "power"
     recipe.preprocessing.kind = "none"
     recipe.evaluation.estimator.kind = "exact"
-    recipe.architecture.options = {"blocks": 10, "hidden": [128, 128, 128]}
+    recipe.architecture.options = {"blocks": 16, "hidden": [64, 64]}
     training = recipe.training
-    training.steps, training.batch_size, training.learning_rate = 8000, 1000, 1e-2
+    training.steps, training.batch_size, training.learning_rate = 10_000, 1000, 2e-2
     training.validate_every, training.validation_size = 1000, 5000
     return recipe
 
