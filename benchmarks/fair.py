@@ -25,7 +25,7 @@ from contraflow.recipes.comparison import Summary, summarise, write_comparison
 _RATES = RateSearch((0.25, 1.0, 4.0))
 _DENSE = ("residual_flow_2d_small", "iresnet", "idensenet", "nice", "real_nvp", "glow")
 _AUTOREGRESSIVE = ("made", "maf", "iaf", "naf", "nsf")
-_IMAGES = ("iresnet", "idensenet", "nice", "real_nvp", "glow", "ffjord")
+_IMAGES = ("iresnet", "idensenet_small", "nice", "real_nvp_small", "glow")
 _PLANE = (
     "checkerboard",
     "eight_gaussians",
@@ -100,7 +100,7 @@ TABLES = {
     "digits": Table(
         Benchmark(
             ("digits",),
-            ("residual_flow_digits", *_IMAGES),
+            ("residual_flow_digits", *_IMAGES, "idensenet", "real_nvp", "ffjord"),
             Budget(seconds=90),
             seeds=3,
             rates=replace(_RATES, trial=0.3),
@@ -109,9 +109,10 @@ TABLES = {
     "mnist": Table(
         Benchmark(
             ("mnist",),
-            ("residual_flow_images", *_IMAGES),
-            Budget(seconds=240),
+            ("residual_flow_images", *_IMAGES, "ffjord_small"),
+            Budget(seconds=150),
             limit=1000,
+            validation=200,
             rates=replace(_RATES, trial=0.2),
         )
     ),
@@ -151,12 +152,13 @@ def command(plan: Benchmark) -> str:
     """The command that makes the same runs, and what they had."""
     assert plan.budget.seconds is not None
     limit = f" --limit {plan.limit}" if plan.limit is not None else ""
+    validation = f" --validation {plan.validation}" if plan.validation is not None else ""
     search = plan.rates
     rates = f" --rates {','.join(f'{one:g}' for one in search.multiples)} --trial {search.trial:g}"
     rates += f" --rates-on {search.recipe}" if search.recipe is not None else ""
     return (
         f"```bash\ncontraflow benchmark {','.join(plan.recipes)} --seconds {plan.budget.seconds:g} --seeds {plan.seeds}"
-        f"{limit}{rates} \\\n    --architectures {','.join(plan.architectures)}\n```\n\n"
+        f"{limit}{validation}{rates} \\\n    --architectures {','.join(plan.architectures)}\n```\n\n"
         f"{plan.budget.seconds:g} s of processor time of one thread for the training steps of a run, {plan.seeds} "
         f"seeds; {hardware()}, {os.cpu_count()} cores. Every architecture has its default size, or its recipe's; as "
         f"learning rate {search}; a cosine that ends with the budget; and the averaged weights that scored best in ten "

@@ -47,7 +47,7 @@ def test_every_run_is_measured_and_a_failing_one_reported(done):
 def test_finished_runs_are_not_trained_again(done, monkeypatch):
     out, results, _ = done
     monkeypatch.setattr(module, "run_recipe", lambda *_, **__: pytest.fail("trained again"))
-    monkeypatch.setattr(module, "seconds_a_step", lambda recipe: pytest.fail(f"timed again: {recipe}"))
+    monkeypatch.setattr(module, "seconds_a_step", lambda recipe, **_: pytest.fail(f"timed again: {recipe}"))
     plan = Benchmark(PLAN.recipes, ("made",), PLAN.budget, PLAN.seeds, PLAN.limit)
     assert run_benchmark(plan, out) == (results, [])
 
@@ -175,14 +175,25 @@ def test_the_cosine_ends_with_the_budget_and_little_of_it_is_warm_up():
     assert training.learning_rate_at(49) < 0.01 * training.learning_rate
 
 
-def test_steps_are_timed_in_processor_time(monkeypatch):
-    """Between the last untimed step and the last one lie twenty."""
-    clock = iter([100.0, 110.0])
+@pytest.mark.parametrize(("at_most", "steps"), [(None, 20), (9.9, 20), (5.0, 10), (0.1, 1)])
+def test_steps_are_timed_in_processor_time(at_most, steps, monkeypatch):
+    """Twenty after the untimed ones, here of half a second each, or the first that spend the budget."""
+    clock = iter(0.5 * tick for tick in range(steps + 1))
     monkeypatch.setattr(module.time, "process_time", lambda: next(clock))
     recipe = RECIPES["checkerboard"]()
     recipe.architecture.options = {"blocks": 1, "hidden": [4]}
     recipe.training.batch_size = 4
-    assert seconds_a_step(recipe) == 0.5
+    assert seconds_a_step(recipe, at_most) == 0.5
+    assert next(clock, None) is None
+
+
+def test_rows_that_are_scored():
+    """Of the test set and on the way, asked for or the recipe's own."""
+    plan = Benchmark(("mnist",), ("nice",), Budget(steps=1), limit=7, validation=5)
+    recipe = module._recipe(plan, "mnist", "nice", seed=0)
+    assert (recipe.evaluation.limit, recipe.training.validation_size) == (7, 5)
+    recipe = module._recipe(replace(plan, limit=None, validation=None), "mnist", "nice", seed=0)
+    assert (recipe.evaluation.limit, recipe.training.validation_size) == (None, 1000)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +207,7 @@ def test_steps_are_timed_in_processor_time(monkeypatch):
             "minutes=1.0, steps=2: give one",
         ),
         (["checkerboard", "--architectures", "maf", "--seeds", "0"], "seeds=0"),
+        (["checkerboard", "--architectures", "maf", "--validation", "0"], "validation=0"),
         (["checkerboard", "--architectures", "maf", "--rates", "1,-2"], "expected positive multiples"),
         (["checkerboard", "--architectures", "maf", "--trial", "2"], "trial=2.0: expected a share"),
         (["checkerboard", "--architectures", "maf", "--rates-on", "ring"], "Did you mean 'rings'"),

@@ -136,6 +136,9 @@ _images = partial(ffjord, steps=2, layer="concat")
 #: at zero.
 FFJORDS: dict[str, Architecture] = {
     "ffjord": _architecture(ffjord, (1, 8, 8), f"{_PAPER}: continuous flow, tables and images on a CPU", _SMALL),
+    "ffjord_small": _architecture(
+        partial(ffjord, hidden=(16, 16), tolerance=1e-3), (1, 28, 28), f"{_PAPER}: sized down for MNIST on a CPU"
+    ),
     "ffjord_2d": _architecture(
         partial(ffjord, activation="tanh", divergence="exact"), (2,), f"{_PAPER}: 2-D densities"
     ),

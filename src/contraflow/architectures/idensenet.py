@@ -84,12 +84,17 @@ def idensenet(
     return Flow(event_shape, Chain(chain), preprocessing=preprocessing)
 
 
+_PAPER = "Perugachi-Diaz et al. 2021"
+
 #: Name → architecture.
 IDENSENETS: dict[str, Architecture] = {
     "idensenet": Architecture(
         idensenet,
         (1, 8, 8),
-        "Perugachi-Diaz et al. 2021: i-DenseNet, dense concatenation in g; vectors and images",
+        f"{_PAPER}: i-DenseNet, dense concatenation in g; vectors and images",
         small={(3,): {"blocks": 2, "growth": 4, "depth": 2}, (2, 4, 4): {"blocks": (1, 1), "growth": 3, "depth": 2}},
+    ),
+    "idensenet_small": Architecture(
+        partial(idensenet, growth=16, depth=2), (1, 8, 8), f"{_PAPER}: i-DenseNet, sized down for images on a CPU"
     ),
 }

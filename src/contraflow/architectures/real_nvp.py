@@ -109,6 +109,9 @@ _named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL}, learning
 #: the image once and has 8 residual blocks of 64 maps.
 REAL_NVPS: dict[str, Architecture] = {
     "real_nvp": _named(real_nvp, (1, 8, 8), f"{_PAPER}: affine couplings; tables, 2-D and images on a CPU"),
+    "real_nvp_small": _named(
+        partial(real_nvp, blocks=1, hidden=16), (1, 8, 8), f"{_PAPER}: affine couplings, sized down for images on a CPU"
+    ),
     "real_nvp_cifar10": _named(
         partial(real_nvp, levels=2, blocks=8, hidden=64), (3, 32, 32), f"{_PAPER}: Real NVP for CIFAR-10"
     ),

@@ -18,6 +18,7 @@ def benchmark(
     steps: int | None = None,
     seeds: int = 2,
     limit: int | None = None,
+    validation: int | None = None,
     rates: str = "1",
     trial: float = 0.1,
     rates_on: str | None = None,
@@ -32,11 +33,13 @@ def benchmark(
     Args:
         recipes: names of `contraflow recipes`, with commas between.
         architectures: names of `contraflow architectures`, with commas between.
-        seconds: processor time of the training steps of a run; 20 steps are timed first to find their number.
+        seconds: processor time of the training steps of a run; 20 steps, or as many as it pays for, are timed
+            first to find their number.
         minutes: the same in minutes.
         steps: a number of steps instead.
         seeds: runs of each architecture.
         limit: score only so many test rows.
+        validation: validate, ten times in a run, on only so many rows.
         rates: multiples of each architecture's learning rate, with commas between; of several, the best on validation
             rows in short trials is taken, and that search comes on top of the budget.
         trial: steps of such a trial, as a share of those of a run.
@@ -45,7 +48,8 @@ def benchmark(
         json: print JSON.
     """
     search = RateSearch(_numbers(rates), trial, rates_on)
-    plan = Benchmark(_names(recipes), _names(architectures), _budget(seconds, minutes, steps), seeds, limit, search)
+    budget = _budget(seconds, minutes, steps)
+    plan = Benchmark(_names(recipes), _names(architectures), budget, seeds, limit, validation, search)
     results, failures = run_benchmark(plan, out, ProgressBar.named)
     text = write_comparison(plan, results, failures, out)
     show(text, as_dict(plan, results, failures), json)

@@ -43,7 +43,8 @@ class Budget:
     """What the training steps of every run may cost.
 
     Args:
-        seconds: of processor time; `_TIMED_STEPS` steps are timed first, and their mean gives the number of steps.
+        seconds: of processor time; `_TIMED_STEPS` steps, or as many as it pays for, are timed first, and their mean
+            gives the number of steps.
         steps: a number of steps instead.
 
     Raises:
@@ -112,6 +113,7 @@ class Benchmark:
         budget: of every run.
         seeds: runs of each, with seeds 0, 1, …: of data split, weights, order and noise.
         limit: score only so many test rows; those of the recipe when not given.
+        validation: validate on only so many rows; as many as the recipe does when not given.
         rates: how each architecture's learning rate is chosen; its own when not given.
 
     Raises:
@@ -123,6 +125,7 @@ class Benchmark:
     budget: Budget
     seeds: int = 2
     limit: int | None = None
+    validation: int | None = None
     rates: RateSearch = RateSearch()
 
     def __post_init__(self) -> None:
@@ -135,7 +138,7 @@ class Benchmark:
             for name in names:
                 if name not in known:
                     raise unknown_name(kind, name, known)
-        for name, value in (("seeds", self.seeds), ("limit", self.limit)):
+        for name, value in (("seeds", self.seeds), ("limit", self.limit), ("validation", self.validation)):
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name}={value}: it must be at least 1.")
 
@@ -231,6 +234,7 @@ def _recipe(benchmark: Benchmark, name: str, architecture: str, seed: int) -> Re
     recipe = with_architecture(RECIPES[name](), architecture)
     recipe.seed = seed
     recipe.evaluation.limit = benchmark.limit or recipe.evaluation.limit
+    recipe.training.validation_size = benchmark.validation or recipe.training.validation_size
     return recipe
 
 
@@ -247,7 +251,7 @@ def steps_within(budget: Budget, recipe: Recipe, folder: Path) -> tuple[int, flo
         if found["asked"] != asked:
             raise OutputError(f"{folder} has runs under {found['asked']}, not {asked}. Choose another --out.")
         return found["steps"], found["seconds_a_step"]
-    seconds = seconds_a_step(recipe)
+    seconds = seconds_a_step(recipe, at_most=budget.seconds)
     steps = budget.steps_at(seconds)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -257,20 +261,28 @@ def steps_within(budget: Budget, recipe: Recipe, folder: Path) -> tuple[int, flo
     return steps, seconds
 
 
-def seconds_a_step(recipe: Recipe) -> float:
-    """Mean processor time of 20 training steps of a recipe, after 3 that are not timed; nothing is kept of them."""
+def seconds_a_step(recipe: Recipe, at_most: float | None = None) -> float:
+    """Mean processor time of a recipe's training steps, of which nothing is kept.
+
+    Of 20 after 3 that are not timed, or of the first that have spent `at_most` seconds.
+    """
     data = load_data(recipe.data, recipe.seed).require_train()
     preprocessing = make_preprocessing(recipe, data)
     flow = build_flow(recipe, data.event_shape, preprocessing)
     settings = replace(recipe.training, steps=_UNTIMED_STEPS + _TIMED_STEPS)
     state = TrainingState.begin(flow, settings, recipe.seed)
     augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
-    start = 0.0
+    start, spent, timed = 0.0, 0.0, 0
     rows, labels = training_rows(recipe, data)
     for record in train(state, rows, settings, augment, labels):
-        if record.step == _UNTIMED_STEPS:
+        timed = record.step - _UNTIMED_STEPS
+        if timed == 0:
             start = time.process_time()
-    return (time.process_time() - start) / _TIMED_STEPS
+        elif timed > 0:
+            spent = time.process_time() - start
+            if at_most is not None and spent >= at_most:
+                break
+    return spent / timed
 
 
 def chosen_multiple(benchmark: Benchmark, name: str, architecture: str, out: Path, watcher: Watcher) -> float:
