@@ -66,8 +66,8 @@ _POWER_REMARK = (
     "gains at its last validation."
 )
 _DIGITS_REMARK = (
-    "`contraflow train digits` trains `residual_flow_digits` for 1,500 steps: above. FFJORD's published flows for "
-    "images trained for days on several GPUs. Where the largest multiple of a rate won, larger ones were not tried."
+    "`contraflow train digits` trains `residual_flow_digits` for 1,500 steps: above. Where the largest multiple of a "
+    "rate won, larger ones were not tried."
 )
 _MNIST_REMARK = (
     "Most take too few steps here for a judgement of what they reach: `contraflow train mnist` trains "

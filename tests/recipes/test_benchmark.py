@@ -52,6 +52,12 @@ def test_finished_runs_are_not_trained_again(done, monkeypatch):
     assert run_benchmark(plan, out) == (results, [])
 
 
+def test_runs_validated_on_other_rows_are_not_mixed(done):
+    out, _, _ = done
+    with pytest.raises(OutputError, match="'validation': 20"):
+        run_benchmark(replace(PLAN, validation=20), out)
+
+
 def test_an_unfinished_run_goes_on_from_its_checkpoint(done):
     out, results, _ = done
     (out / "checkerboard" / "made" / "seed-1" / "result.json").unlink()

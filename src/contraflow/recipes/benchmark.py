@@ -244,7 +244,11 @@ def steps_within(budget: Budget, recipe: Recipe, folder: Path) -> tuple[int, flo
     Raises:
         OutputError: the folder has runs of another budget, or cannot be written.
     """
-    asked = {"budget": asdict(budget), "limit": recipe.evaluation.limit}
+    asked = {
+        "budget": asdict(budget),
+        "limit": recipe.evaluation.limit,
+        "validation": recipe.training.validation_size,
+    }
     path = folder / "pace.json"
     if path.exists():
         found = json.loads(path.read_text())
