@@ -1,10 +1,13 @@
 """Zero-padded convolution, its adjoint and its kernel gradient, each by the faster of convolution and matrix product.
 
-On CPU, library convolutions leave most of the processor idle where one side has few channels (the data); matrix
-products with the patches are 1.5 to 10 times faster (docs/decisions/001-convolutions-with-few-channels.md).
+Library convolutions leave most of the processor idle where one side has few channels (the data); matrix products with
+the patches are 1.5 to 10 times faster on CPUs, and on GPUs where few channels leave
+(docs/decisions/001-convolutions-with-few-channels.md).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,8 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 #: From so many channels on, the library is faster: where they enter, and where they leave.
-_FEW_IN, _FEW_OUT = 2, 5
+_FEW_IN = {"cpu": 2}
+_FEW_OUT = {"cpu": 5, "cuda": 4}
 
 #: From so many rows on, the library's 1×1 convolution is as fast as a product and keeps channels-last memory.
 _MANY_ROWS = 16
@@ -34,7 +38,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def convolve_adjoint(u: Tensor, weight: Tensor) -> Tensor:
     """Wᵀ u for the same kernel: the convolution with its transpose, mirrored, which is faster than a transposed one."""
-    return convolve(u, weight.transpose(0, 1).flip(2, 3))
+    return convolve(u, mirrored(weight))
+
+
+def mirrored(weight: Tensor) -> Tensor:
+    """The kernel of the adjoint ``(in, out, k, k)``."""
+    transpose = weight.transpose(0, 1)
+    return channels_last(transpose if weight.shape[-1] == 1 else transpose.flip(2, 3))
 
 
 def kernel_gradient(x: Tensor, y: Tensor, k: int) -> Tensor:
@@ -62,8 +72,8 @@ def within_reach(weight: Tensor, size: tuple[int, ...]) -> Tensor:
     return weight * (distance < size[0])[:, None] * (distance < size[1])
 
 
-def _few(channels: int, limit: int, k: int, like: Tensor) -> bool:
-    return k > 1 and channels < limit and like.device.type == "cpu"
+def _few(channels: int, limits: Mapping[str, int], k: int, like: Tensor) -> bool:
+    return k > 1 and channels < limits.get(like.device.type, 0)
 
 
 def _rows(x: Tensor) -> Tensor:

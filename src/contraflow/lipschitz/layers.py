@@ -14,7 +14,7 @@ from contraflow.errors import DomainError, ShapeError
 from contraflow.inputs import refuse_half
 from contraflow.lipschitz.balance import Densities
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm, spectral_method
-from contraflow.lipschitz.convolution import convolve, convolve_adjoint, kernel_gradient
+from contraflow.lipschitz.convolution import convolve, kernel_gradient, mirrored
 from contraflow.lipschitz.gram import convolution_gram, dense_gram
 from contraflow.lipschitz.induced_certificate import certified_induced_norm
 from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm
@@ -94,8 +94,12 @@ class LipschitzLayer(nn.Module, ABC):
         """W x without bias, over any leading batch dimension."""
 
     @abstractmethod
+    def transposed(self, weight: Tensor) -> Tensor:
+        """The weight of the adjoint: ``apply_weight(transposed(weight), u)`` is Wᵀ u."""
+
     def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
         """Wᵀ u."""
+        return self.apply_weight(self.transposed(weight), u)
 
     @abstractmethod
     def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
@@ -151,8 +155,7 @@ class LipschitzLayer(nn.Module, ABC):
     def accept(self, v: Tensor) -> None:
         """Take over a refreshed v."""
         with torch.no_grad():
-            if bool(v.any()):
-                self.v.copy_(v)
+            self.v.copy_(torch.where(v.any(), v, self.v))  # no question that a GPU would have to answer
         self.warm = True
 
     def normalised(self) -> Tensor:
@@ -231,10 +234,8 @@ class LipschitzLinear(LipschitzLayer):
     def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
         return x @ weight.t()
 
-    def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
-        if weight.shape[1] < _FEW:
-            return F.linear(u, weight.t().contiguous())
-        return u @ weight
+    def transposed(self, weight: Tensor) -> Tensor:
+        return weight.t().contiguous() if weight.shape[1] < _FEW else weight.t()
 
     def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         return F.linear(x, weight, bias)
@@ -294,8 +295,8 @@ class LipschitzConv2d(LipschitzLayer):
     def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
         return convolve(x, weight)
 
-    def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
-        return convolve_adjoint(u, weight)
+    def transposed(self, weight: Tensor) -> Tensor:
+        return mirrored(weight)
 
     def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) != self.size:

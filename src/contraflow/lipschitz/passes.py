@@ -35,8 +35,9 @@ class Adjoint:
         gain, *parameters = tensors
         first, *others = slopes
         folded = [first if first is None else first * gain, *others]
-        products = [layer.apply_adjoint for layer in net.stack()]
-        self._steps = list(zip(products, parameters[::2], folded, strict=True))[::-1]
+        products = [layer.apply_weight for layer in net.stack()]
+        weights = [layer.transposed(one) for layer, one in zip(net.stack(), parameters[::2], strict=True)]
+        self._steps = list(zip(products, weights, folded, strict=True))[::-1]
 
     def lowered(self, dtype: torch.dtype) -> Adjoint:
         """The same, its products in `dtype`; what goes in and comes out stays as it is."""

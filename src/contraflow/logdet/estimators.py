@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -211,8 +213,9 @@ def roulette(
     """
     # Longest first, so that the samples still at work are the first rows: a view, not a copy.
     terms, order = terms.sort(descending=True, stable=True)
-    longest = int(terms[0]) if len(terms) else 0
-    at_work = (terms[None, :] >= torch.arange(1, longest + 1, device=x.device)[:, None]).sum(dim=1).tolist()
+    lengths = terms.tolist()
+    longest = lengths[0] if lengths else 0
+    at_work = [bisect.bisect_right(lengths, -k, key=operator.neg) for k in range(1, longest + 1)]
     back = order.argsort()
     gx, vjp = linearize(x[order])
     value, adjoints = _series(vjp, v[:, order], at_work, coefficients(longest), adjoint_terms=longest, watch=watch)
