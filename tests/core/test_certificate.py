@@ -131,7 +131,7 @@ def test_rescaled_layers_keep_their_promise(make, dtype):
     assert certificate.kept
     assert certificate.invertible
     for layer in layers(flow):
-        matrix = layer.weight.detach().double()
+        matrix = layer.normalised().detach().double()
         matrix = matrix if matrix.ndim == 2 else dense_matrix(matrix, layer.size)
         assert 0.97 < torch.linalg.matrix_norm(matrix, 2) <= 0.98
     assert rescale_to_certificate(flow) == 0

@@ -30,7 +30,7 @@ from contraflow.lipschitz import (
     certified_dense_norm,
     largest_estimate,
 )
-from contraflow.lipschitz.convolution import convolve, convolve_adjoint, kernel_gradient
+from contraflow.lipschitz.convolution import convolve, convolve_adjoint, convolve_each, kernel_gradient, mirrored
 from contraflow.numerics import power_iteration
 
 
@@ -88,6 +88,28 @@ def test_convolution_and_adjoint_are_those_of_the_dense_matrix(name):
     torch.testing.assert_close(convolve(x, kernel).flatten(1), x.flatten(1) @ matrix.T)
     torch.testing.assert_close(convolve_adjoint(u, kernel).flatten(1), u.flatten(1) @ matrix)
     torch.testing.assert_close(convolve(x, kernel, bias), convolve(x, kernel) + bias[:, None, None])
+
+
+@pytest.mark.parametrize("name", [*KERNELS, "both sides wide"])
+def test_a_stack_of_convolutions_is_each_in_turn(name):
+    make, size = KERNELS.get(name, (lambda: torch.randn(66, 65, 3, 3), (4, 4)))
+    weights = torch.stack([make() for _ in range(3)])
+    x, u = torch.randn(3, weights.shape[2], *size), torch.randn(3, weights.shape[1], *size)
+    each = zip(x.split(1), u.split(1), weights, strict=True)
+    there, back = zip(*((convolve(a, one), convolve_adjoint(b, one)) for a, b, one in each), strict=True)
+    torch.testing.assert_close(convolve_each(x, weights), torch.cat(there))
+    torch.testing.assert_close(convolve_each(u, torch.stack([mirrored(one) for one in weights])), torch.cat(back))
+
+
+def test_layers_updated_together_have_the_norms_of_layers_updated_alone():
+    layers = nn.ModuleList(LipschitzConv2d(2, 5, 3, (6, 6)) for _ in range(3))
+    alone = copy.deepcopy(layers)
+    update_lipschitz(layers)
+    for layer in alone:
+        layer.converge()
+    for together, one in zip(layers, alone, strict=True):
+        assert together.sigma().item() == pytest.approx(one.sigma().item(), rel=1e-4)
+        torch.testing.assert_close(together.normalised(), one.normalised(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -18,6 +18,9 @@ from torch.nn.grad import conv2d_weight
 _FEW_IN = {"cpu": 2}
 _FEW_OUT = {"cpu": 5, "cuda": 4}
 
+#: Channels of the narrower side up to which the patches of a stack of images are worth their memory.
+_FEW_EACH = 64
+
 #: From so many rows on, the library's 1×1 convolution is as fast as a product and keeps channels-last memory.
 _MANY_ROWS = 16
 
@@ -45,6 +48,17 @@ def mirrored(weight: Tensor) -> Tensor:
     """The kernel of the adjoint ``(in, out, k, k)``."""
     transpose = weight.transpose(0, 1)
     return channels_last(transpose if weight.shape[-1] == 1 else transpose.flip(2, 3))
+
+
+def convolve_each(x: Tensor, weights: Tensor) -> Tensor:
+    """W_i x_i for a stack of kernels ``(n, out, in, k, k)`` and as many images ``(n, in, H, W)``."""
+    outputs, inputs, k = weights.shape[1], weights.shape[2], weights.shape[-1]
+    if k > 1 and min(inputs, outputs) > _FEW_EACH:
+        return torch.cat([convolve(one, weight) for one, weight in zip(x.split(1), weights, strict=True)])
+    if inputs <= outputs:
+        return (weights.flatten(2) @ _patches(x, k)).unflatten(2, x.shape[2:])
+    taps = weights.flip(3, 4).permute(0, 1, 3, 4, 2).flatten(1, 3)
+    return F.fold(taps @ x.flatten(2), x.shape[2:], k, padding=k // 2)
 
 
 def kernel_gradient(x: Tensor, y: Tensor, k: int) -> Tensor:

@@ -12,7 +12,7 @@ from contraflow.errors import DomainError
 from contraflow.inputs import refuse_half
 from contraflow.lipschitz.balance import Densities
 from contraflow.lipschitz.dense_concatenation import DenseConcatenation
-from contraflow.lipschitz.layers import LipschitzLayer, LipschitzLinear
+from contraflow.lipschitz.layers import THOROUGH, LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.lipschitz.operator_norms import InducedNorm, SpectralNorm
 from contraflow.numerics import norm_from_above, power_iteration
@@ -32,8 +32,8 @@ def update_lipschitz(
 ) -> None:
     r"""Refresh v of every bounded layer by warm-started power iteration and normalise all weights.
 
-    Call it before the forward pass of a training step. Dense layers of equal shape under the spectral norm run as one
-    batch of products. All passes of the step share the normalised weights and their graph, so add losses up before one
+    Call it before the forward pass of a training step. Layers of equal shape under the spectral norm run as one batch
+    of products. All passes of the step share the normalised weights and their graph, so add losses up before one
     backward pass, or run forward and backward in turn.
 
     W / max(1, σ/c) with the power iteration's σ, an estimate from below, may leave a layer above its bound c; after a
@@ -79,25 +79,30 @@ def _is_dense_spectral(layer: LipschitzLayer) -> bool:
 
 
 def _refresh(layers: list[LipschitzLayer], tolerance: float, max_iterations: int) -> None:
-    """A warm-started iteration of layers of one kind."""
-    warm = [layer for layer in layers if layer.warm]
-    for layer in layers:
-        if not layer.warm:
+    """An iteration of layers of one kind: warm-started, or a thorough one."""
+    cold, warm = ([layer for layer in layers if layer.warm == state] for state in (False, True))
+    if not isinstance(layers[0].norm, SpectralNorm):
+        for layer in cold:
             layer.converge()
-    if _is_dense_spectral(layers[0]):
-        if warm:
-            _refresh_stack(warm, tolerance, max_iterations)
+        for layer in warm:
+            layer.refresh(tolerance, max_iterations)
         return
-    for layer in warm:
-        layer.refresh(tolerance, max_iterations)
+    for layer in cold:
+        layer.start()
+    if cold:
+        _refresh_stack(cold, *THOROUGH)
+    if warm:
+        _refresh_stack(warm, tolerance, max_iterations)
 
 
 def _refresh_stack(layers: list[LipschitzLayer], tolerance: float, max_iterations: int) -> None:
-    """Power iteration of dense layers of equal shape, with one product for all."""
-    fixed = torch.stack([layer.weight.detach() for layer in layers])
+    """Power iteration of layers of one kind under the spectral norm, with one product for all."""
+    one = layers[0]
+    weights = torch.stack([layer.weight.detach() for layer in layers])
+    transposed = torch.stack([layer.transposed(layer.weight.detach()) for layer in layers])
     found = power_iteration(
-        lambda v: (fixed @ v[:, :, None])[:, :, 0],
-        lambda u: (u[:, None, :] @ fixed)[:, 0, :],
+        lambda v: one.apply_each(weights, v),
+        lambda u: one.apply_each(transposed, u),
         torch.cat([layer.v for layer in layers]),
         tolerance=tolerance,
         max_iterations=max_iterations,

@@ -238,7 +238,8 @@ def _series(
     for k, (rows, c) in enumerate(zip(at_work, coefficients, strict=True), start=1):
         u = vjp(u[:, :rows])
         sign = -1.0 if k % 2 else 1.0
-        inner = torch.linalg.vecdot(u.flatten(2), v[:, :rows].flatten(2)).mean(dim=0)
+        inner = torch.linalg.vecdot(u.flatten(2), v[:, :rows].flatten(2))
+        inner = inner[0] if len(inner) == 1 else inner.mean(dim=0)
         if watch is not None:
             watch(u, inner)
         _accumulate(value[:rows], inner, -sign * c / k)
