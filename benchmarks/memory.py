@@ -87,8 +87,8 @@ def about(device: str, side: int, data: int) -> str:
         "figures are exact and repeat; scratch memory of oneDNN is not among them. *All* includes weights, gradients, "
         "optimiser state and normalised weights, which grow with hidden² a block under every scheme, and of ours W v "
         "of every layer, one image wide, kept for the gradient of σ(W); *activations* "
-        f"are the tensors with a row for every sample. The data themselves are {data:,} bytes. The power iteration, "
-        "one layer at a time, is not part of the step measured."
+        f"are the tensors with a row for every sample. The data themselves are {data:,} bytes. The power iteration "
+        "before the step is not measured: it holds up to two copies of the weights of one shape."
     )
 
 

@@ -98,7 +98,7 @@ def test_a_stack_of_convolutions_is_each_in_turn(name):
     each = zip(x.split(1), u.split(1), weights, strict=True)
     there, back = zip(*((convolve(a, one), convolve_adjoint(b, one)) for a, b, one in each), strict=True)
     torch.testing.assert_close(convolve_each(x, weights), torch.cat(there))
-    torch.testing.assert_close(convolve_each(u, torch.stack([mirrored(one) for one in weights])), torch.cat(back))
+    torch.testing.assert_close(convolve_each(u, mirrored(weights)), torch.cat(back))
 
 
 def test_layers_updated_together_have_the_norms_of_layers_updated_alone():

@@ -45,9 +45,10 @@ def convolve_adjoint(u: Tensor, weight: Tensor) -> Tensor:
 
 
 def mirrored(weight: Tensor) -> Tensor:
-    """The kernel of the adjoint ``(in, out, k, k)``."""
-    transpose = weight.transpose(0, 1)
-    return channels_last(transpose if weight.shape[-1] == 1 else transpose.flip(2, 3))
+    """The kernel of the adjoint ``(…, in, out, k, k)``."""
+    transpose = weight.transpose(-4, -3)
+    turned = transpose if weight.shape[-1] == 1 else transpose.flip(-2, -1)
+    return turned.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
 def convolve_each(x: Tensor, weights: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class LipschitzLayer(nn.Module, ABC):
 
     @abstractmethod
     def transposed(self, weight: Tensor) -> Tensor:
-        """The weight of the adjoint: ``apply_weight(transposed(weight), u)`` is Wᵀ u."""
+        """The weight of the adjoint, or a stack of them: ``apply_weight(transposed(weight), u)`` is Wᵀ u."""
 
     def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
         """Wᵀ u."""
@@ -246,7 +246,7 @@ class LipschitzLinear(LipschitzLayer):
         return x @ weight.t()
 
     def transposed(self, weight: Tensor) -> Tensor:
-        return weight.t().contiguous() if weight.shape[1] < _FEW else weight.t()
+        return weight.mT.contiguous() if weight.shape[-1] < _FEW else weight.mT
 
     def apply_each(self, weights: Tensor, x: Tensor) -> Tensor:
         return (weights @ x[:, :, None])[:, :, 0]

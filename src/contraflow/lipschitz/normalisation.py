@@ -99,7 +99,7 @@ def _refresh_stack(layers: list[LipschitzLayer], tolerance: float, max_iteration
     """Power iteration of layers of one kind under the spectral norm, with one product for all."""
     one = layers[0]
     weights = torch.stack([layer.weight.detach() for layer in layers])
-    transposed = torch.stack([layer.transposed(layer.weight.detach()) for layer in layers])
+    transposed = one.transposed(weights)
     found = power_iteration(
         lambda v: one.apply_each(weights, v),
         lambda u: one.apply_each(transposed, u),
