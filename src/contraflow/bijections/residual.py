@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,7 +105,8 @@ class ResidualBlock(Bijection):
 
     def _solve(self, tensors: Sequence[Tensor], z: Tensor) -> FixedPoint:
         bound = self.g.lipschitz_bound()
-        return self.solver.solve(lambda x, rows: z[rows] - self.g.value(tensors, x), z, norm_order(self.g), bound)
+        g = self.g.function(tensors) if hasattr(self.g, "function") else functools.partial(self.g.value, tensors)
+        return self.solver.solve(lambda x, rows: z[rows] - g(x), z, norm_order(self.g), bound)
 
     def inverse_error_bound(self, found: FixedPoint) -> Tensor:
         """‖x - x*‖₂ <= D^{max(0, 1/2 - 1/p)} residual / (1 - L) of every sample; ``(batch,)``.

@@ -27,24 +27,24 @@ _FEW = 8
 THOROUGH = (1e-6, 500)
 
 
-class NormalisedCache:
-    """A normalised weight and the versions it was computed from; copies of a layer start with an empty one."""
+class ScaleCache:
+    """A layer's scale and the versions it was computed from; copies of a layer start with an empty one."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         self.key: Any = None
-        self.weight: Tensor | None = None
+        self.scale: Tensor | None = None
 
-    def __deepcopy__(self, memo: Any) -> NormalisedCache:
-        return NormalisedCache()
+    def __deepcopy__(self, memo: Any) -> ScaleCache:
+        return ScaleCache()
 
     def __reduce__(self) -> Any:
-        return NormalisedCache, ()
+        return ScaleCache, ()
 
 
-def _clear_all(caches: list[NormalisedCache]) -> None:
+def _clear_all(caches: list[ScaleCache]) -> None:
     for cache in caches:
         cache.clear()
 
@@ -85,7 +85,7 @@ class LipschitzLayer(nn.Module, ABC):
         self.excess = 1.0
         #: What a certified update measures an induced norm with; ``None`` after one by estimates.
         self.densities: Densities | None = None
-        self.cache = NormalisedCache()
+        self.cache = ScaleCache()
         self._certified: tuple[Any, float] | None = None
         self.register_load_state_dict_post_hook(_on_load)
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -170,7 +170,11 @@ class LipschitzLayer(nn.Module, ABC):
         self.warm = True
 
     def normalised(self) -> Tensor:
-        """W / max(1, σ/c), computed once for a weight and kept until weight or v change or a backward pass used it."""
+        """W / max(1, σ/c)."""
+        return self.weight * self.scale()
+
+    def scale(self) -> Tensor:
+        """1 / max(1, σ/c), computed once for a weight and kept until weight or v change or a backward pass used it."""
         refuse_half(self.weight.dtype, self.weight.device)
         tracked = torch.is_grad_enabled() and any(one.requires_grad for one in (self.weight, *self.norm.parameters()))
         if not self.warm:
@@ -178,18 +182,18 @@ class LipschitzLayer(nn.Module, ABC):
         if self.cache.key != (self._version_key(), tracked):
             # Outside inference mode, so that a later backward pass may use the tensor.
             with torch.inference_mode(False), torch.set_grad_enabled(tracked):
-                self.remember(self.weight / self.divisor(), [self.cache])
-        assert self.cache.weight is not None
-        return self.cache.weight
+                self.remember(self.divisor().reciprocal(), [self.cache])
+        assert self.cache.scale is not None
+        return self.cache.scale
 
-    def remember(self, weight: Tensor, sharing: list[NormalisedCache]) -> None:
-        """Keep a normalised weight as the current one; `sharing` are the caches that stand on the same graph."""
-        tracked = weight.requires_grad
-        self.cache.weight = weight
+    def remember(self, scale: Tensor, sharing: list[ScaleCache]) -> None:
+        """Keep a scale as the current one; `sharing` are the caches that stand on the same graph."""
+        tracked = scale.requires_grad
+        self.cache.scale = scale
         self.cache.key = (self._version_key(), tracked)
         if tracked:
             # The graph behind it is gone after a backward pass.
-            weight.register_hook(lambda grad: _clear_all(sharing))
+            scale.register_hook(lambda grad: _clear_all(sharing))
 
     def divisor(self) -> Tensor:
         """max(1, σ/c), with σ raised to a certified bound after a certified update."""
@@ -215,7 +219,7 @@ class LipschitzLayer(nn.Module, ABC):
         return self._certified[1]
 
     def _version_key(self) -> Any:
-        """Changes whenever the normalised weight does."""
+        """Changes whenever the scale does."""
         measured = self.excess, self.densities is None
         return self.weight._version, self.v._version, id(self.weight), measured, self.norm.version()
 

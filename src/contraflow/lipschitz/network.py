@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 import torch
@@ -26,7 +26,8 @@ class LipschitzNetwork(nn.Module):
     r"""g(x) = W_n φ_n(… φ_2(W_1 φ_1(x) + b_1) …) + b_n with Lip(g) <= Π ‖W_l‖ Lip(φ_l).
 
     Satisfies `contraflow.logdet.Contraction`: value, transposed products and dual pass are products with weights and
-    multiplications with activation derivatives. Activation gains are folded into the weights before and after.
+    multiplications with activation derivatives. Activation gains are folded into the scales of the weights before and
+    after.
 
     Args:
         layers: W_1 … W_n.
@@ -63,62 +64,83 @@ class LipschitzNetwork(nn.Module):
         return cast(list[LipschitzLayer], list(self.layers))
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The input gain of a preactivation, then W_l and b_l of every layer, with gains folded in and c applied."""
+        """The input gain of a preactivation, then of every layer W_l as it is, its scale, and b_l.
+
+        The scale is 1 / max(1, σ/c) with the gains folded in, so that no scaled weight has to be stored: `weights`.
+        """
         first = self.activation_before(0)
         out: list[Tensor] = []
         gain = first.input_gain() if first is not None else None
         out.append(self._layer(0).weight.new_ones(()) if gain is None else gain)
         for index in range(len(self.layers)):
             layer = self._layer(index)
-            weight, bias = layer.normalised(), layer.bias
+            scale, bias = layer.scale(), layer.bias
             before = self.activation_before(index)
             after = self.activation_before(index + 1) if index + 1 < len(self.layers) else None
             incoming = before.output_gain() if before is not None else None
             outgoing = after.input_gain() if after is not None else None
-            if incoming is not None:
-                weight = weight * (incoming if outgoing is None else incoming * outgoing)
-            elif outgoing is not None:
-                weight = weight * outgoing
-            out += [weight, bias if outgoing is None else bias * outgoing]
+            for gain in (incoming, outgoing):
+                scale = scale if gain is None else scale * gain
+            out += [layer.weight, scale, bias if outgoing is None else bias * outgoing]
         return tuple(out)
+
+    def weights(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The scaled weight of every layer."""
+        return [weight * scale for weight, scale in zip(tensors[1::3], tensors[2::3], strict=True)]
 
     def prepare(self, x: Tensor) -> Tensor:
         """x in the memory layout that the layers like best."""
         return x
 
     def value(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
-        h = self._begin(tensors, x)
-        for index in range(len(self.layers)):
-            before = self.activation_before(index)
-            h = h if before is None else before.core(h)
-            h = self._layer(index).affine(tensors[1 + 2 * index], tensors[2 + 2 * index], h)
-        return h
+        return self.function(tensors)(x)
+
+    def function(self, tensors: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+        """x ↦ g(x), the weights scaled once for many calls."""
+        weights = self.weights(tensors)
+
+        def g(x: Tensor) -> Tensor:
+            h = self._begin(tensors, x)
+            for index, (layer, weight, bias) in enumerate(self._parts(weights, tensors)):
+                before = self.activation_before(index)
+                h = h if before is None else before.core(h)
+                h = layer.affine(weight, bias, h)
+            return h
+
+        return g
+
+    def _parts(
+        self, weights: list[Tensor], tensors: Sequence[Tensor]
+    ) -> Iterator[tuple[LipschitzLayer, Tensor, Tensor]]:
+        """Layer, scaled weight and bias, in their order."""
+        return zip(self.stack(), weights, tensors[3::3], strict=True)
 
     def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Adjoint]:
         """g(x) and u ↦ J_g(x)ᵀu; keeps the activation derivatives of this one block until the closure is dropped."""
-        h = self._begin(tensors, x)
+        h, weights = self._begin(tensors, x), self.weights(tensors)
         slopes: list[Tensor | None] = []
-        for index, layer in enumerate(self.stack()):
+        for index, (layer, weight, bias) in enumerate(self._parts(weights, tensors)):
             slope, before = None, self.activation_before(index)
             if before is not None:
                 h, slope = before.core_with_slope(h)
             slopes.append(slope)
-            h = layer.affine(tensors[1 + 2 * index], tensors[2 + 2 * index], h)
-        return h, Adjoint(self, tensors, slopes)
+            h = layer.affine(weight, bias, h)
+        return h, Adjoint(self, tensors[0], weights, slopes)
 
     def linearize_kept(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Adjoint, tuple[Tensor | None, ...]]:
         """The same, and what `kept_gradient` needs to compute no activation again."""
-        h = self._begin(tensors, x)
+        h, weights = self._begin(tensors, x), self.weights(tensors)
         kept = []
-        for index, layer in enumerate(self.stack()):
+        for index, (layer, weight, bias) in enumerate(self._parts(weights, tensors)):
             before = self.activation_before(index)
             if before is None:
                 kept.append(Kept(h, None, None))
             else:
                 value = torch.empty_like(h)
                 kept.append(Kept(value, *before.core_with_curvature(h, value)))
-            h = layer.affine(tensors[1 + 2 * index], tensors[2 + 2 * index], kept[-1].value)
-        return h, Adjoint(self, tensors, [one.slope for one in kept]), tuple(one for layer in kept for one in layer)
+            h = layer.affine(weight, bias, kept[-1].value)
+        adjoint = Adjoint(self, tensors[0], weights, [one.slope for one in kept])
+        return h, adjoint, tuple(one for layer in kept for one in layer)
 
     kept_gradient = kept_gradient
 

@@ -33,7 +33,7 @@ def update_lipschitz(
     r"""Refresh v of every bounded layer by warm-started power iteration and normalise all weights.
 
     Call it before the forward pass of a training step. Layers of equal shape under the spectral norm run as one batch
-    of products. All passes of the step share the normalised weights and their graph, so add losses up before one
+    of products. All passes of the step share the weights' scales and their graph, so add losses up before one
     backward pass, or run forward and backward in turn.
 
     W / max(1, σ/c) with the power iteration's σ, an estimate from below, may leave a layer above its bound c; after a
@@ -112,15 +112,15 @@ def _refresh_stack(layers: list[LipschitzLayer], tolerance: float, max_iteration
 
 
 def _normalise_stack(layers: list[LipschitzLayer]) -> None:
-    """Soft normalisation of dense layers of equal shape, with one product for all."""
+    """Scales of dense layers of equal shape, with one product for all."""
     weights = torch.stack([layer.weight for layer in layers])
     v = torch.cat([layer.v for layer in layers])
     factors = weights.new_tensor([layer.excess / layer.bound for layer in layers])
     sigma = (weights @ v[:, :, None])[:, :, 0].norm(dim=1)
-    normalised = weights / (sigma * factors).clamp_min(1)[:, None, None]
+    scales = (sigma * factors).clamp_min(1).reciprocal()
     sharing = [layer.cache for layer in layers]
-    for layer, weight in zip(layers, normalised.unbind(), strict=True):
-        layer.remember(weight, sharing)
+    for layer, scale in zip(layers, scales.unbind(), strict=True):
+        layer.remember(scale, sharing)
 
 
 @torch.no_grad()

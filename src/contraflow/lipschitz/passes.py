@@ -31,13 +31,14 @@ class Kept(NamedTuple):
 class Adjoint:
     """u ↦ J_g(x)ᵀu for u ``(probes, rows, *event)``; keeps one block's activation derivatives until it is dropped."""
 
-    def __init__(self, net: LipschitzNetwork, tensors: Sequence[Tensor], slopes: Sequence[Tensor | None]) -> None:
-        gain, *parameters = tensors
+    def __init__(
+        self, net: LipschitzNetwork, gain: Tensor, weights: Sequence[Tensor], slopes: Sequence[Tensor | None]
+    ) -> None:
         first, *others = slopes
         folded = [first if first is None else first * gain, *others]
         products = [layer.apply_weight for layer in net.stack()]
-        weights = [layer.transposed(one) for layer, one in zip(net.stack(), parameters[::2], strict=True)]
-        self._steps = list(zip(products, weights, folded, strict=True))[::-1]
+        transposed = [layer.transposed(one) for layer, one in zip(net.stack(), weights, strict=True)]
+        self._steps = list(zip(products, transposed, folded, strict=True))[::-1]
 
     def lowered(self, dtype: torch.dtype) -> Adjoint:
         """The same, its products in `dtype`; what goes in and comes out stays as it is."""
@@ -72,10 +73,9 @@ def kept_gradient(
 ) -> list[Tensor | None]:
     """Of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors, from the `Kept` of all layers in one sequence; None where
     it is not wanted."""
-    rows = len(x)
-    gain, *parameters = tensors
+    rows, weights = len(x), net.weights(tensors)
     start = net.prepare(torch.cat([x, probes.flatten(0, 1)]))
-    t = start[rows:] * gain if net.preactivation else start[rows:]
+    t = start[rows:] * tensors[0] if net.preactivation else start[rows:]
     stages = []
     layers = [Kept(*one) for one in zip(kept[::3], kept[1::3], kept[2::3], strict=True)]
     for index, (layer, one) in enumerate(zip(net.stack(), layers, strict=True)):
@@ -84,9 +84,9 @@ def kept_gradient(
             curved = _by_probe(t, rows) * one.curvature
             _by_probe(t, rows).mul_(one.slope)
         stages.append(_Stage((one.value, t), one.slope, curved))
-        t = layer.apply_weight(parameters[2 * index], t)
+        t = layer.apply_weight(weights[index], t)
     y = net.prepare(torch.cat([grad_gx, adjoints.flatten(0, 1)]))
-    y, grads = _pull_back(net, start, tensors, stages, y, rows, wanted[1:])
+    y, grads = _pull_back(net, start, tensors, weights, stages, y, rows, wanted[1:])
     return [y[:rows], *grads]
 
 
@@ -97,28 +97,28 @@ class DualPass(torch.autograd.Function):
     def forward(ctx: Any, net: LipschitzNetwork, x: Tensor, t: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         rows = len(x)
         start = net.prepare(torch.cat([x, t]))
-        gain, *parameters = tensors
-        z = start * gain if net.preactivation else start
+        weights = net.weights(tensors)
+        z = start * tensors[0] if net.preactivation else start
         stages = []
         for index, layer in enumerate(net.stack()):
             stage = _forward_stage(net.activation_before(index), z, rows)
-            z = layer.apply_weight(parameters[2 * index], stage.inputs[0])
-            z[:rows].add_(layer.spread(parameters[2 * index + 1]))
+            z = layer.apply_weight(weights[index], stage.inputs[0])
+            z[:rows].add_(layer.spread(tensors[3 + 3 * index]))
             stages.append(stage)
         ctx.net, ctx.rows = net, rows
         flat = [one for stage in stages for one in (*stage.inputs, stage.slope, stage.curved)]
-        ctx.save_for_backward(start, *tensors, *flat)
+        ctx.save_for_backward(start, *tensors, *weights, *flat)
         return z[:rows], z[rows:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_gx: Tensor, grad_products: Tensor) -> tuple[Tensor | None, ...]:
         start, *saved = ctx.saved_tensors
-        count = 1 + 2 * len(ctx.net.layers)
-        tensors, flat = saved[:count], saved[count:]
+        depth = len(ctx.net.layers)
+        tensors, weights, flat = saved[: 1 + 3 * depth], saved[1 + 3 * depth : 1 + 4 * depth], saved[1 + 4 * depth :]
         stages = [_Stage((inputs,), *bend) for inputs, *bend in zip(flat[::3], flat[1::3], flat[2::3], strict=True)]
         y = ctx.net.prepare(torch.cat([grad_gx, grad_products]))
-        y, grads = _pull_back(ctx.net, start, tensors, stages, y, ctx.rows, ctx.needs_input_grad[3:])
+        y, grads = _pull_back(ctx.net, start, tensors, weights, stages, y, ctx.rows, ctx.needs_input_grad[3:])
         return None, y[: ctx.rows], y[ctx.rows :], *grads
 
 
@@ -151,23 +151,27 @@ def _pull_back(
     net: LipschitzNetwork,
     start: Tensor,
     tensors: Sequence[Tensor],
+    weights: Sequence[Tensor],
     stages: Sequence[_Stage],
     y: Tensor,
     rows: int,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Cotangents y = [ḡ; w] of g(x) and J t back to [x; t], and to the tensors where they are wanted."""
-    gain, *parameters = tensors
     grads: list[Tensor | None] = []
     for index, layer in reversed(list(enumerate(net.stack()))):
-        grads.append(layer.spread_gradient(y[:rows]) if wanted[2 + 2 * index] else None)
-        grads.append(_weight_gradient(layer, stages[index].inputs, y) if wanted[1 + 2 * index] else None)
-        y = layer.apply_adjoint(parameters[2 * index], y)
+        of_weight, of_scale, of_bias = wanted[1 + 3 * index : 4 + 3 * index]
+        weight, scale = tensors[1 + 3 * index : 3 + 3 * index]
+        grads.append(layer.spread_gradient(y[:rows]) if of_bias else None)
+        scaled = _weight_gradient(layer, stages[index].inputs, y) if of_weight or of_scale else None
+        grads.append((scaled * weight).sum() if scaled is not None and of_scale else None)
+        grads.append(scaled * scale if scaled is not None and of_weight else None)
+        y = layer.apply_adjoint(weights[index], y)
         _backward_stage(stages[index], y, rows)
     if not net.preactivation:
         return y, [None, *reversed(grads)]
     grad_gain = (y * start).sum() if wanted[0] else None
-    return y * gain, [grad_gain, *reversed(grads)]
+    return y * tensors[0], [grad_gain, *reversed(grads)]
 
 
 def _weight_gradient(layer: LipschitzLayer, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:

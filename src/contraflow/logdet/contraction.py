@@ -25,7 +25,7 @@ class Contraction(Protocol):
     """
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The tensors that g depends on: normalised weights, biases, activation parameters."""
+        """The tensors that g depends on: weights, their scales, biases, activation parameters."""
 
     def value(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
         """g(x), ``(batch, *event)``; plain torch operations, twice differentiable."""
