@@ -1,9 +1,9 @@
 """A training step beside the peer's and beside its own matrix products, and where its time goes.
 
     python -m benchmarks.step
-    python -m benchmarks.step --device cuda --cases table image-128 mnist cifar10 [--tf32] [--compiled]
+    python -m benchmarks.step --device cuda --cases table image-512 mnist cifar10 --rounds 3 [--tf32] [--compiled]
 
-write the sections `step` and `split` of docs/benchmarks.md, or `cuda step` and `cuda split`.
+write the sections `step` and `split` of docs/benchmarks.md, or `cuda step` and `cuda split`, or the two with `tf32`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from benchmarks.pages import BENCHMARKS, fill
 from benchmarks.timing import Step, Timing, alternate, hardware, lowers_cheaply, peak_throughput, synchronise
 from contraflow.logdet import TRAINING, Exact
 
+#: A profile of more blocks than these takes minutes where every launch of a GPU is an event.
+PROFILED_BLOCKS = 12
+
 
 def main(given: Sequence[str] | None = None) -> None:
     """Measure and write the sections."""
@@ -43,9 +46,9 @@ def main(given: Sequence[str] | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arguments.tf32
     head = f"{'TF32' if arguments.tf32 else 'float32'} products on {hardware()}"
     rows, parts = measure([CASES[name] for name in arguments.cases], arguments)
-    prefix = "" if arguments.device == "cpu" else "cuda "
-    fill(arguments.page, f"{prefix}step", step_text(arguments.rounds, head) + "\n".join(rows))
-    fill(arguments.page, f"{prefix}split", SPLIT_TEXT + "\n".join(parts))
+    before, after = "" if arguments.device == "cpu" else "cuda ", " tf32" if arguments.tf32 else ""
+    fill(arguments.page, f"{before}step{after}", step_text(arguments.rounds, head) + "\n".join(rows))
+    fill(arguments.page, f"{before}split{after}", SPLIT_TEXT + "\n".join(parts))
 
 
 def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
@@ -61,10 +64,9 @@ def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> tuple[list[
         found = alternate({**ours, **peers, "products": floor}, arguments.rounds)
         best = _best(found, peers)
         rows += table_rows(case, found, list(ours), list(peers), flops(ours | peers), top)
-        shown = [*ours, best]
-        parts += [
-            split_row(case, name, (ours | peers)[name], arguments.device) for name in shown if "compiled" not in name
-        ]
+        deep = arguments.device == "cuda" and case.count > PROFILED_BLOCKS
+        shown = [name for name in (*ours, best) if "compiled" not in name and not deep]
+        parts += [split_row(case, name, (ours | peers)[name], arguments.device) for name in shown]
         print("\n".join(rows + parts), flush=True)
     return rows, parts
 
