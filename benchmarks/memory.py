@@ -85,8 +85,8 @@ def about(device: str, side: int, data: int) -> str:
         f"Blocks 3×3 → 1×1 → 3×3 on one level of 3×{side}×{side}, {BATCH} images, {TERMS} terms of the series unless "
         "the table says otherwise, float32. Every allocation and release is taken from torch's profiler, so the "
         "figures are exact and repeat; scratch memory of oneDNN is not among them. *All* includes weights, gradients "
-        "and optimiser state, which grow with hidden² a block under every scheme, and the peer's normalised weights; "
-        "*activations* "
+        "and optimiser state, which grow with hidden² a block under every scheme, the peer's normalised weights, and "
+        "of ours W v of every layer, one image wide, kept for the gradient of σ(W); *activations* "
         f"are the tensors with a row for every sample. The data themselves are {data:,} bytes. The power iteration "
         "before the step is not measured: it holds up to two copies of the weights of one shape."
     )

@@ -329,6 +329,22 @@ def test_inference_mode_first_then_training(shape):
 
 
 @SHAPES
+@pytest.mark.parametrize("transform", ["jacrev", "jacfwd", "hessian"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on its first forward mode
+def test_functional_transforms_go_through_weights_that_have_just_changed(shape, transform):
+    flow, x = small_flow(shape).bijection, torch.randn(2, *shape)
+    flow(x)
+    with torch.no_grad():
+        for layer in layers(flow):
+            layer.weight.mul_(1.1)
+    derivative = getattr(torch.func, transform)(lambda x: flow(x).square().sum())(x)
+    assert derivative.isfinite().all()
+    if transform != "hessian":
+        start = x.clone().requires_grad_()
+        torch.testing.assert_close(derivative, torch.autograd.grad(flow(start).square().sum(), start)[0])
+
+
+@SHAPES
 def test_deepcopy_after_use_is_independent_and_equal(shape):
     flow = small_flow(shape, logdet=Exact())
     x = torch.randn(4, *shape)

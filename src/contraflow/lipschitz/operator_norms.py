@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from contraflow.lipschitz.balance import Balanced, Densities, balance, densities_near
 from contraflow.lipschitz.convolution import within_reach
@@ -71,7 +70,7 @@ class SpectralNorm(OperatorNorm):
     """σ₁(W)."""
 
     def sigma(self, layer: LipschitzLayer) -> Tensor:
-        return _Sigma.apply(layer, layer.weight, layer.v)
+        return layer.apply_weight(layer.weight, layer.v).norm()
 
     def estimate(self, layer: LipschitzLayer, weight: Tensor) -> float:
         v = layer.v.double()
@@ -94,23 +93,6 @@ class SpectralNorm(OperatorNorm):
 
     def certified(self, layer: LipschitzLayer, weight: Tensor) -> float:
         return layer.certified_norm(weight, 2.0, 2.0)
-
-
-class _Sigma(torch.autograd.Function):
-    """‖W v‖₂ at a fixed v, with gradient u vᵀ, u = W v / ‖W v‖₂; W v is computed again rather than kept."""
-
-    @staticmethod
-    def forward(ctx: Any, layer: LipschitzLayer, weight: Tensor, v: Tensor) -> Tensor:
-        ctx.layer = layer
-        ctx.save_for_backward(weight, v)
-        return layer.apply_weight(weight, v).norm()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
-        weight, v = ctx.saved_tensors
-        y = ctx.layer.apply_weight(weight, v)
-        return None, ctx.layer.weight_gradient(v, y * (grad / y.norm().clamp_min(torch.finfo(y.dtype).tiny))), None
 
 
 class InducedNorm(OperatorNorm):
