@@ -79,8 +79,8 @@ class LipschitzNetwork(nn.Module):
             after = self.activation_before(index + 1) if index + 1 < len(self.layers) else None
             incoming = before.output_gain() if before is not None else None
             outgoing = after.input_gain() if after is not None else None
-            for gain in (incoming, outgoing):
-                scale = scale if gain is None else scale * gain
+            for factor in (incoming, outgoing):
+                scale = scale if factor is None else scale * factor
             out += [layer.weight, scale, bias if outgoing is None else bias * outgoing]
         return tuple(out)
 
