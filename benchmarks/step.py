@@ -44,7 +44,8 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     torch.set_num_threads(arguments.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arguments.tf32
-    head = f"{'TF32' if arguments.tf32 else 'float32'} products on {hardware()}"
+    options = " --device cuda" * (arguments.device == "cuda") + " --tf32" * arguments.tf32
+    head = f"`python -m benchmarks.step{options}`: {'TF32' if arguments.tf32 else 'float32'} products on {hardware()}"
     rows, parts = measure([CASES[name] for name in arguments.cases], arguments)
     before, after = "" if arguments.device == "cpu" else "cuda ", " tf32" if arguments.tf32 else ""
     fill(arguments.page, f"{before}step{after}", step_text(arguments.rounds, head) + "\n".join(rows))
@@ -91,7 +92,7 @@ def step_text(rounds: int, head: str) -> str:
     """Head of the first section."""
     units = products_a_step(TRAINING)
     return (
-        f"`python -m benchmarks.step`: {head}. Zero gradients, Lipschitz update, forward, backward,\n"
+        f"{head}. Zero gradients, Lipschitz update, forward, backward,\n"
         f"fused AdamW; medians of {rounds} steps in turns, seconds, and median and quartiles of the\n"
         f"ratio to the peer's best in the same round. {TERMS} terms of the series: drawn by `TRAINING` (2 exact +\n"
         f"Geometric(0.5)) for ours, fixed for the peer. The floor is n + 7 = {units:.0f} times the bare products of\n"
