@@ -116,7 +116,7 @@ def _normalise_stack(layers: list[LipschitzLayer]) -> None:
     weights = torch.stack([layer.weight for layer in layers])
     v = torch.cat([layer.v for layer in layers])
     factors = weights.new_tensor([layer.excess / layer.bound for layer in layers])
-    sigma = (weights @ v[:, :, None])[:, :, 0].norm(dim=1)
+    sigma = layers[0].apply_each(weights, v).norm(dim=1)
     scales = (sigma * factors).clamp_min(1).reciprocal()
     sharing = [layer.cache for layer in layers]
     for layer, scale in zip(layers, scales.unbind(), strict=True):
