@@ -12,7 +12,7 @@ import pytest
 
 from contraflow.recipes import Recipe
 from contraflow.reproduction import EXPERIMENTS, Plan, Run, Setting
-from contraflow.reproduction.hybrids import BLOCKS, WEIGHTS
+from contraflow.reproduction.hybrids import BLOCKS, LONG, WEIGHTS
 from contraflow.reproduction.page import markdown
 from contraflow.reproduction.semi_supervised import COUNTS, KINDS
 
@@ -21,8 +21,8 @@ NAMES = ("table4", "table5", "semi_supervised")
 
 def finished(folder: Path, seed: int, bits: float, accuracy: float, failure: str = "") -> Run:
     folder.mkdir(parents=True)
-    lines = [{"step": step, "validation bits_per_dim": bits + 10 / step} for step in (10, 20)]
-    (folder / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [{"step": 1}, *lines]))
+    lines = [{"step": step, "bits_per_dim": bits + 8 / step} for step in range(1, 17)]
+    (folder / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     classification = {"accuracy": accuracy, "cross_entropy": 0.1, "calibration_error": 0.02}
     if not failure:
         (folder / "evaluation.json").write_text(json.dumps({"value": bits, "classification": classification}))
@@ -48,8 +48,8 @@ def test_the_table_holds_the_scores_and_judges_the_differences(tmp_path: Path, m
     }
     plan, result = stand_in("table4", found, tmp_path, monkeypatch)
     table, comparison, curve = result.tables
-    assert curve.head == ["blocks", "step 10", "step 20"]
-    assert curve.rows[2] == ["residual", "2.005", "1.505"]
+    assert curve.head == ["blocks", "step 4", "step 8", "step 12", "step 16"]
+    assert curve.rows[2] == ["residual", "3.338", "2.076", "1.702", "1.522"]
     assert [row[0] for row in table.rows] == ["coupling", "coupling + 1×1 convolution", "residual"]
     assert table.rows[2][1:] == ["90.5 ± 0.5", "1.005 ± 0.005", "90.5 ± 0.5", "1.005 ± 0.005", "90.5 ± 0.5"]
     verdicts = {tuple(row[:3]): row[4] for row in comparison.rows}
@@ -59,10 +59,28 @@ def test_the_table_holds_the_scores_and_judges_the_differences(tmp_path: Path, m
     assert ("coupling", "0", "bits/dim") not in verdicts
     assert "differ from couplings by -0.500 ± 0.000 bits/dim: reproduced" in result.findings[0]
     assert result.findings[-2].startswith("Of 10 comparisons")
-    assert "-0.500 bits/dim from couplings after 10 steps and -0.500 after 20" in result.findings[-1]
+    assert "-0.500 bits/dim from couplings after 4 steps and -0.500 after 16" in result.findings[-1]
     assert result.training_seconds == 18 * 30
     page = markdown(EXPERIMENTS["table4"], plan, result)
     assert "from memory, not checked against the text" in page
+
+
+def test_longer_runs_have_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bits = {"residual": 1.0, "coupling": 1.5, "coupling_conv1x1": 1.5}
+    found = {
+        label: [finished(tmp_path / label / str(seed), seed, bits[label.split("-")[0]], 0.9) for seed in range(2)]
+        for label in EXPERIMENTS["table4"].reduced.recipes()
+    }
+    for seed in range(2):
+        found[f"residual-1_d{LONG}"][seed] = finished(tmp_path / "long" / str(seed), seed, 3.0 + seed / 100, 0.8)
+    _, result = stand_in("table4", found, tmp_path, monkeypatch)
+    _, comparison, longer, curve = result.tables
+    assert longer.rows[2] == ["residual", "3.005 ± 0.005", "80.0 ± 0.0"]
+    verdicts = {tuple(row[:3]): row[4] for row in comparison.rows}
+    assert verdicts["coupling", "1/D", "bits/dim"] == "reproduced"
+    assert verdicts["coupling", "1/D, four times the steps", "bits/dim"] == "the other way round"
+    assert curve.rows[2][-1] == "3.522"  # of the longer runs
+    assert any("At λ = 1/D, four times the steps, residual blocks" in line for line in result.findings)
 
 
 def test_a_run_that_failed_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +126,12 @@ def test_few_labels_and_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_settings_differ_in_what_is_compared_alone(name: str, setting: str) -> None:
     recipes: Mapping[str, Recipe] = getattr(EXPERIMENTS[name], setting).recipes()
     compared = {"data": {"labels"}, "training": {"likelihood_weight", "learning_rate"}, "architecture": {"options"}}
-    first, *others = (one.as_dict() for one in recipes.values())
+    longer = [one.as_dict() for label, one in recipes.items() if label.endswith(LONG)]
+    first, *others = (one.as_dict() for label, one in recipes.items() if not label.endswith(LONG))
+    assert len(longer) == (len(BLOCKS) if (name, setting) == ("table4", "reduced") else 0)
+    for one in longer:
+        one["training"] |= {key: first["training"][key] for key in ("steps", "warmup_steps")}
+    others += longer
     for other in others:
         for key, value in first.items():
             if key in compared:
@@ -118,12 +141,12 @@ def test_settings_differ_in_what_is_compared_alone(name: str, setting: str) -> N
                 assert value == other[key]
     assert len({json.dumps(one.as_dict()) for one in recipes.values()}) == len(recipes)
     expected = len(COUNTS) * len(KINDS) if name == "semi_supervised" else len(BLOCKS) * len(WEIGHTS)
-    assert len(recipes) == expected
+    assert len(recipes) == expected + len(longer)
 
 
 def test_blocks_and_weights_are_those_of_the_label() -> None:
     for label, recipe in EXPERIMENTS["table4"].reduced.recipes().items():
-        block, weight = label.rsplit("-", 1)
+        block, weight = label.removesuffix(LONG).rsplit("-", 1)
         assert recipe.architecture.options["block"] == block
         assert recipe.training.likelihood_weight == WEIGHTS[weight]
     for label, recipe in EXPERIMENTS["semi_supervised"].reduced.recipes().items():
