@@ -3,6 +3,7 @@
     python -m benchmarks                  what there is, a line each
     python -m benchmarks step …           one of them; the same as python -m benchmarks.step …
     python -m benchmarks all [--quick]    in turn, all that write docs/benchmarks.md
+    python -m benchmarks all --cuda       in turn, its sections of a GPU: about half an hour on one
 
 `--quick` shows in minutes that every command works; what it writes is not for the page.
 """
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 import ast
 import runpy
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 #: What writes docs/benchmarks.md, in the order of the page and the README's ratios last → its arguments for `--quick`.
@@ -26,6 +29,17 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "headline": (),
 }
 
+_ON_CUDA = ("--device", "cuda")
+_STEPS = (*_ON_CUDA, "--cases", "table", "image-512", "mnist", "cifar10", "--rounds", "3")
+#: The sections of a GPU, the most wanted first.
+CUDA: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("step", _STEPS),
+    ("memory", _ON_CUDA),
+    ("throughput", (*_ON_CUDA, "--rounds", "3", "--repeats", "10")),
+    ("steadiness", (*_ON_CUDA, "--steps", "100")),
+    ("step", (*_STEPS, "--tf32")),
+)
+
 
 def main(arguments: list[str]) -> int:
     """Exit status: 0, 1 if a section failed, 2 if there is no such measurement."""
@@ -37,13 +51,20 @@ def main(arguments: list[str]) -> int:
             for name, line in found.items():
                 print(f"  {name:{width}}  {line}")
             return 0
-        case ["all"] | ["all", "--quick"]:
-            return every(quick=len(arguments) == 2)
+        case ["all"]:
+            return every([(name, ()) for name in SECTIONS])
+        case ["all", "--quick"]:
+            return every(list(SECTIONS.items()))
+        case ["all", "--cuda"]:
+            return every(CUDA)
         case [name, *rest] if name in found:
             sys.argv = [f"python -m benchmarks {name}", *rest]
             runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=False)
             return 0
-    print(f"benchmarks {' '.join(arguments)}: expected all, all --quick or one of {', '.join(found)}.", file=sys.stderr)
+    print(
+        f"benchmarks {' '.join(arguments)}: expected all, all --quick, all --cuda or one of {', '.join(found)}.",
+        file=sys.stderr,
+    )
     return 2
 
 
@@ -57,12 +78,12 @@ def measurements() -> dict[str, str]:
     return found
 
 
-def every(quick: bool) -> int:
-    """All sections, each in a process of its own, whatever becomes of the others."""
+def every(sections: Sequence[tuple[str, tuple[str, ...]]]) -> int:
+    """Sections with their arguments, each in a process of its own, whatever becomes of the others."""
     failed = []
-    for name, short in SECTIONS.items():
-        print(f"python -m benchmarks.{name}", flush=True)
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *(short if quick else ())], check=False)
+    for name, given in sections:
+        print(shlex.join(["python", "-m", f"benchmarks.{name}", *given]), flush=True)
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *given], check=False)
         if done.returncode:
             failed.append(name)
     if failed:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--device cuda]
 
-Writes its section of docs/benchmarks.md and docs/pictures/memory.png.
+Writes its section of docs/benchmarks.md and docs/pictures/memory.png, or `cuda memory` and memory-cuda.png.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.cases import Case
-from benchmarks.pages import BENCHMARKS, PICTURES, fill
+from benchmarks.pages import BENCHMARKS, PICTURES, fill, on
 from benchmarks.peer import SCHEMES
 from benchmarks.timing import hardware
 from contraflow.bijections import Chain, ResidualBlock
@@ -55,10 +55,10 @@ Growth = dict[str, dict[int, Peak]]
 def main() -> None:
     """Measure, and write picture and section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     device: str = parser.parse_args().device
     torch.set_num_threads(1)
-    fill(BENCHMARKS, "memory", section(device))
+    fill(BENCHMARKS, on(device, "memory"), section(device))
 
 
 def section(device: str = "cpu") -> str:
@@ -69,10 +69,15 @@ def section(device: str = "cpu") -> str:
     few = {hidden: growing(case, FEWER_TERMS, SLOPE, device) for hidden, case in deep.items()}
     paper = Case("", (3, 32, 32), (16, 16, 16), 512, BATCH)
     whole = growing(paper, TERMS, (48,), device, PEERS[1:])
-    picture(growth, PICTURES / "memory.png", side)
+    picture(growth, PICTURES / drawing(device), side)
     data = 4 * math.prod(deep[HIDDEN[0]].event_shape) * BATCH
     parts = [about(device, side, data), *(table(hidden, growth[hidden]) for hidden in HIDDEN)]
     return "\n\n".join([*parts, slopes(growth, few, data), at_the_papers_depth(whole)])
+
+
+def drawing(device: str) -> str:
+    """Name of the picture."""
+    return "memory.png" if device == "cpu" else f"memory-{device}.png"
 
 
 def about(device: str, side: int, data: int) -> str:
@@ -80,7 +85,7 @@ def about(device: str, side: int, data: int) -> str:
     command = "python -m benchmarks.memory" + ("" if device == "cpu" else f" --device {device}")
     return (
         f"`{command}` on {hardware()}.\n\n"
-        f"![peak memory at growing depth](pictures/memory.png)\n\n"
+        f"![peak memory at growing depth](pictures/{drawing(device)})\n\n"
         f"Figure 3 of the paper: largest sum of bytes of all tensors in one training step (forward, backward, AdamW). "
         f"Blocks 3×3 → 1×1 → 3×3 on one level of 3×{side}×{side}, {BATCH} images, {TERMS} terms of the series unless "
         "the table says otherwise, float32. Every allocation and release is taken from torch's profiler, so the "

@@ -11,6 +11,11 @@ RESULTS = ROOT / "docs" / "results.md"
 PICTURES = ROOT / "docs" / "pictures"
 
 
+def on(device: str, name: str) -> str:
+    """The marker of a section measured on a device: those of a GPU stand beside the processor's."""
+    return name if device == "cpu" else f"{device} {name}"
+
+
 def fill(page: Path, marker: str, text: str) -> None:
     """Replace what stands between ``<!-- marker -->`` and ``<!-- /marker -->``.
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.steadiness [--device cuda] [--steps 500]
 
-Writes its section of docs/benchmarks.md.
+Writes the section `steadiness` of docs/benchmarks.md, or `cuda steadiness`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import TERMS, Case
-from benchmarks.pages import BENCHMARKS, fill
+from benchmarks.pages import BENCHMARKS, fill, on
 from benchmarks.timing import hardware, synchronise
 from contraflow.bijections import ResidualBlock
 from contraflow.lipschitz import update_lipschitz
@@ -136,11 +136,11 @@ class Record:
 def main() -> None:
     """Measure, and write the section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    fill(BENCHMARKS, "steadiness", section(arguments.device, arguments.steps))
+    fill(BENCHMARKS, on(arguments.device, "steadiness"), section(arguments.device, arguments.steps))
 
 
 def section(device: str = "cpu", steps: int = STEPS) -> str:

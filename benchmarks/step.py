@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.cases import CASES, TERMS, UPDATE, Case, bare_products, our_step, peer_step, products_a_step
-from benchmarks.pages import BENCHMARKS, fill
+from benchmarks.pages import BENCHMARKS, fill, on
 from benchmarks.timing import Step, Timing, alternate, hardware, lowers_cheaply, peak_throughput, synchronise
 from contraflow.logdet import TRAINING, Exact
 
@@ -47,9 +47,9 @@ def main(given: Sequence[str] | None = None) -> None:
     options = " --device cuda" * (arguments.device == "cuda") + " --tf32" * arguments.tf32
     head = f"`python -m benchmarks.step{options}`: {'TF32' if arguments.tf32 else 'float32'} products on {hardware()}"
     rows, parts = measure([CASES[name] for name in arguments.cases], arguments)
-    before, after = "" if arguments.device == "cpu" else "cuda ", " tf32" if arguments.tf32 else ""
-    fill(arguments.page, f"{before}step{after}", step_text(arguments.rounds, head) + "\n".join(rows))
-    fill(arguments.page, f"{before}split{after}", SPLIT_TEXT + "\n".join(parts))
+    after = " tf32" if arguments.tf32 else ""
+    fill(arguments.page, on(arguments.device, f"step{after}"), step_text(arguments.rounds, head) + "\n".join(rows))
+    fill(arguments.page, on(arguments.device, f"split{after}"), SPLIT_TEXT + "\n".join(parts))
 
 
 def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> tuple[list[str], list[str]]:

@@ -1,9 +1,9 @@
 """Sampling and evaluation of trained flows, beside the same weights in normflows.
 
-    python -m benchmarks.throughput --runs RUNS
+    python -m benchmarks.throughput --runs RUNS [--device cuda]
 
 trains the runs checkerboard-0 and digits-0 where they are missing, and writes the section `throughput` of
-docs/benchmarks.md.
+docs/benchmarks.md, or `cuda throughput`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from benchmarks.pages import BENCHMARKS, fill
+from benchmarks.pages import BENCHMARKS, fill, on
 from benchmarks.peer import peer_copy, set_tolerance
 from benchmarks.runs import trained
 from benchmarks.timing import alternate, hardware
@@ -35,6 +35,7 @@ def main() -> None:
     """Measure and write the section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=30, help="evaluations behind a standard error")
     parser.add_argument("--steps", type=int, help="of training, where a run is missing; the recipe's when not given")
@@ -44,22 +45,29 @@ def main() -> None:
     for name in ("checkerboard-0", "digits-0"):
         flow = load_run(trained(arguments.runs / name, arguments.steps)).flow.eval()
         flow = Flow(flow.event_shape, flow.bijection, flow.base)  # without preprocessing, which the peer does not have
-        peer = peer_copy(flow)
-        z = flow.base.sample(ROWS, generator=Generator().manual_seed(0))
+        peer, flow = peer_copy(flow).to(arguments.device), flow.to(arguments.device)
+        z = flow.base.sample(ROWS, generator=Generator(arguments.device).manual_seed(0))
         samples += sampling_rows(name, flow, peer, z, arguments.rounds)
         with torch.no_grad():
             x = flow.inverse(z)
         scores += evaluation_rows(name, flow, peer, x, arguments.rounds, arguments.repeats)
         print("\n".join(samples[-3:] + scores[-2:]), flush=True)
-    text = TEXT.format(hardware=hardware(), rows=ROWS, rounds=arguments.rounds, repeats=arguments.repeats)
-    fill(BENCHMARKS, "throughput", text + SAMPLING + "\n".join(samples) + "\n\n" + SCORING + "\n".join(scores))
+    text = TEXT.format(
+        option="" if arguments.device == "cpu" else f" --device {arguments.device}",
+        hardware=hardware(),
+        rows=ROWS,
+        rounds=arguments.rounds,
+        repeats=arguments.repeats,
+    )
+    tables = SAMPLING + "\n".join(samples) + "\n\n" + SCORING + "\n".join(scores)
+    fill(BENCHMARKS, on(arguments.device, "throughput"), text + tables)
 
 
-TEXT = """`python -m benchmarks.throughput --runs RUNS` on {hardware}. {rows} rows at once, float32, medians of
-{rounds} rounds in turns, seconds of processor time; the same trained weights on both sides. Residual: largest
-‖z - f(x)‖₂/√D of a row, f in float64, through all blocks; the peer's tolerance is the loosest of 1e-5 · 2ᵏ that leaves
-no larger one than ours. Standard errors of a row: root mean square over rows of the spread of {repeats} evaluations;
-the last column compares time × variance, that is the time to the same standard error.
+TEXT = """`python -m benchmarks.throughput --runs RUNS{option}` on {hardware}. {rows} rows at once, float32, medians of
+{rounds} rounds in turns, seconds of processor time without a GPU, else of the clock; the same trained weights on both
+sides. Residual: largest ‖z - f(x)‖₂/√D of a row, f in float64, through all blocks; the peer's tolerance is the loosest
+of 1e-5 · 2ᵏ that leaves no larger one than ours. Standard errors of a row: root mean square over rows of the spread of
+{repeats} evaluations; the last column compares time × variance, that is the time to the same standard error.
 
 """
 SAMPLING = "| flow | sampling | seconds | ratio (quartiles) | residual |\n|---|---|---|---|---|\n"

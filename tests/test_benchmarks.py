@@ -95,6 +95,8 @@ def test_list_of_measurements(capsys):
     markers = set(re.findall(r"<!-- (\w+) -->", page))
     assert set(command.SECTIONS) == (markers - {"split"}) | {"headline"}
     assert set(command.SECTIONS) <= set(found)
+    of_a_gpu = {f"cuda {name}{' tf32' * ('--tf32' in given)}" for name, given in command.CUDA}
+    assert of_a_gpu == {one for one in re.findall(r"<!-- (cuda [\w ]+) -->", page) if "split" not in one}
 
 
 def test_command_runs_one_all_or_refuses(monkeypatch, capsys):
@@ -118,6 +120,10 @@ def test_command_runs_one_all_or_refuses(monkeypatch, capsys):
     called.clear()
     assert command.main(["all", "--quick"]) == 1
     assert called == [["-m", f"benchmarks.{name}", *short] for name, short in command.SECTIONS.items()]
+
+    called.clear()
+    assert command.main(["all", "--cuda"]) == 1
+    assert called == [["-m", f"benchmarks.{name}", *given] for name, given in command.CUDA]
 
     assert command.main(["stop"]) == 2
     assert command.main(["all", "--fast"]) == 2
