@@ -23,7 +23,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "step": ("--rounds", "2"),
     "memory": (),
     "steadiness": ("--steps", "20"),
-    "throughput": ("--rounds", "2", "--repeats", "3", "--runs", "runs/quick", "--steps", "20"),
+    "throughput": ("--rows", "50", "--rounds", "2", "--repeats", "3", "--runs", "runs/quick", "--steps", "20"),
     "quality": ("--seconds", "4", "--tune", "1", "--runs", "runs/quick/quality"),
     "scaling": ("--rounds", "2"),
     "headline": (),

@@ -25,8 +25,6 @@ from contraflow.logdet import EVALUATION, Exact
 from contraflow.numerics import Anderson
 from contraflow.recipes import load_run
 
-ROWS = 1000
-
 #: Root-mean-square step at which a block's inverse stops.
 TOLERANCE = 1e-5
 
@@ -36,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rows", type=int, default=1000, help="samples, and rows to score, at once")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=30, help="evaluations behind a standard error")
     parser.add_argument("--steps", type=int, help="of training, where a run is missing; the recipe's when not given")
@@ -46,7 +45,7 @@ def main() -> None:
         flow = load_run(trained(arguments.runs / name, arguments.steps)).flow.eval()
         flow = Flow(flow.event_shape, flow.bijection, flow.base)  # without preprocessing, which the peer does not have
         peer, flow = peer_copy(flow).to(arguments.device), flow.to(arguments.device)
-        z = flow.base.sample(ROWS, generator=Generator(arguments.device).manual_seed(0))
+        z = flow.base.sample(arguments.rows, generator=Generator(arguments.device).manual_seed(0))
         samples += sampling_rows(name, flow, peer, z, arguments.rounds)
         with torch.no_grad():
             x = flow.inverse(z)
@@ -55,7 +54,7 @@ def main() -> None:
     text = TEXT.format(
         option="" if arguments.device == "cpu" else f" --device {arguments.device}",
         hardware=hardware(),
-        rows=ROWS,
+        rows=arguments.rows,
         rounds=arguments.rounds,
         repeats=arguments.repeats,
     )
