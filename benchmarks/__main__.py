@@ -5,7 +5,7 @@
     python -m benchmarks all [--quick]    in turn, all that write docs/benchmarks.md
     python -m benchmarks all --cuda       in turn, its sections of a GPU: about half an hour on one
 
-`--quick` shows in minutes that every command works; what it writes is not for the page.
+`--quick` shows within the hour that every command works; what it writes is not for the page.
 """
 
 from __future__ import annotations
