@@ -178,6 +178,9 @@ def test_student_interval_of_paired_differences() -> None:
     found = Difference.of(a, b)
     low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
     assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
+    coarse = Difference.of([0.9, 0.9], [0.8, 0.8], grain=0.1)  # no spread: of rounding alone, t(0.975, 1) = 12.706
+    assert coarse.half_width == pytest.approx(12.706 * math.sqrt(0.1**2 / 6 / 2), rel=1e-4)
+    assert not coarse.resolved
     assert math.isinf(Difference.of([1.0], [0.0]).half_width)
     assert not Difference.of([1.0], [0.0]).resolved
     assert str(Difference.of([1.0], [0.0])) == "+1.000 (one seed)"

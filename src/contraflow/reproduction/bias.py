@@ -159,7 +159,8 @@ def findings(found: Found) -> list[str]:
         off = [one[-1].truth - one[-1].objective for one in found[label]]
         line = f"{name}: at the end its objective says {with_error(off)} bits/dim less than is true"
         if label != _UNBIASED:
-            behind = Difference.of(*([one[-1].truth for one in found[which]] for which in (label, _UNBIASED)))
+            mine, theirs = ([one[-1].truth for one in found[which]] for which in (label, _UNBIASED))
+            behind = Difference.of(mine, theirs)
             line += f"; its true value less the Residual Flow's is {behind} (paired by seed, 95 % interval)"
         lines.append(f"{line}.")
     return lines

@@ -86,7 +86,7 @@ def run(plan: Plan) -> Result:
     ]
     rows = [[name, *_cells(found, block)] for block, name in BLOCKS.items()]
     values = {
-        label: {name: scores(runs, name) for name in ("bits", "accuracy", "cross_entropy", "calibration_error")}
+        label: {name: scores(runs, name) for name in ("bits", "accuracy", "cross_entropy", "calibration_error", "rows")}
         for label, runs in found.items()
     }
     seconds = total_seconds(found)
@@ -176,7 +176,8 @@ def _differences(values: Mapping[str, Mapping[str, list[float]]]) -> dict[tuple[
                     [factor * one for one in values[f"{name}-{weight}"][measure]] for name in ("residual", block)
                 )
                 if ours and len(ours) == len(theirs):
-                    found[block, weight, measure] = Difference.of(ours, theirs)
+                    grain = 100 / values[f"{block}-{weight}"]["rows"][0] if measure == "accuracy" else 0.0
+                    found[block, weight, measure] = Difference.of(ours, theirs, grain)
     return found
 
 
@@ -185,7 +186,10 @@ def _comparison(values: Mapping[str, Mapping[str, list[float]]]) -> Table:
         [BLOCKS[block], _weight(weight), _NAMES[measure], str(one), verdict(one, _EXPECTED[measure])]
         for (block, weight, measure), one in _differences(values).items()
     ]
-    caption = "Residual minus the other, paired by seed, with Student's 95 % interval."
+    caption = (
+        "Residual minus the other, paired by seed, with Student's 95 % interval; that of accuracies allows for their "
+        "coming in steps of one image."
+    )
     return Table(["against", "λ", "measure", "difference", "the paper's sign"], rows, caption)
 
 

@@ -43,7 +43,10 @@ def run(plan: Plan) -> Result:
     """Accuracy from so many labels, with and without the other rows."""
     found = plan.runs()
     accuracy = {label: [100 * one for one in scores(runs, "accuracy")] for label, runs in found.items()}
-    gains = {count: Difference.of(accuracy[f"{count}-hybrid"], accuracy[f"{count}-labels_alone"]) for count in COUNTS}
+    grain = 100 / max(scores(found[f"{COUNTS[0]}-hybrid"], "rows"))
+    gains = {
+        count: Difference.of(accuracy[f"{count}-hybrid"], accuracy[f"{count}-labels_alone"], grain) for count in COUNTS
+    }
     rows = [
         [
             f"{count:,}",
