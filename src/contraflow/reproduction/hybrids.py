@@ -200,7 +200,7 @@ def _weight(label: str) -> str:
 def _findings(values: Mapping[str, Mapping[str, list[float]]]) -> list[str]:
     found = _differences(values)
     lines = []
-    for weight in ("1_d", f"1_d{LONG}"):
+    for weight in (f"1_d{LONG}", "1_d"):
         for measure, what in (("bits", "bits/dim"), ("accuracy", "per cent of accuracy")):
             one = found.get(("coupling", weight, measure))
             if one is not None:
