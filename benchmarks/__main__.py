@@ -3,7 +3,7 @@
     python -m benchmarks                  what there is, a line each
     python -m benchmarks step …           one of them; the same as python -m benchmarks.step …
     python -m benchmarks all [--quick]    in turn, all that write docs/benchmarks.md
-    python -m benchmarks all --cuda       in turn, its sections of a GPU: about half an hour on one
+    python -m benchmarks all --cuda       in turn, its sections of a GPU
 
 `--quick` shows within the hour that every command works; what it writes is not for the page.
 """
