@@ -130,6 +130,7 @@ def test_settings_differ_in_what_is_compared_alone(name: str, setting: str) -> N
     first, *others = (one.as_dict() for label, one in recipes.items() if not label.endswith(LONG))
     assert len(longer) == (len(BLOCKS) if name != "semi_supervised" and setting == "reduced" else 0)
     for one in longer:
+        assert one["training"]["steps"] == 4 * first["training"]["steps"]
         one["training"] |= {key: first["training"][key] for key in ("steps", "warmup_steps")}
     others += longer
     for other in others:
