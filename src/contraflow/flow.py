@@ -13,7 +13,7 @@ from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, in
 from contraflow.distributions import ClassNormal, StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError
 from contraflow.inputs import FLOATS, INTEGERS, accept, named
-from contraflow.lipschitz import Certificate
+from contraflow.lipschitz import Certificate, shared_scales
 from contraflow.lipschitz.certification import certify_contraction
 from contraflow.logdet import EVALUATION, AdaptiveRoulette, Exact, LogDetEstimator, RussianRoulette
 from contraflow.numerics import FixedPointSolver, fixed_means, two_stage_means
@@ -135,7 +135,7 @@ class Flow(nn.Module):
         (True, 2)
         """
         blocks = [(name, one) for name, one in self.named_modules() if isinstance(one, ResidualBlock)]
-        return Certificate(tuple(certify_contraction(name, one.g, one.g.lipschitz_bound()) for name, one in blocks))
+        return Certificate(tuple(certify_contraction(name, one.g) for name, one in blocks))
 
     def _preprocess(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor]:
         x = accept(x, self.event_shape, (*FLOATS, *INTEGERS), self.dtype)
@@ -146,12 +146,15 @@ class Flow(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """z = f(x) and log|det ∂f/∂x| in nats, preprocessing included."""
         x, first = self._preprocess(x, context, generator)
-        z, second = self.bijection.forward_and_logdet(x, context, generator=generator)
+        with shared_scales(self):
+            z, second = self.bijection.forward_and_logdet(x, context, generator=generator)
         return z, first + second
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """z = f(x)."""
-        return self.bijection(self._preprocess(x, context, generator)[0], context, generator=generator)
+        x, _ = self._preprocess(x, context, generator)
+        with shared_scales(self):
+            return self.bijection(x, context, generator=generator)
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """x = f⁻¹(z), differentiable.
@@ -162,7 +165,8 @@ class Flow(nn.Module):
         """
         z = accept(z, self.base.event_shape, FLOATS, self.dtype)
         try:
-            x = self.bijection.inverse(z, context, generator=generator)
+            with shared_scales(self):
+                x = self.bijection.inverse(z, context, generator=generator)
         except InversionError as error:
             names = [name for name, module in self.named_modules() if module is error.block]
             raise InversionError(f"{names[0] if names else 'a block'}: {error}") from error

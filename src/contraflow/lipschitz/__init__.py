@@ -10,12 +10,13 @@ from contraflow.lipschitz.dense_concatenation import (
     DenseConcatenationMLP,
 )
 from contraflow.lipschitz.induced_certificate import certified_induced_norm
-from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
 from contraflow.lipschitz.norm_table import NormOrders, norm_orders
-from contraflow.lipschitz.normalisation import largest_estimate, rescale_to_certificate, update_lipschitz
 from contraflow.lipschitz.norms import LearnedNorms, MixedNorms, NarrowRange, Norms, OrderSquash, SkewedRange, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
+from contraflow.lipschitz.soft_normalisation import LipschitzLayer, shared_scales
+from contraflow.lipschitz.update import largest_estimate, rescale_to_certificate, update_lipschitz
 
 __all__ = [
     "ACTIVATIONS",
@@ -54,5 +55,6 @@ __all__ = [
     "largest_estimate",
     "norm_orders",
     "rescale_to_certificate",
+    "shared_scales",
     "update_lipschitz",
 ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation
 from contraflow.lipschitz.dense_concatenation import CLIPSWISH_LIPSCHITZ, DenseConcatenation
-from contraflow.lipschitz.layers import LipschitzLayer
+from contraflow.lipschitz.soft_normalisation import LipschitzLayer
 from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.lipschitz.norms import format_orders
 
@@ -148,11 +148,18 @@ class Certificate:
         return f"{count}: {proof}, largest certified bound {worst:.4f}{excess}"
 
 
+class Bounded(Protocol):
+    """A map that knows a Lipschitz bound of its own."""
+
+    def lipschitz_bound(self) -> float:
+        """L, from above."""
+
+
 @torch.no_grad()
-def certify_contraction(name: str, g: object, claim: float) -> BlockCertificate:
+def certify_contraction(name: str, g: Bounded) -> BlockCertificate:
     """The certificate of a block with this g; uncertified, with its author's claim, where no proof is known for it."""
     if reason := _foreign(g):
-        return BlockCertificate(name, claim, False, reason)
+        return BlockCertificate(name, g.lipschitz_bound(), False, reason)
     assert isinstance(g, (LipschitzNetwork, DenseConcatenation))
     layers = tuple(certify_layer(f"{name}.g.layers.{index}", one) for index, one in enumerate(g.stack()))
     if isinstance(g, LipschitzNetwork):
@@ -170,7 +177,7 @@ def certify_contraction(name: str, g: object, claim: float) -> BlockCertificate:
 @torch.no_grad()
 def certify_layer(name: str, layer: LipschitzLayer) -> LayerCertificate:
     """Estimate, certified bound and promise of one layer."""
-    bound = layer.lipschitz_bound()
+    bound = layer.certify()
     estimate = layer.norm.estimate(layer, layer.normalised())
     return LayerCertificate(
         name, estimate, bound, layer.bound, format_orders(layer.norm.orders()), layer.norm.statement(layer)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from contraflow.errors import DomainError
 from contraflow.lipschitz.activations import SWISH_LIPSCHITZ
 from contraflow.lipschitz.convolution import channels_last
-from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
+from contraflow.lipschitz.soft_normalisation import LipschitzLayer, current_scales
 
 #: Divisors of LipSwish and of the concatenation of two.
 _DIVISOR = 1.1 * 1.004
@@ -83,11 +84,12 @@ class DenseConcatenation(nn.Module):
 
     def tensors(self) -> tuple[Tensor, ...]:
         """W_l, b_l, η̂ and β of every stage, then W_n and b_n, with c applied."""
-        *layers, last = self.stack()
+        layers = self.stack()
+        *weights, last = (layer.weight * scale for layer, scale in zip(layers, current_scales(layers), strict=True))
         out: list[Tensor] = []
-        for layer, one in zip(layers, self._concatenations(), strict=True):
-            out += [layer.normalised(), layer.bias, one.shares(), one.beta()]
-        return (*out, last.normalised(), last.bias)
+        for layer, weight, one in zip(layers[:-1], weights, self._concatenations(), strict=True):
+            out += [weight, layer.bias, one.shares(), one.beta()]
+        return (*out, last, layers[-1].bias)
 
     def _concatenations(self) -> list[Concatenation]:
         return cast(list[Concatenation], list(self.concatenations))

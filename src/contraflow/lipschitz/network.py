@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from contraflow.errors import ConfigurationError, unknown_name
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation
 from contraflow.lipschitz.convolution import channels_last
-from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLayer, LipschitzLinear
+from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
 from contraflow.lipschitz.passes import Adjoint, DualPass, Kept, kept_gradient
+from contraflow.lipschitz.soft_normalisation import LipschitzLayer, current_scales
 
 _SPECTRAL = Spectral()
 
@@ -72,9 +73,9 @@ class LipschitzNetwork(nn.Module):
         out: list[Tensor] = []
         gain = first.input_gain() if first is not None else None
         out.append(self._layer(0).weight.new_ones(()) if gain is None else gain)
-        for index in range(len(self.layers)):
+        for index, scale in enumerate(current_scales(self.stack())):
             layer = self._layer(index)
-            scale, bias = layer.scale(), layer.bias
+            bias = layer.bias
             before = self.activation_before(index)
             after = self.activation_before(index + 1) if index + 1 < len(self.layers) else None
             incoming = before.output_gain() if before is not None else None

@@ -122,7 +122,7 @@ class LearnedOrders(BlockOrders):
         return tuple(self._at(state).item() for state in range(self.layers + 1))
 
     def version(self) -> Any:
-        return self.raw._version, id(self.raw), self.raw.dtype
+        return self.values()
 
     def extra_repr(self) -> str:
         return format_orders(self.values())

@@ -16,7 +16,7 @@ from contraflow.lipschitz.norms import BlockOrders
 from contraflow.numerics import Order, dual_order, duality_map, induced_power_iteration, order_norm, power_iteration
 
 if TYPE_CHECKING:
-    from contraflow.lipschitz.layers import LipschitzLayer
+    from contraflow.lipschitz.soft_normalisation import LipschitzLayer
 
 #: Starts of a thorough search for ‖W‖_{p→q}, beside the present v; from a generator with a fixed seed.
 _RESTARTS = 20
@@ -70,7 +70,8 @@ class SpectralNorm(OperatorNorm):
     """σ₁(W)."""
 
     def sigma(self, layer: LipschitzLayer) -> Tensor:
-        return layer.apply_weight(layer.weight, layer.v).norm()
+        v = layer.v.clone()  # the graph keeps it, and v changes in place
+        return layer.apply_weight(layer.weight, v).norm() / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
 
     def estimate(self, layer: LipschitzLayer, weight: Tensor) -> float:
         v = layer.v.double()
@@ -126,7 +127,7 @@ class InducedNorm(OperatorNorm):
         return p, q
 
     def sigma(self, layer: LipschitzLayer) -> Tensor:
-        return self._ratio(layer, layer.weight, layer.v, *self.pair())
+        return self._ratio(layer, layer.weight, layer.v.clone(), *self.pair())
 
     def estimate(self, layer: LipschitzLayer, weight: Tensor) -> float:
         return float(self._ratio(layer, weight.double(), layer.v.double(), *self.orders()))

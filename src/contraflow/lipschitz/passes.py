@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from contraflow.lipschitz.activations import Activation
-    from contraflow.lipschitz.layers import LipschitzLayer
+    from contraflow.lipschitz.soft_normalisation import LipschitzLayer
     from contraflow.lipschitz.network import LipschitzNetwork
 
 

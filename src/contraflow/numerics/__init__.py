@@ -8,6 +8,7 @@ from contraflow.numerics.jacobian import batch_jacobian
 from contraflow.numerics.ode import METHODS, OdeSolution, OdeSolver
 from contraflow.numerics.orthogonal import below_diagonal, householder, random_reflections, strictly_lower
 from contraflow.numerics.power_iteration import power_iteration
+from contraflow.numerics.transforms import is_batched, transforms_active, without_transforms
 from contraflow.numerics.two_stage import Means, fixed_means, two_stage_means
 
 __all__ = [
@@ -31,11 +32,14 @@ __all__ = [
     "householder",
     "implicit",
     "induced_power_iteration",
+    "is_batched",
     "is_below",
     "norm_from_above",
     "order_norm",
     "power_iteration",
     "random_reflections",
     "strictly_lower",
+    "transforms_active",
     "two_stage_means",
+    "without_transforms",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from contraflow.flow import Flow
-from contraflow.lipschitz import LipschitzLayer, rescale_to_certificate
+from contraflow.lipschitz import LipschitzLayer, rescale_to_certificate, update_lipschitz
 
 
 class PolyakAverage:
@@ -49,7 +49,7 @@ def with_weights(flow: Flow, weights: dict[str, Tensor]) -> Flow:
         one.copy_(weights[name])
     for module in twin.modules():
         if isinstance(module, LipschitzLayer):
-            module.excess = 1.0
-            module.converge()
+            module.warm = False
+    update_lipschitz(twin)
     rescale_to_certificate(twin)
     return twin.requires_grad_(False)

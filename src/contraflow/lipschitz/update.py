@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 
 import torch
 from torch import Tensor, nn
 
 from contraflow.errors import DomainError
-from contraflow.inputs import refuse_half
 from contraflow.lipschitz.balance import Densities
 from contraflow.lipschitz.dense_concatenation import DenseConcatenation
-from contraflow.lipschitz.layers import THOROUGH, LipschitzLayer, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzNetwork
-from contraflow.lipschitz.operator_norms import InducedNorm, SpectralNorm
-from contraflow.numerics import norm_from_above, power_iteration
+from contraflow.lipschitz.operator_norms import InducedNorm
+from contraflow.lipschitz.soft_normalisation import (
+    THOROUGH,
+    LipschitzLayer,
+    by_kind,
+    lipschitz_layers,
+    refresh,
+    remember,
+)
+from contraflow.numerics import norm_from_above
 
 #: Relative distance from the power iteration's estimate at which a bound is tried first along training.
 TRAINING_GAP = 5e-3
@@ -30,11 +35,11 @@ _ORDERS = 1e-4
 def update_lipschitz(
     module: nn.Module, *, tolerance: float = 1e-4, max_iterations: int = 50, certified: bool = False
 ) -> None:
-    r"""Refresh v of every bounded layer by warm-started power iteration and normalise all weights.
+    r"""Refresh v of every bounded layer by warm-started power iteration, now.
 
-    Call it before the forward pass of a training step. Layers of equal shape under the spectral norm run as one batch
-    of products. All passes of the step share the weights' scales and their graph, so add losses up before one
-    backward pass, or run forward and backward in turn.
+    A flow does this by itself when it is evaluated after its weights have moved. Call it to choose the moment: before
+    a CUDA graph is captured, at the same point on every rank, or with other limits; the next evaluation then has
+    nothing to refresh. Layers of equal shape under the spectral norm run as one batch of products.
 
     W / max(1, σ/c) with the power iteration's σ, an estimate from below, may leave a layer above its bound c; after a
     large step by several per cent. With ``certified=True`` the weights are divided by a bound from above instead,
@@ -53,74 +58,14 @@ def update_lipschitz(
     Raises:
         DomainError: weights in half precision, or under autocast, which would round norms.
     """
-    stacks: dict[tuple, list[LipschitzLayer]] = defaultdict(list)
-    for layer in _layers(module):
-        refuse_half(layer.weight.dtype, layer.weight.device)
-        stacks[_kind(layer)].append(layer)
-    for stack in stacks.values():
-        _refresh(stack, tolerance, max_iterations)
+    for layers in by_kind(lipschitz_layers(module)):
+        refresh(layers, tolerance, max_iterations)
         if certified:
-            _certify_stack(stack)
+            _certify_stack(layers)
         else:
-            for layer in stack:
+            for layer in layers:
                 layer.by_estimate()
-        if _is_dense_spectral(stack[0]):
-            _normalise_stack(stack)
-
-
-def _kind(layer: LipschitzLayer) -> tuple:
-    """Equal for layers that can be worked on as one stack."""
-    size = getattr(layer, "size", None)
-    return type(layer), type(layer.norm), size, *layer.weight.shape, layer.weight.dtype, layer.weight.device
-
-
-def _is_dense_spectral(layer: LipschitzLayer) -> bool:
-    return isinstance(layer, LipschitzLinear) and isinstance(layer.norm, SpectralNorm)
-
-
-def _refresh(layers: list[LipschitzLayer], tolerance: float, max_iterations: int) -> None:
-    """An iteration of layers of one kind: warm-started, or a thorough one."""
-    cold, warm = ([layer for layer in layers if layer.warm == state] for state in (False, True))
-    if not isinstance(layers[0].norm, SpectralNorm):
-        for layer in cold:
-            layer.converge()
-        for layer in warm:
-            layer.refresh(tolerance, max_iterations)
-        return
-    for layer in cold:
-        layer.start()
-    if cold:
-        _refresh_stack(cold, *THOROUGH)
-    if warm:
-        _refresh_stack(warm, tolerance, max_iterations)
-
-
-def _refresh_stack(layers: list[LipschitzLayer], tolerance: float, max_iterations: int) -> None:
-    """Power iteration of layers of one kind under the spectral norm, with one product for all."""
-    one = layers[0]
-    weights = torch.stack([layer.weight.detach() for layer in layers])
-    transposed = one.transposed(weights)
-    found = power_iteration(
-        lambda v: one.apply_each(weights, v),
-        lambda u: one.apply_each(transposed, u),
-        torch.cat([layer.v for layer in layers]),
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-    )
-    for layer, v in zip(layers, found.v, strict=True):
-        layer.accept(v[None])
-
-
-def _normalise_stack(layers: list[LipschitzLayer]) -> None:
-    """Scales of dense layers of equal shape, with one product for all."""
-    weights = torch.stack([layer.weight for layer in layers])
-    v = torch.cat([layer.v for layer in layers])
-    factors = weights.new_tensor([layer.excess / layer.bound for layer in layers])
-    sigma = layers[0].apply_each(weights, v).norm(dim=1)
-    scales = (sigma * factors).clamp_min(1).reciprocal()
-    sharing = [layer.cache for layer in layers]
-    for layer, scale in zip(layers, scales.unbind(), strict=True):
-        layer.remember(scale, sharing)
+        remember(layers)
 
 
 @torch.no_grad()
@@ -135,8 +80,9 @@ def _certify_stack(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> N
     divided = norms > bounds
     stuck = (divided & (norms > _STUCK * sigma)).nonzero()[:, 0].tolist()
     for index in stuck:
-        layers[index].restart()
+        layers[index].begin_anew()
     if stuck:
+        refresh([layers[index] for index in stuck], *THOROUGH)
         sigma = _estimates(layers)  # the bound u stands; only the direction of its gradient was wrong
     excess = torch.where(divided, norms / sigma * (1 + rounding(layers[0])), torch.ones_like(norms))
     for layer, value in zip(layers, excess.tolist(), strict=True):
@@ -223,12 +169,12 @@ def rescale_to_certificate(module: nn.Module) -> int:
     >>> all(layer.lipschitz_bound() <= layer.bound for layer in g.layers), rescale_to_certificate(g)
     (True, 0)
     """
-    return sum(_rescale(layer) for layer in _layers(module))
+    return sum(_rescale(layer) for layer in lipschitz_layers(module))
 
 
 def _rescale(layer: LipschitzLayer) -> bool:
     changed = False
-    while (certified := layer.lipschitz_bound()) > layer.bound:
+    while (certified := layer.certify()) > layer.bound:
         if not math.isfinite(certified):
             raise DomainError(f"{layer}: its weights hold NaN or infinity, so there is no bound to scale them to.")
         layer.weight.copy_(layer.normalised() * (layer.bound / certified / (1 + rounding(layer))))
@@ -242,7 +188,3 @@ def largest_estimate(module: nn.Module) -> float:
     """The largest of the blocks' Lipschitz estimates, from min(σ_l, c) of every layer, below; 0 without any block."""
     networks = [one for one in module.modules() if isinstance(one, (LipschitzNetwork, DenseConcatenation))]
     return max((one.lipschitz_estimate() for one in networks), default=0.0)
-
-
-def _layers(module: nn.Module) -> list[LipschitzLayer]:
-    return [one for one in module.modules() if isinstance(one, LipschitzLayer)]

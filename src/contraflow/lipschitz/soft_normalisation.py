@@ -1,0 +1,444 @@
+"""Soft normalisation W / max(1, σ(W)/c), computed from the weights in use at every evaluation.
+
+σ is the norm at a direction v that power iteration keeps. The scale 1 / max(1, σ/c) is never stored: every evaluation
+computes it from weight and v, with a graph of its own. What may be out of date is v, when the weight has moved since
+the iteration. So every evaluation first asks whether each v still belongs to its weight, and refreshes those that do
+not, layers of one shape as one batch.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from contraflow.errors import ConfigurationError, DomainError
+from contraflow.inputs import refuse_half
+from contraflow.lipschitz.balance import Densities
+from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm
+from contraflow.numerics import BlockTridiagonal, is_batched, power_iteration, transforms_active, without_transforms
+
+#: Relative change of σ and most iterations: of a thorough search for v, and of one that follows a weight's small steps.
+THOROUGH = (1e-6, 500)
+WARM = (1e-4, 50)
+
+#: Iterations where nobody may look at values: weights that `torch.func.vmap` runs over.
+_UNSEEN_ITERATIONS = 50
+
+#: Relative change of ‖W v‖ or ‖W‖_F from which a weight counts as changed, above the rounding of either in float32, and
+#: as another one. (Fused optimisers leave a weight's version as it was.)
+_CHANGED = 1e-4
+_REPLACED = 0.1
+_TINY = 1e-30
+
+_LOCK = threading.RLock()
+
+#: Scales of the evaluation that is under way, by layer.
+_shared: ContextVar[dict[LipschitzLayer, Tensor] | None] = ContextVar("scales of this evaluation", default=None)
+
+
+# An OperatorNorm's iteration: norm, layer, tolerance, max_iterations ↦ v
+Search = Callable[[OperatorNorm, "LipschitzLayer", float, int], Tensor]
+
+
+class Seen(NamedTuple):
+    """The weight that v was found for; a copy of a layer, whose weight is another tensor, has seen none.
+
+    Attributes:
+        version: of the weight, and the norm's orders; another one is an ordinary step.
+        values: ‖W v‖/‖v‖ and ‖W‖_F, which also show what leaves no other trace: ``weight.data.mul_``, another tensor
+            in its place, an overwritten v.
+    """
+
+    version: Any
+    values: tuple[float, float]
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+
+class LipschitzLayer(nn.Module, ABC):
+    r"""A linear map with soft normalisation of its operator norm to `bound`: divided only where σ is above it.
+
+    σ = ‖W v‖₂ / ‖v‖₂ with v the right singular vector of the power iteration, kept as a buffer for a warm start; at
+    fixed v its gradient is u vᵀ. Another norm than the spectral one brings its own σ and iteration. v is refreshed
+    before the layer is used, whatever changed its weight; `contraflow.lipschitz.update_lipschitz` chooses the moment.
+
+    Args:
+        weight: the raw weight.
+        outputs: length of the bias.
+        start: shape of v.
+        bound: c in (0, 1].
+        norm: `SpectralNorm` by default, or an `InducedNorm`.
+    """
+
+    v: Tensor
+    #: N where the operator is one matrix at each of N pixels and v covers one of them.
+    copies: int = 1
+    #: Whether `apply_each` costs one product for a stack of these layers, gradients included.
+    stacks: bool = False
+
+    def __init__(
+        self, weight: Tensor, outputs: int, start: tuple[int, ...], bound: float, norm: OperatorNorm | None = None
+    ) -> None:
+        super().__init__()
+        if not 0 < bound <= 1:
+            raise DomainError(f"bound={bound}: the Lipschitz bound of a layer lies in (0, 1].")
+        self.bound = bound
+        self.norm = norm if norm is not None else SpectralNorm()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.empty(outputs, dtype=weight.dtype, device=weight.device))
+        self.register_buffer("v", torch.randn(1, *start, dtype=weight.dtype, device=weight.device))
+        #: Whether v is a warm start; else the next refresh is a thorough search.
+        self.warm = False
+        #: Certified norm over estimate, at least 1: what a certified update of `update_lipschitz` multiplies σ by.
+        self.excess = 1.0
+        #: What a certified update measures an induced norm with; ``None`` after one by estimates.
+        self.densities: Densities | None = None
+        self.seen: Seen | None = None
+        self._certified: tuple[Any, float] | None = None
+        self.register_load_state_dict_post_hook(_on_load)
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        fan_in = self.weight[0].numel()
+        nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    @abstractmethod
+    def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
+        """W x without bias, over any leading batch dimension."""
+
+    @abstractmethod
+    def transposed(self, weight: Tensor) -> Tensor:
+        """The weight of the adjoint, or a stack of them: ``apply_weight(transposed(weight), u)`` is Wᵀ u."""
+
+    def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
+        """Wᵀ u."""
+        return self.apply_weight(self.transposed(weight), u)
+
+    @abstractmethod
+    def apply_each(self, weights: Tensor, x: Tensor) -> Tensor:
+        """W_i x_i for a stack of weights of this layer's shape and as many inputs."""
+
+    @abstractmethod
+    def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        """W x + b."""
+
+    @abstractmethod
+    def weight_gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """∂⟨y, W x⟩/∂W, summed over the batch."""
+
+    def spread(self, bias: Tensor) -> Tensor:
+        """The bias in a shape that can be added to an output."""
+        return bias
+
+    def spread_gradient(self, y: Tensor) -> Tensor:
+        """∂⟨y, spread(b)⟩/∂b, summed over the batch."""
+        return y.sum(dim=0)
+
+    @abstractmethod
+    def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
+        """An upper bound on the operator norm ‖·‖_{p→q} of `weight`."""
+
+    @abstractmethod
+    def spectral_method(self) -> str:
+        """How ‖·‖₂ is certified, in words."""
+
+    def gram(self, weights: Tensor) -> BlockTridiagonal | None:
+        """WᵀW for a stack of weights of this layer's shape, to certify them together; ``None`` where that is not
+        offered, and `certified_norm` is asked layer by layer."""
+        return None
+
+    def sigma(self) -> Tensor:
+        """The estimate of the raw weight's norm at v, from below; a scalar with gradient."""
+        return self.norm.sigma(self)
+
+    def divisor(self) -> Tensor:
+        """max(1, σ/c), with σ raised to a certified bound after a certified update."""
+        return (self.norm.measure(self) * (self.excess / self.bound)).clamp_min(1)
+
+    def scale(self) -> Tensor:
+        """1 / max(1, σ/c) of the weight as it is, with gradient; v is refreshed first where the weight has moved."""
+        return current_scales([self])[0]
+
+    def normalised(self) -> Tensor:
+        """W / max(1, σ/c) of the weight as it is, with gradient."""
+        return self.weight * self.scale()
+
+    @torch.no_grad()
+    def certify(self) -> float:
+        """The certified norm of the normalised weight, from above, between the norms of the layer; computed now."""
+        return self.norm.certified(self, self.normalised())
+
+    @torch.no_grad()
+    def lipschitz_bound(self) -> float:
+        """The same, kept for solvers that ask at every call until weight, v or norm change."""
+        self.scale()
+        key = self.bound, self.excess, self.norm.version(), *_measure([self])[1][0]
+        if self._certified is None or self._certified[0] != key:
+            self._certified = key, self.certify()
+        return self._certified[1]
+
+    def accept(self, v: Tensor) -> None:
+        """Take over a refreshed v."""
+        with torch.no_grad():
+            accepted = torch.where(v.any(), v, self.v)  # no question that a GPU would have to answer
+            if transforms_active() or self.v.is_inference():
+                self.v = without_transforms(accepted)
+            else:
+                self.v.copy_(accepted)
+        self.warm = True
+
+    def converge(self, tolerance: float = THOROUGH[0], max_iterations: int = THOROUGH[1]) -> None:
+        """A thorough search for v, in place."""
+        self.start()
+        _iterate([self], tolerance, max_iterations, type(self.norm).search)
+
+    def start(self) -> None:
+        """A new v where the present one is not finite or zero."""
+        if not bool(self.v.isfinite().all()) or not bool(self.v.any()):
+            self.accept(self._noise())
+
+    def begin_anew(self) -> None:
+        """Ask for a thorough search, from a v with a part in every direction.
+
+        v may be nearly orthogonal to the top singular vector of a weight that has jumped; σ then rests at a smaller
+        singular value and the stopping rule is content.
+        """
+        self.start()
+        self.accept(self.v / _norms(self.v)[0] + self._noise())
+        self.warm = False
+
+    def _noise(self) -> Tensor:
+        seeded = torch.Generator().manual_seed(0)  # the same every time: a run can be repeated and resumed
+        noise = torch.randn(self.v.shape, generator=seeded, dtype=self.v.dtype).to(self.v.device)
+        return noise / noise.norm()
+
+    def by_estimate(self) -> None:
+        """Forget what a certified update found: the weight is divided by σ alone."""
+        self.excess, self.densities = 1.0, None
+
+    def remember(self, values: tuple[float, float]) -> None:
+        """v belongs to the weight as it is now."""
+        self.seen = Seen(self._version(), values)
+
+    def stepped(self) -> bool:
+        """Whether the weight's version, or the norm, is another one than v was found for."""
+        return self.seen is None or self.seen.version != self._version()
+
+    def change(self, values: tuple[float, float]) -> float:
+        """How far ‖W v‖/‖v‖ and ‖W‖_F are from those of the weight that v was found for, relatively."""
+        assert self.seen is not None
+        pairs = zip(values, self.seen.values, strict=True)
+        return max(0.0 if now == then else abs(now - then) / max(abs(then), _TINY) for now, then in pairs)
+
+    def _version(self) -> Any:
+        weight = without_transforms(self.weight)
+        return 0 if weight.is_inference() else weight._version, self.norm.version()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.affine(self.normalised(), self.bias, x)
+
+
+def _on_load(layer: nn.Module, incompatible: Any) -> None:
+    assert isinstance(layer, LipschitzLayer)
+    layer.seen = None
+    layer.by_estimate()
+    # A checkpoint that brings its v needs no new start; one without (foreign weights) does.
+    layer.warm = not any(key.rsplit(".", 1)[-1] == "v" for key in incompatible.missing_keys)
+
+
+def lipschitz_layers(module: nn.Module) -> list[LipschitzLayer]:
+    """The bounded layers of a module, in their order."""
+    return [one for one in module.modules() if isinstance(one, LipschitzLayer)]
+
+
+def by_kind(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
+    """Lists of layers that can be worked on as one stack.
+
+    Raises:
+        DomainError: weights in half precision, or under autocast, which would round norms.
+    """
+    kinds: dict[tuple, list[LipschitzLayer]] = defaultdict(list)
+    for layer in layers:
+        weight = layer.weight
+        size = getattr(layer, "size", None)
+        kinds[type(layer), type(layer.norm), size, weight.shape, weight.dtype, weight.device].append(layer)
+    for one, *_ in kinds.values():
+        refuse_half(one.weight.dtype, one.weight.device)
+    return list(kinds.values())
+
+
+def current_scales(layers: Sequence[LipschitzLayer]) -> list[Tensor]:
+    """1 / max(1, σ/c) of every layer, from its weight as it is, with a graph of its own to the weights.
+
+    Layers whose v does not belong to their weight are refreshed first, those of one shape as one batch. Inside
+    `shared_scales` the scales of that evaluation are taken.
+
+    Raises:
+        DomainError: weights in half precision, or under autocast.
+    """
+    shared = _shared.get()
+    if shared is not None and all(layer in shared for layer in layers):
+        return [shared[layer] for layer in layers]
+    found = _found_scales(layers)
+    return [found[layer] for layer in layers]
+
+
+@contextmanager
+def shared_scales(module: nn.Module) -> Iterator[None]:
+    """Inside, all uses of the module's layers share scales that are computed at once, at the beginning."""
+    if _shared.get() is not None:
+        yield
+        return
+    token = _shared.set(_found_scales(lipschitz_layers(module)))
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+
+
+@torch.compiler.disable
+def _found_scales(layers: Sequence[LipschitzLayer]) -> dict[LipschitzLayer, Tensor]:
+    scales: dict[LipschitzLayer, Tensor] = {}
+    with _LOCK:  # threads may share a flow
+        for kind in by_kind(layers):
+            scales.update(zip(kind, _scales_of_kind(kind), strict=True))
+    return scales
+
+
+def _scales_of_kind(layers: list[LipschitzLayer]) -> Sequence[Tensor]:
+    if any(is_batched(layer.weight) for layer in layers):
+        measures = torch.stack([_measure_unseen(layer) for layer in layers])
+    elif _capturing(layers[0].weight):
+        measures, _ = _measure(layers, values=False)
+    else:
+        measures = _measure_refreshed(layers)
+    factors = measures.new_tensor([layer.excess / layer.bound for layer in layers])
+    return (measures * factors).clamp_min(1).reciprocal().unbind()
+
+
+def _measure_refreshed(layers: list[LipschitzLayer]) -> Tensor:
+    fresh = {layer for layer in layers if layer.stepped()}
+    if fresh:
+        refresh([layer for layer in layers if layer in fresh], *WARM, doubtful=True)
+    measures, values = _measure(layers)
+    changes = {x: x.change(now) for x, now in zip(layers, values, strict=True) if x not in fresh}
+    # "Not at most" instead of "above": a change from or to NaN counts.
+    if changed := [layer for layer, change in changes.items() if not change <= _CHANGED]:
+        for layer in changed:
+            if not changes[layer] <= _REPLACED:
+                layer.begin_anew()
+        refresh(changed, *WARM)
+        measures, values = _measure(layers)
+        fresh.update(changed)
+    for layer, now in zip(layers, values, strict=True):
+        if layer in fresh:
+            layer.remember(now)
+    return measures
+
+
+def _measure(layers: list[LipschitzLayer], *, values: bool = True) -> tuple[Tensor, list[tuple[float, float]]]:
+    """Of layers of one kind: what is brought below c, ``(layers,)`` with gradient, and ‖W v‖/‖v‖ and ‖W‖_F of each."""
+    one = layers[0]
+    spectral = isinstance(one.norm, SpectralNorm)
+    v = torch.cat([layer.v for layer in layers])  # a copy: the graph keeps it, and v changes in place
+    if spectral and one.stacks:
+        weights = torch.stack([layer.weight for layer in layers])
+        measures = one.apply_each(weights, v).norm(dim=1) / _norms(v)
+    else:
+        measures = torch.stack([layer.norm.measure(layer) for layer in layers])
+    if not values:
+        return measures, []
+    with torch.no_grad():
+        plain = [without_transforms(layer.weight) for layer in layers]
+        if spectral and plain[0] is layers[0].weight:
+            sizes = measures.detach()
+        else:
+            applied = torch.cat([layer.apply_weight(w, layer.v) for layer, w in zip(layers, plain, strict=True)])
+            sizes = _norms(applied) / _norms(v)
+        frobenius = torch.stack(torch._foreach_norm(plain))
+        return measures, list(zip(*torch.stack([sizes, frobenius]).tolist(), strict=True))
+
+
+def _norms(v: Tensor) -> Tensor:
+    return v.flatten(1).norm(dim=1).clamp_min(torch.finfo(v.dtype).tiny)
+
+
+def _measure_unseen(layer: LipschitzLayer) -> Tensor:
+    """σ of a weight that `torch.func.vmap` runs over, after a fixed number of iterations from v, which stays."""
+    if not isinstance(layer.norm, SpectralNorm):
+        raise ConfigurationError("torch.func.vmap over the weights of a flow needs spectral norms; loop over them.")
+    weight, v = layer.weight.detach(), layer.v
+    for _ in range(_UNSEEN_ITERATIONS):
+        v = layer.apply_adjoint(weight, layer.apply_weight(weight, v))
+        v = v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
+    return layer.apply_weight(layer.weight, v).norm() / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
+
+
+def _capturing(weight: Tensor) -> bool:
+    """Whether a CUDA graph is being captured, where no value can be looked at: `update_lipschitz` goes before it."""
+    return weight.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+@torch.no_grad()
+def refresh(
+    layers: list[LipschitzLayer], tolerance: float, max_iterations: int, *, doubtful: bool = False
+) -> None:
+    """Power iteration of layers of one kind: from their v where it is a warm start, else a thorough search.
+
+    Args:
+        layers: of one kind.
+        tolerance, max_iterations: of a warm start.
+        doubtful: a v that was loaded stays, to the bit, where the iteration finds no norm that is larger.
+    """
+    cold = [layer for layer in layers if not layer.warm]
+    loaded = [layer for layer in layers if layer.warm and layer.seen is None and doubtful]
+    warm = [layer for layer in layers if layer.warm and layer not in loaded]
+    for layer in cold:
+        layer.start()
+    norm = type(layers[0].norm)
+    _iterate(cold, *THOROUGH, norm.search)
+    _iterate(warm, tolerance, max_iterations, norm.refresh)
+    before = [(layer.v.clone(), layer.sigma()) for layer in loaded]
+    _iterate(loaded, tolerance, max_iterations, norm.refresh)
+    for layer, (v, sigma) in zip(loaded, before, strict=True):
+        if bool(layer.sigma() <= (1 + tolerance) * sigma):
+            layer.accept(v)
+
+
+def _iterate(layers: list[LipschitzLayer], tolerance: float, max_iterations: int, search: Search) -> None:
+    """Power iteration of layers of one kind; under the spectral norm with one product for all."""
+    if not layers or not isinstance(layers[0].norm, SpectralNorm):
+        for layer in layers:
+            layer.accept(search(layer.norm, layer, tolerance, max_iterations))
+        return
+    one = layers[0]
+    weights = torch.stack([without_transforms(layer.weight.detach()) for layer in layers])
+    transposed = one.transposed(weights)
+    found = power_iteration(
+        lambda v: one.apply_each(weights, v),
+        lambda u: one.apply_each(transposed, u),
+        torch.cat([layer.v for layer in layers]),
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+    )
+    for layer, v in zip(layers, found.v, strict=True):
+        layer.accept(v[None])
+
+
+def remember(layers: list[LipschitzLayer]) -> None:
+    """The v of these layers of one kind belong to their weights as they are now."""
+    with torch.no_grad():
+        for layer, values in zip(layers, _measure(layers)[1], strict=True):
+            layer.remember(values)
+
