@@ -51,14 +51,19 @@ def test_an_empty_batch():
     assert root.value.shape == root.converged.shape == (0,)
 
 
-def test_the_implicit_gradient_is_that_of_the_closed_form():
-    """t³ + ct = y."""
+def test_implicit_derivatives_are_those_of_the_closed_form():
+    """t³ + ct = y: dt/dc = -t/(3t² + c), dt/dy = 1/(3t² + c), d²t/dy² = -6t/(3t² + c)³."""
     c, y = torch.tensor(2.0, requires_grad=True), torch.tensor([3.0, 12.0], requires_grad=True)
     with torch.no_grad():
         t = Bisection().solve(lambda t: t**3 + c * t - y, torch.zeros(2), torch.full((2,), 5.0)).value
-    root = implicit(t, t**3 + c * t - y, 3 * t**2 + c)
+    root = implicit(t, lambda t: (t**3 + c * t - y, 3 * t**2 + c))
     assert torch.equal(root.detach(), t)
     torch.testing.assert_close(t, torch.tensor([1.0, 2.0]))
-    by_c, by_y = torch.autograd.grad(root[1], [c, y])
+    by_c, by_y = torch.autograd.grad(root[1], [c, y], create_graph=True)
     torch.testing.assert_close(by_c, torch.tensor(-2.0 / 14.0))
     torch.testing.assert_close(by_y, torch.tensor([0.0, 1.0 / 14.0]))
+    (twice,) = torch.autograd.grad(by_y[1], y, create_graph=True)
+    torch.testing.assert_close(twice, torch.tensor([0.0, -12.0 / 14.0**3]))
+    (thrice,) = torch.autograd.grad(twice[1], y)
+    # d³t/dy³ = (-6(3t² + c) + 108t²)/(3t² + c)⁵
+    torch.testing.assert_close(thrice, torch.tensor([0.0, (-6 * 14 + 108 * 4) / 14.0**5]))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from contraflow.bijections.bijection import Bijection
-from contraflow.errors import DomainError
+from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet import Divergence, Exact, ExactDivergence, Hutchinson, LogDetEstimator
-from contraflow.numerics import OdeSolver
+from contraflow.numerics import OdeSolver, transforms_active
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ class ContinuousFlow(Bijection):
 
     def _solve(self, start_value: Tensor, start: float, end: float, vectors: Tensor | None = None) -> list[Tensor]:
         """z(end) from z(start) and, with vectors, ∫ tr ∂f/∂z dt; the observer gets the rest."""
+        if transforms_active():
+            return list(solve_transformed(self, start_value, vectors, start, end))
         penalised = vectors is not None and self.observer is not None and self._weighted
         scalars = 0 if vectors is None else 1 + penalised
         rates = _Rates(self, vectors, end - start if penalised else 0.0)
@@ -222,13 +224,14 @@ class _Adjoint(torch.autograd.Function):
         found = solver.solve(rates.of_state, _with_zeros(z, scalars), start, end)
         ctx.solver, ctx.rates, ctx.start, ctx.end = solver, rates, start, end
         ctx.params = params
-        ctx.save_for_backward(found.state[0], *params)
+        ctx.save_for_backward(z, found.state[0], *params)
         return found.evaluations, *found.state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, _: None, grad_z: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        z, *_params = ctx.saved_tensors  # read in full, so that parameters changed since are refused
+        first, z, *_params = ctx.saved_tensors  # read in full, so that parameters changed since are refused
+        if torch.is_grad_enabled():
+            return *[None] * 5, *_Adjoint._through_the_steps(ctx, first, (grad_z, *grads))
         # The caller's gradients may be tiny (a mean over many samples), and the tolerance is absolute too.
         scale = torch.stack([one.abs().max() for one in (grad_z, *grads)]).max() if len(z) else z.new_ones(())
         scale = scale.clamp_min(torch.finfo(z.dtype).tiny)
@@ -246,4 +249,106 @@ class _Adjoint(torch.autograd.Function):
         state = (z, grad_z / scale, *(torch.zeros_like(one) for one in ctx.params))
         found = ctx.solver.solve(backwards, state, ctx.end, ctx.start)
         _, grad_start, *grad_params = found.state
-        return None, None, None, None, None, grad_start * scale, *(one * scale for one in grad_params)
+        return *[None] * 5, grad_start * scale, *(one * scale for one in grad_params)
+
+    @staticmethod
+    def _through_the_steps(ctx: Any, first: Tensor, grads: Sequence[Tensor]) -> list[Tensor | None]:
+        """Gradients with a graph of their own, for a backward pass under ``create_graph``: through the solver's steps,
+        with the memory of all of them."""
+        wanted = ctx.needs_input_grad[5:]
+        z = first if first.requires_grad else first.detach().requires_grad_()
+        found = ctx.solver.solve(ctx.rates.of_state, _with_zeros(z, len(grads) - 1), ctx.start, ctx.end)
+        asked = [one for one, need in zip((z, *ctx.params), wanted, strict=True) if need]
+        slopes = iter(torch.autograd.grad(found.state, asked, grads, create_graph=True, allow_unused=True))
+        return [next(slopes) if need else None for need in wanted]
+
+
+def solve_transformed(
+    flow: ContinuousFlow, start_value: Tensor, vectors: Tensor | None, start: float, end: float
+) -> tuple[Tensor, ...]:
+    """A solve inside transforms of `torch.func`: the solver chooses its steps by values, which vmap hides, so vmap is a
+    loop here. It has first derivatives."""
+    parameters = dict(flow.field.named_parameters())
+    given = (start_value,) if vectors is None else (start_value, vectors)
+
+    def solve(*tensors: Tensor) -> tuple[Tensor, ...]:
+        twin = copy.copy(flow)
+        bound = _BoundField(flow.field, dict(zip(parameters, tensors[len(given) :], strict=True)))
+        twin._modules = {**flow._modules, "field": bound}
+        twin.observer = None
+        return tuple(twin._solve(tensors[0], start, end, *tensors[1 : len(given)]))
+
+    return _Transformed.apply(solve, *given, *parameters.values())
+
+
+class _BoundField(nn.Module):
+    """A field with other parameters."""
+
+    def __init__(self, field: nn.Module, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._bound = [field], values  # a list: the field is no child of this module
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        return iter(self._bound[1].values())  # type: ignore[arg-type]
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        (field,), values = self._bound
+        return torch.func.functional_call(field, values, (t, z))
+
+
+class _Transformed(torch.autograd.Function):
+    """solve(*tensors), opaque to vmap."""
+
+    @staticmethod
+    def forward(solve: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        return solve(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.solve, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_TransformedGradient.apply(ctx.solve, len(grads), *grads, *ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        return _looped(_Transformed, info.batch_size, in_dims, given)
+
+
+class _TransformedGradient(torch.autograd.Function):
+    """The gradients of solve(*tensors), opaque to vmap."""
+
+    @staticmethod
+    def forward(solve: Callable[..., tuple[Tensor, ...]], count: int, *given: Tensor) -> tuple[Tensor, ...]:
+        grads, tensors = given[:count], [one.detach().requires_grad_() for one in given[count:]]
+        with torch.enable_grad():
+            values = solve(*tensors)
+        return torch.autograd.grad(values, tensors, grads, allow_unused=True, materialize_grads=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        return None
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        raise ConfigurationError(
+            "a continuous flow has first derivatives inside torch.func; for second ones use torch.autograd."
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        return _looped(_TransformedGradient, info.batch_size, in_dims, given)
+
+
+def _looped(
+    function: type[torch.autograd.Function], size: int, in_dims: tuple[int | None, ...], given: tuple[Any, ...]
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The function of each of `size` slices of its arguments, stacked."""
+    slices = (
+        [one if dim is None else one.select(dim, index) for one, dim in zip(given, in_dims, strict=True)]
+        for index in range(size)
+    )
+    stacked = tuple(torch.stack(each) for each in zip(*(function.apply(*some) for some in slices), strict=True))
+    return stacked, (0,) * len(stacked)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from contraflow.errors import InversionError
-from contraflow.numerics import Bisection
+from contraflow.numerics import Bisection, implicit, transforms_active
 
 _DOUBLINGS = 40
 
@@ -20,8 +20,8 @@ class MonotoneTransform(Transform):
 
     The inverse doubles a bracket around 0 until it holds the solution, halves it until it is 2⁻²⁰ (float32) or 2⁻³⁴
     (float64) of what it was, and takes one Newton step, which doubles the bits where f is smooth on that scale.
-    Gradients flow through that step as the implicit function theorem has them: ∂x/∂y = 1/f'(x),
-    ∂x/∂θ = -∂_θ f/f'(x). What remains is the rounding error of f, times 1/f'(x).
+    What remains is the rounding error of f, times 1/f'(x). Derivatives are those of the implicit function theorem,
+    ∂x/∂y = 1/f'(x), ∂x/∂θ = -∂_θ f/f'(x), and the second ones.
 
     Args:
         function: f; ``(*shape)`` to ``(*shape)``.
@@ -49,8 +49,14 @@ class MonotoneTransform(Transform):
     def _inverse(self, y: Tensor) -> Tensor:
         with torch.no_grad():
             start = self._bisect(y)
-            slope = self._value_and_slope(start)[1]
-        return start - (self.function(start) - y) / slope
+            value, slope = self._value_and_slope(start)
+            root = start - (value - y) / slope
+
+        def equation_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+            equation, slope = self.function(x) - y, self._value_and_slope(x)[1]
+            return equation, slope if equation.requires_grad else slope.detach()
+
+        return implicit(root, equation_and_slope)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return self._value_and_slope(x)[1].log()
@@ -61,6 +67,9 @@ class MonotoneTransform(Transform):
         return value, slope.log()
 
     def _value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if transforms_active():
+            value, pullback = torch.func.vjp(self.function, x)
+            return value, pullback(torch.ones_like(value))[0]
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x.clone().requires_grad_()  # a clone: parameters of f may depend on the caller's x too

@@ -107,8 +107,12 @@ def solve_tanh(solver: Bisection, gain: Tensor, alpha: Tensor) -> tuple[Tensor, 
     with torch.no_grad():
         radius = (gain - 1).abs()
         root = solver.solve(lambda a: a + (gain - 1) * torch.tanh(a) - alpha, alpha - radius, alpha + radius)
-        h = torch.tanh(root.value)
-    return implicit(root.value, root.value + (gain - 1) * h - alpha, slope(gain, h)), root
+
+    def equation_and_slope(a: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.tanh(a)
+        return a + (gain - 1) * h - alpha, slope(gain, h)
+
+    return implicit(root.value, equation_and_slope), root
 
 
 def judge(bijection: Bijection, x: Tensor, z: Tensor, roots: list[Root], growth: Tensor) -> Root:

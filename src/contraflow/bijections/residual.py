@@ -8,12 +8,19 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.autograd.function import once_differentiable
 
 from contraflow.bijections.bijection import Bijection
-from contraflow.errors import DomainError, InversionError, unknown_name
-from contraflow.logdet import GRADIENTS, TRAINING, AdaptiveRoulette, Contraction, LogDetEstimator, SeriesDecay
-from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, dual_order
+from contraflow.errors import ConfigurationError, DomainError, InversionError, unknown_name
+from contraflow.logdet import (
+    GRADIENTS,
+    TRAINING,
+    AdaptiveRoulette,
+    Contraction,
+    LogDetEstimator,
+    SeriesDecay,
+    functional,
+)
+from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, dual_order, transforms_active
 
 
 class ResidualBlock(Bijection):
@@ -88,6 +95,11 @@ class ResidualBlock(Bijection):
         return x, -logdet
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
+        if transforms_active():
+            raise ConfigurationError(
+                "torch.func cannot go through a fixed-point inverse, which looks at its residuals: use torch.autograd, "
+                "and a batch instead of vmap."
+            )
         return _Solve.apply(self, z, *self.g.tensors())
 
     def _value_and_logdet(self, x: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
@@ -95,7 +107,8 @@ class ResidualBlock(Bijection):
         estimator = self.logdet
         if isinstance(estimator, AdaptiveRoulette) and self.decay is not None:
             estimator = estimator.following(self.decay, learn=self.training and torch.is_grad_enabled())
-        return GRADIENTS[self.gradient](self.g, estimator, x, generator)
+        route = functional if transforms_active() else GRADIENTS[self.gradient]
+        return route(self.g, estimator, x, generator)
 
     def solve(self, z: Tensor) -> FixedPoint:
         """x = z - g(x) with iterations, true residual and error bound; raises nothing."""
@@ -126,7 +139,6 @@ def norm_order(g: Contraction) -> float:
 class _Solve(torch.autograd.Function):
     """The inverse, differentiated by the implicit function theorem: x̄ ↦ z̄ = (I + Jᵀ)⁻¹x̄, θ̄ = -(∂g/∂θ)ᵀz̄.
 
-    z̄ itself is the fixed point of z̄ = x̄ - Jᵀz̄, a contraction with the same constant in the dual norm:
     docs/maths/fixed-point-inverse.md.
     """
 
@@ -141,31 +153,80 @@ class _Solve(torch.autograd.Function):
         return found.value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         block: ResidualBlock = ctx.block
+        twice = torch.is_grad_enabled()  # a backward pass under create_graph
+        grad_z = _SolveAdjoint.apply(block, x, grad_x, *tensors)
+        wanted = ctx.needs_input_grad[2:]
+        if not twice:
+            x = x.detach()
+            tensors = [one.detach().requires_grad_(need) for one, need in zip(tensors, wanted, strict=True)]
+        asked = [one for one, need in zip(tensors, wanted, strict=True) if need]
+        with torch.enable_grad():
+            gx = block.g.value(tensors, x)
+            found = torch.autograd.grad(gx, asked, -grad_z, create_graph=twice, allow_unused=True) if asked else ()
+        grads = iter(found)
+        return None, grad_z, *(next(grads) if need else None for need in wanted)
+
+
+class _SolveAdjoint(torch.autograd.Function):
+    """x, x̄ ↦ z̄ = (I + Jᵀ)⁻¹x̄, the fixed point of z̄ = x̄ - Jᵀz̄, a contraction in the dual norm.
+
+    Its own gradient, with m = (I + J)⁻¹w for the upstream gradient w: m to x̄, and -∂⟨J m, z̄⟩ to x and the tensors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, block: ResidualBlock, x: Tensor, grad_x: Tensor, *tensors: Tensor) -> Tensor:
         with torch.enable_grad():
             start = x.detach().requires_grad_()
-            inputs = [
-                one.detach().requires_grad_(need) for one, need in zip(tensors, ctx.needs_input_grad[2:], strict=True)
-            ]
-            gx = block.g.value(inputs, start)
+            gx = block.g.value([one.detach() for one in tensors], start)
 
         def pull(u: Tensor, rows: Tensor) -> Tensor:
             full = torch.zeros_like(grad_x)
             full[rows] = u
-            return grad_x[rows] - torch.autograd.grad(gx, start, full, retain_graph=True)[0][rows]
+            return torch.autograd.grad(gx, start, full, retain_graph=True)[0][rows]
 
-        # The caller's gradients may be tiny (a mean over many samples), so the tolerance is on their scale.
-        scale = grad_x.flatten(1).norm(dim=1).max().clamp_min(torch.finfo(grad_x.dtype).tiny)
-        dual, bound = float(dual_order(norm_order(block.g))), block.g.lipschitz_bound()
-        found = block.solver.solve(lambda u, rows: pull(u * scale, rows) / scale, grad_x / scale, dual, bound)
-        _raise_unless_converged(block, found, "the gradient through an inverse residual block")
-        grad_z = found.value * scale
-        asked = [one for one in inputs if one.requires_grad]
-        grads = iter(torch.autograd.grad(gx, asked, -grad_z, allow_unused=True) if asked else ())
-        return None, grad_z, *(next(grads) if one.requires_grad else None for one in inputs)
+        order = float(dual_order(norm_order(block.g)))
+        grad_z = _solve_linear(block, pull, grad_x, order, "the gradient through an inverse residual block")
+        ctx.block = block
+        ctx.save_for_backward(x, grad_z, *tensors)
+        return grad_z
+
+    @staticmethod
+    def backward(ctx: Any, w: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise ConfigurationError("the inverse of a residual block has first and second derivatives, no third ones.")
+        x, grad_z, *tensors = ctx.saved_tensors
+        block: ResidualBlock = ctx.block
+
+        def push(u: Tensor, rows: Tensor) -> Tensor:
+            return block.g.dual(tensors, x[rows], u[None])[1][0]
+
+        what = "the second derivative of an inverse residual block"
+        m = _solve_linear(block, push, w, norm_order(block.g), what)
+        wanted = ctx.needs_input_grad[1], *ctx.needs_input_grad[3:]
+        with torch.enable_grad():
+            inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]
+            _, products = block.g.dual(inputs[1:], inputs[0], m[None])
+            asked = [one for one in inputs if one.requires_grad]
+            found = torch.autograd.grad(products, asked, -grad_z[None], allow_unused=True) if asked else ()
+        grads = iter(found)
+        of_x, *of_tensors = (next(grads) if one.requires_grad else None for one in inputs)
+        return None, of_x, m, *of_tensors
+
+
+def _solve_linear(
+    block: ResidualBlock, product: Callable[[Tensor, Tensor], Tensor], right: Tensor, order: float, what: str
+) -> Tensor:
+    """u = right - A u for u, rows ↦ (A u)[rows] with ‖A‖ <= L in ‖·‖_order."""
+    # The caller's gradients may be tiny (a mean over many samples), so the tolerance is on their scale.
+    scale = right.flatten(1).norm(dim=1).max().clamp_min(torch.finfo(right.dtype).tiny)
+    target = right / scale
+    bound = block.g.lipschitz_bound()
+    found = block.solver.solve(lambda u, rows: target[rows] - product(u, rows), target, order, bound)
+    _raise_unless_converged(block, found, what)
+    return found.value * scale
 
 
 def _raise_unless_converged(block: ResidualBlock, found: FixedPoint, what: str) -> None:

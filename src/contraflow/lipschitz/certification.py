@@ -10,9 +10,9 @@ import torch
 
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation
 from contraflow.lipschitz.dense_concatenation import CLIPSWISH_LIPSCHITZ, DenseConcatenation
-from contraflow.lipschitz.soft_normalisation import LipschitzLayer
 from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.lipschitz.norms import format_orders
+from contraflow.lipschitz.soft_normalisation import LipschitzLayer
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 if TYPE_CHECKING:
     from contraflow.lipschitz.activations import Activation
-    from contraflow.lipschitz.soft_normalisation import LipschitzLayer
     from contraflow.lipschitz.network import LipschitzNetwork
+    from contraflow.lipschitz.soft_normalisation import LipschitzLayer
 
 
 class Kept(NamedTuple):
@@ -91,7 +90,7 @@ def kept_gradient(
 
 
 class DualPass(torch.autograd.Function):
-    """g(x) and J_g(x) t for x ``(batch, *event)`` and t ``(probes·batch, *event)``; differentiable once."""
+    """g(x) and J_g(x) t for x ``(batch, *event)`` and t ``(probes·batch, *event)``."""
 
     @staticmethod
     def forward(ctx: Any, net: LipschitzNetwork, x: Tensor, t: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,19 +106,38 @@ class DualPass(torch.autograd.Function):
             stages.append(stage)
         ctx.net, ctx.rows = net, rows
         flat = [one for stage in stages for one in (*stage.inputs, stage.slope, stage.curved)]
-        ctx.save_for_backward(start, *tensors, *weights, *flat)
+        ctx.save_for_backward(x, t, start, *tensors, *weights, *flat)
         return z[:rows], z[rows:]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_gx: Tensor, grad_products: Tensor) -> tuple[Tensor | None, ...]:
-        start, *saved = ctx.saved_tensors
+        x, t, start, *saved = ctx.saved_tensors
         depth = len(ctx.net.layers)
+        if torch.is_grad_enabled():
+            inputs = (x, t, *saved[: 1 + 3 * depth])
+            return None, *_twice_differentiable(ctx.net, inputs, (grad_gx, grad_products), ctx.needs_input_grad[1:])
         tensors, weights, flat = saved[: 1 + 3 * depth], saved[1 + 3 * depth : 1 + 4 * depth], saved[1 + 4 * depth :]
         stages = [_Stage((inputs,), *bend) for inputs, *bend in zip(flat[::3], flat[1::3], flat[2::3], strict=True)]
         y = ctx.net.prepare(torch.cat([grad_gx, grad_products]))
         y, grads = _pull_back(ctx.net, start, tensors, weights, stages, y, ctx.rows, ctx.needs_input_grad[3:])
         return None, y[: ctx.rows], y[ctx.rows :], *grads
+
+
+def _twice_differentiable(
+    net: LipschitzNetwork, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of g(x) and J t with a graph of their own, for a backward pass under ``create_graph``."""
+    x, t, *tensors = inputs
+    start = x if x.requires_grad else x.detach().requires_grad_()
+    gx = net.value(tensors, start)
+    # J t is the derivative of Jᵀu in u.
+    u = torch.zeros_like(gx, requires_grad=True)
+    (jtu,) = torch.autograd.grad(gx, start, u, create_graph=True)
+    columns = [torch.autograd.grad(jtu, u, one, create_graph=True)[0] for one in t.unflatten(0, (-1, len(x)))]
+    asked = [one for one, need in zip((start, t, *tensors), wanted, strict=True) if need]
+    outputs = (gx, torch.cat(columns))
+    found = iter(torch.autograd.grad(outputs, asked, cotangents, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in wanted]
 
 
 class _Stage(NamedTuple):

@@ -183,7 +183,7 @@ class LipschitzLayer(nn.Module, ABC):
     def lipschitz_bound(self) -> float:
         """The same, kept for solvers that ask at every call until weight, v or norm change."""
         self.scale()
-        key = self.bound, self.excess, self.norm.version(), *_measure([self])[1][0]
+        key = self.bound, self.excess, self.norm.version(), *_values([self], None)[0]
         if self._certified is None or self._certified[0] != key:
             self._certified = key, self.certify()
         return self._certified[1]
@@ -319,19 +319,23 @@ def _found_scales(layers: Sequence[LipschitzLayer]) -> dict[LipschitzLayer, Tens
 def _scales_of_kind(layers: list[LipschitzLayer]) -> Sequence[Tensor]:
     if any(is_batched(layer.weight) for layer in layers):
         measures = torch.stack([_measure_unseen(layer) for layer in layers])
-    elif _capturing(layers[0].weight):
-        measures, _ = _measure(layers, values=False)
     else:
-        measures = _measure_refreshed(layers)
+        # No graph may be dropped on the way: checkpointed passes count what is saved for it.
+        stack = _stack(layers)
+        if not _capturing(layers[0].weight):
+            _refresh_moved(layers, stack)
+        measures = _measures(layers, stack)
     factors = measures.new_tensor([layer.excess / layer.bound for layer in layers])
     return (measures * factors).clamp_min(1).reciprocal().unbind()
 
 
-def _measure_refreshed(layers: list[LipschitzLayer]) -> Tensor:
+@torch.no_grad()
+def _refresh_moved(layers: list[LipschitzLayer], stack: Tensor | None) -> None:
+    """Refresh every v that does not belong to its weight."""
     fresh = {layer for layer in layers if layer.stepped()}
     if fresh:
         refresh([layer for layer in layers if layer in fresh], *WARM, doubtful=True)
-    measures, values = _measure(layers)
+    values = _values(layers, stack)
     changes = {x: x.change(now) for x, now in zip(layers, values, strict=True) if x not in fresh}
     # "Not at most" instead of "above": a change from or to NaN counts.
     if changed := [layer for layer, change in changes.items() if not change <= _CHANGED]:
@@ -339,35 +343,39 @@ def _measure_refreshed(layers: list[LipschitzLayer]) -> Tensor:
             if not changes[layer] <= _REPLACED:
                 layer.begin_anew()
         refresh(changed, *WARM)
-        measures, values = _measure(layers)
+        values = _values(layers, stack)
         fresh.update(changed)
     for layer, now in zip(layers, values, strict=True):
         if layer in fresh:
             layer.remember(now)
-    return measures
 
 
-def _measure(layers: list[LipschitzLayer], *, values: bool = True) -> tuple[Tensor, list[tuple[float, float]]]:
-    """Of layers of one kind: what is brought below c, ``(layers,)`` with gradient, and ‖W v‖/‖v‖ and ‖W‖_F of each."""
+def _stack(layers: list[LipschitzLayer]) -> Tensor | None:
+    """Weights of layers of one kind, where one product serves all of them."""
     one = layers[0]
-    spectral = isinstance(one.norm, SpectralNorm)
+    return (
+        torch.stack([layer.weight for layer in layers]) if one.stacks and isinstance(one.norm, SpectralNorm) else None
+    )
+
+
+def _measures(layers: list[LipschitzLayer], stack: Tensor | None) -> Tensor:
+    """What is brought below c, ``(layers,)``, with gradient to the weights and to learned orders."""
+    if stack is None:
+        return torch.stack([layer.norm.measure(layer) for layer in layers])
     v = torch.cat([layer.v for layer in layers])  # a copy: the graph keeps it, and v changes in place
-    if spectral and one.stacks:
-        weights = torch.stack([layer.weight for layer in layers])
-        measures = one.apply_each(weights, v).norm(dim=1) / _norms(v)
+    return layers[0].apply_each(stack, v).norm(dim=1) / _norms(v)
+
+
+def _values(layers: list[LipschitzLayer], stack: Tensor | None) -> list[tuple[float, float]]:
+    """‖W v‖/‖v‖ and ‖W‖_F of layers of one kind."""
+    weights = [without_transforms(layer.weight.detach()) for layer in layers]
+    v = torch.cat([layer.v for layer in layers])
+    if stack is None:
+        applied = torch.cat([layer.apply_weight(w, layer.v) for layer, w in zip(layers, weights, strict=True)])
     else:
-        measures = torch.stack([layer.norm.measure(layer) for layer in layers])
-    if not values:
-        return measures, []
-    with torch.no_grad():
-        plain = [without_transforms(layer.weight) for layer in layers]
-        if spectral and plain[0] is layers[0].weight:
-            sizes = measures.detach()
-        else:
-            applied = torch.cat([layer.apply_weight(w, layer.v) for layer, w in zip(layers, plain, strict=True)])
-            sizes = _norms(applied) / _norms(v)
-        frobenius = torch.stack(torch._foreach_norm(plain))
-        return measures, list(zip(*torch.stack([sizes, frobenius]).tolist(), strict=True))
+        applied = layers[0].apply_each(without_transforms(stack.detach()), v)
+    values = torch.stack([_norms(applied) / _norms(v), torch.stack(torch._foreach_norm(weights))])
+    return list(zip(*values.tolist(), strict=True))
 
 
 def _norms(v: Tensor) -> Tensor:
@@ -391,9 +399,7 @@ def _capturing(weight: Tensor) -> bool:
 
 
 @torch.no_grad()
-def refresh(
-    layers: list[LipschitzLayer], tolerance: float, max_iterations: int, *, doubtful: bool = False
-) -> None:
+def refresh(layers: list[LipschitzLayer], tolerance: float, max_iterations: int, *, doubtful: bool = False) -> None:
     """Power iteration of layers of one kind: from their v where it is a warm start, else a thorough search.
 
     Args:
@@ -436,9 +442,8 @@ def _iterate(layers: list[LipschitzLayer], tolerance: float, max_iterations: int
         layer.accept(v[None])
 
 
+@torch.no_grad()
 def remember(layers: list[LipschitzLayer]) -> None:
     """The v of these layers of one kind belong to their weights as they are now."""
-    with torch.no_grad():
-        for layer, values in zip(layers, _measure(layers)[1], strict=True):
-            layer.remember(values)
-
+    for layer, values in zip(layers, _values(layers, _stack(layers)), strict=True):
+        layer.remember(values)

@@ -4,7 +4,7 @@ from contraflow.logdet.adaptive import AdaptiveRoulette, SeriesDecay
 from contraflow.logdet.contraction import Contraction, ModuleContraction
 from contraflow.logdet.divergence import Divergence, ExactDivergence, Hutchinson
 from contraflow.logdet.estimators import EVALUATION, TRAINING, Exact, LogDetEstimator, PowerSeries, RussianRoulette
-from contraflow.logdet.gradients import GRADIENTS
+from contraflow.logdet.gradients import GRADIENTS, functional
 from contraflow.logdet.laws import Geometric, Poisson, TruncationLaw
 from contraflow.logdet.probes import Gaussian, PairedRademacher, Probe, Rademacher
 
@@ -30,4 +30,5 @@ __all__ = [
     "RussianRoulette",
     "SeriesDecay",
     "TruncationLaw",
+    "functional",
 ]

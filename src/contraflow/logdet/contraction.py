@@ -78,14 +78,7 @@ class ModuleContraction(nn.Module):
         return torch.func.functional_call(self.module, dict(zip(self._names, tensors, strict=True)), (x,))
 
     def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
-        gx, pullback = torch.func.vjp(lambda x: self.value(tensors, x), x)  # type: ignore[misc]
-
-        def vjp(u: Tensor) -> Tensor:
-            missing = gx.shape[0] - u.shape[1]
-            padded = torch.cat([u, u.new_zeros(u.shape[0], missing, *u.shape[2:])], dim=1) if missing else u
-            return torch.stack([pullback(one)[0] for one in padded])[:, : u.shape[1]]
-
-        return gx, vjp
+        return functional_linearize(self, tensors, x)
 
     def dual(self, tensors: Sequence[Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         # torch.func.jvp gives no parameter gradients inside autograd, so J t is the derivative of Jᵀu in u.
@@ -99,3 +92,15 @@ class ModuleContraction(nn.Module):
 
     def lipschitz_bound(self) -> float:
         return self._bound
+
+
+def functional_linearize(g: Contraction, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
+    """g(x) and u ↦ J_g(x)ᵀu by `torch.func.vjp`, which other transforms of `torch.func` go through."""
+    gx, pullback = torch.func.vjp(lambda x: g.value(tensors, x), x)  # type: ignore[misc]
+
+    def vjp(u: Tensor) -> Tensor:
+        missing = gx.shape[0] - u.shape[1]
+        padded = torch.cat([u, u.new_zeros(u.shape[0], missing, *u.shape[2:])], dim=1) if missing else u
+        return torch.stack([pullback(one)[0] for one in padded])[:, : u.shape[1]]
+
+    return gx, vjp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,10 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from contraflow.errors import DomainError
+from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet.contraction import Vjp
 from contraflow.logdet.laws import Geometric, TruncationLaw, draw_terms
 from contraflow.logdet.probes import Probe, Rademacher
+from contraflow.numerics import is_batched, transforms_active
 
 # x -> g(x) and u ↦ J_g(x)ᵀu
 Linearize = Callable[[Tensor], tuple[Tensor, Vjp]]
@@ -38,6 +40,8 @@ class Estimate(NamedTuple):
         value: estimate of log|det(I + J)| in nats, ``(batch,)``.
         probes, adjoints: ``(probes, batch, *event)``.
         order: the order in which `linearize` was given the rows, ``(batch,)``; None for their own.
+        again: computes the same estimate with the same draws from another `linearize`, whose products may have a
+            graph, at another x; None where the estimator cannot. Second derivatives need it.
     """
 
     gx: Tensor
@@ -45,6 +49,7 @@ class Estimate(NamedTuple):
     probes: Tensor
     adjoints: Tensor
     order: Tensor | None = None
+    again: Callable[[Linearize, Tensor], Estimate] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Exact(LogDetEstimator):
         with torch.no_grad():
             inverse = torch.linalg.inv(matrix)
         adjoints = inverse.transpose(0, 1).reshape(size, batch, *event)
-        return Estimate(gx, value, basis, adjoints)
+        return Estimate(gx, value, basis, adjoints, again=self.estimate)
 
     def __str__(self) -> str:
         return "exact log-determinant"
@@ -116,12 +121,14 @@ class PowerSeries(LogDetEstimator):
         _at_least("probes", self.probes, 1)
 
     def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
-        v = self.probe.sample((self.probes, *x.shape), x, generator)
+        return self._with_probes(self.probe.sample((self.probes, *x.shape), x, generator), linearize, x)
+
+    def _with_probes(self, v: Tensor, linearize: Linearize, x: Tensor) -> Estimate:
         gx, vjp = linearize(x)
         rows = [x.shape[0]] * self.terms
         # The adjoint stops one power earlier: in the mean, Σ_{k<n} (-1)^k (Jᵀ)^k v is the gradient of these n terms.
         value, adjoints = _series(vjp, v, rows, [1.0] * self.terms, adjoint_terms=self.terms - 1)
-        return Estimate(gx, value, v, adjoints)
+        return Estimate(gx, value, v, adjoints, again=functools.partial(self._with_probes, v))
 
     def __str__(self) -> str:
         return f"{self.terms} terms (biased), {count(self.probes, 'probe')}"
@@ -212,14 +219,23 @@ def roulette(
         watch: told u_k and the mean over probes of vᵀu_k, for the rows that compute level k.
     """
     # Longest first, so that the samples still at work are the first rows: a view, not a copy.
-    terms, order = terms.sort(descending=True, stable=True)
-    lengths = terms.tolist()
+    if is_batched(terms):
+        raise ConfigurationError(
+            "torch.func.vmap(randomness='different') draws a number of terms for every sample that nobody can look at. "
+            "Use flow.with_logdet(Exact()) or PowerSeries, or randomness='same'."
+        )
+    sorted_terms, order = terms.sort(descending=True, stable=True)
+    lengths = sorted_terms.tolist()
     longest = lengths[0] if lengths else 0
     at_work = [bisect.bisect_right(lengths, -k, key=operator.neg) for k in range(1, longest + 1)]
     back = order.argsort()
     gx, vjp = linearize(x[order])
     value, adjoints = _series(vjp, v[:, order], at_work, coefficients(longest), adjoint_terms=longest, watch=watch)
-    return Estimate(gx[back], value[back], v, adjoints[:, back], order)
+
+    def again(linearize: Linearize, x: Tensor) -> Estimate:
+        return roulette(linearize, x, v, terms, coefficients)
+
+    return Estimate(gx[back], value[back], v, adjoints[:, back], order, again)
 
 
 def _series(
@@ -242,17 +258,23 @@ def _series(
         inner = inner[0] if len(inner) == 1 else inner.mean(dim=0)
         if watch is not None:
             watch(u, inner)
-        _accumulate(value[:rows], inner, -sign * c / k)
+        value = _accumulated(value, 0, inner, -sign * c / k)
         if k <= adjoint_terms:
-            _accumulate(adjoints[:, :rows], u, sign * c)
+            adjoints = _accumulated(adjoints, 1, u, sign * c)
     return value, adjoints / v.shape[0]
 
 
-def _accumulate(total: Tensor, term: Tensor, weight: float | Tensor) -> None:
+def _accumulated(total: Tensor, dim: int, term: Tensor, weight: float | Tensor) -> Tensor:
+    """`total` with weight · term added to its first rows along `dim`; in place, but for transforms of `torch.func`."""
+    if transforms_active():  # vmap adds nothing that it runs over to a tensor that it does not
+        rows, others = total.split([term.shape[dim], total.shape[dim] - term.shape[dim]], dim)
+        return torch.cat([rows + weight * term, others + 0 * weight * term[:0].sum()], dim)
+    rows = total.narrow(dim, 0, term.shape[dim])
     if isinstance(weight, Tensor):
-        total.addcmul_(term, weight)
+        rows.addcmul_(term, weight)
     else:
-        total.add_(term, alpha=weight)
+        rows.add_(term, alpha=weight)
+    return total
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.autograd.function import once_differentiable
 
-from contraflow.logdet.contraction import Contraction, Vjp
+from contraflow.errors import ConfigurationError
+from contraflow.logdet.contraction import Contraction, Vjp, functional_linearize
 from contraflow.logdet.estimators import Estimate, Exact, LogDetEstimator, unit_vectors
 
 Route = Callable[[Contraction, LogDetEstimator, Tensor, Generator | None], tuple[Tensor, Tensor]]
@@ -35,14 +35,15 @@ class _Dual(torch.autograd.Function):
         ctx: Any, g: Contraction, estimator: LogDetEstimator, generator: Generator | None, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         estimate = estimator.estimate(lambda x: g.linearize(tensors, x), x, generator)
-        ctx.g = g
+        ctx.g, ctx.again = g, estimate.again
         ctx.save_for_backward(x, estimate.probes, estimate.adjoints, *tensors)
         return estimate.gx, estimate.value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_gx: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
         x, probes, adjoints, *tensors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, None, None, *_twice_differentiable(ctx, x, tensors, grad_gx, grad_logdet)
         weights = grad_logdet.reshape(1, -1, *[1] * (x.ndim - 1))
         grads = _dual_gradient(ctx.g, ctx.needs_input_grad[3:], x, tensors, probes, grad_gx, weights * adjoints)
         return None, None, None, *grads
@@ -83,14 +84,15 @@ class _Kept(torch.autograd.Function):
             return gx, vjp
 
         estimate = estimator.estimate(linearize, x, generator)
-        ctx.g, ctx.count = g, len(tensors)
+        ctx.g, ctx.again, ctx.count = g, estimate.again, len(tensors)
         ctx.save_for_backward(x, estimate.probes, estimate.adjoints, estimate.order, *tensors, *kept)
         return estimate.gx, estimate.value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_gx: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
         x, probes, adjoints, order, *saved = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, None, None, *_twice_differentiable(ctx, x, saved[: ctx.count], grad_gx, grad_logdet)
         adjoints = adjoints * grad_logdet.reshape(1, -1, *[1] * (x.ndim - 1))
         if order is not None:
             x, grad_gx, probes, adjoints = x[order], grad_gx[order], probes[:, order], adjoints[:, order]
@@ -139,10 +141,27 @@ def neumann(
     estimate = _detached_estimate(g, tensors, estimator, x, generator)
     if not torch.is_grad_enabled():
         return estimate.gx, estimate.value
-    x = _attached(x)
-    gx = g.value(tensors, x)
-    surrogate = _surrogate(gx, x, estimate)
-    return gx, estimate.value + surrogate - surrogate.detach()
+    start = _attached(x)
+    gx = g.value(tensors, start)
+    surrogate = _surrogate(gx, start, estimate)
+    return gx, _Neumann.apply(g, estimate, surrogate, x, *tensors)
+
+
+class _Neumann(torch.autograd.Function):
+    """The estimate's value with the surrogate's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Contraction, estimate: Estimate, surrogate: Tensor, x: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.g, ctx.again = g, estimate.again
+        ctx.save_for_backward(x, *tensors)
+        return estimate.value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return None, None, None, *_twice_differentiable(ctx, x, tensors, None, grad_logdet)
+        return None, None, grad_logdet, *[None] * (1 + len(tensors))
 
 
 def backward_in_forward(
@@ -168,7 +187,7 @@ class _BackwardInForward(torch.autograd.Function):
         estimate = _detached_estimate(g, tensors, estimator, x, generator)
         wanted = ctx.needs_input_grad[3:]
         grads = _surrogate_gradient(g, wanted, x, tensors, estimate, torch.ones_like(estimate.value))
-        ctx.g, ctx.gx, ctx.value = g, estimate.gx, estimate.value
+        ctx.g, ctx.again, ctx.gx, ctx.value = g, estimate.again, estimate.gx, estimate.value
         ctx.present = [grad is not None for grad in grads]
         ctx.count = len(tensors)
         kept = [grad for grad in grads if grad is not None]
@@ -176,10 +195,11 @@ class _BackwardInForward(torch.autograd.Function):
         return estimate.value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_logdet: Tensor) -> tuple[Tensor | None, ...]:
         x, probes, adjoints, *rest = ctx.saved_tensors
         tensors, kept = rest[: ctx.count], iter(rest[ctx.count :])
+        if torch.is_grad_enabled():
+            return None, None, None, *_twice_differentiable(ctx, x, tensors, None, grad_logdet)
         if bool((grad_logdet == grad_logdet[:1]).all()):
             grads = [next(kept) * grad_logdet[0] if present else None for present in ctx.present]
         else:
@@ -214,6 +234,31 @@ def _surrogate(gx: Tensor, x: Tensor, estimate: Estimate) -> Tensor:
     return total
 
 
+def _twice_differentiable(
+    ctx: Any, x: Tensor, tensors: Sequence[Tensor], grad_gx: Tensor | None, grad_logdet: Tensor
+) -> list[Tensor | None]:
+    """Gradients that have a graph of their own, for a backward pass under ``create_graph``; None where not wanted.
+
+    The estimate is computed once more with the same draws, by autograd through every term. Its gradient is that of the
+    value, term by term: as unbiased as the route's own, and of the same Hessian as the value.
+    """
+    if ctx.again is None:
+        raise ConfigurationError(
+            "this estimator of the log-determinant has no second derivatives: it returns no `again` in its Estimate. "
+            "Use flow.with_logdet(Exact()), or a residual flow with gradient='series'."
+        )
+    wanted = ctx.needs_input_grad[-1 - len(tensors) :]
+    start = _attached(x)
+    estimate = ctx.again(lambda rows: _linearize(ctx.g, tensors, rows, create_graph=True), start)
+    outputs, cotangents = [estimate.value], [grad_logdet]
+    if grad_gx is not None:
+        outputs, cotangents = [estimate.gx, *outputs], [grad_gx, *cotangents]
+    inputs = [start, *tensors]
+    asked = [one for one, need in zip(inputs, wanted, strict=True) if need]
+    found = iter(torch.autograd.grad(outputs, asked, cotangents, create_graph=True, allow_unused=True))
+    return [next(found) if need else None for need in wanted]
+
+
 def _detached_estimate(
     g: Contraction, tensors: Sequence[Tensor], estimator: LogDetEstimator, x: Tensor, generator: Generator | None
 ) -> Estimate:
@@ -240,6 +285,19 @@ def _linearize(g: Contraction, tensors: Sequence[Tensor], x: Tensor, *, create_g
 def _attached(x: Tensor) -> Tensor:
     """x in a graph, without asking the caller's own tensor for gradients."""
     return x if x.requires_grad else x.detach().requires_grad_()
+
+
+def functional(
+    g: Contraction, estimator: LogDetEstimator, x: Tensor, generator: Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Every term by `torch.func.vjp`: what all routes are replaced by inside a transform of `torch.func`.
+
+    Raises:
+        ConfigurationError: every sample of a vmap draws its own number of terms, which nobody can look at.
+    """
+    tensors = g.tensors()
+    estimate = estimator.estimate(lambda x: functional_linearize(g, tensors, x), x, generator)
+    return estimate.gx, estimate.value
 
 
 #: Name of a route → the function.

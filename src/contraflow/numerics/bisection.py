@@ -67,12 +67,25 @@ class Bisection:
         return Root(middle, iterations, residual, half, ~working & half.isfinite() & residual.isfinite())
 
 
-def implicit(root: Tensor, equation: Tensor, slope: Tensor) -> Tensor:
-    """`root` with the gradient of the solution of equation(t, θ) = 0, dt/dθ = -(∂equation/∂θ)/(∂equation/∂t).
+def implicit(root: Tensor, equation_and_slope: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+    """`root` with the derivatives of the solution of F(t, θ) = 0: to the third order, in two Newton steps.
+
+    A Newton step at a number has the right first derivative, -(∂F/∂θ)/(∂F/∂t); each further step doubles the orders
+    that are right, and adds one. The value stays.
 
     Args:
-        root: a number found without gradients.
-        equation: its value at `root`, with gradients to θ.
-        slope: ∂equation/∂t there.
+        root: found without gradients.
+        equation_and_slope: t ↦ F(t, θ) and ∂F/∂t, with gradients to t and θ.
+
+    >>> theta = torch.tensor(8.0, requires_grad=True)
+    >>> root = implicit(torch.tensor(2.0), lambda t: (t**3 - theta, 3 * t**2))
+    >>> (slope,) = torch.autograd.grad(root, theta, create_graph=True)
+    >>> (curvature,) = torch.autograd.grad(slope, theta)
+    >>> print(f"{slope:.5f} {1 / 12:.5f} {curvature:.6f} {-2 / 9 / 32:.6f}")
+    0.08333 0.08333 -0.006944 -0.006944
     """
-    return root - (equation - equation.detach()) / slope.detach()
+    if torch.is_grad_enabled():
+        for _ in range(2):
+            equation, slope = equation_and_slope(root)
+            root = root - (equation - equation.detach()) / slope
+    return root
