@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.data import Dataset, ImagePreprocessing
+from contraflow.data.tables import Note, untold
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import (
     ClassificationReport,
@@ -72,6 +73,7 @@ class Subject:
     data: Dataset
     settings: ReportSettings = field(default_factory=ReportSettings)
     progress: Progress = lambda name, done, total: None
+    note: Note = untold
 
     @property
     def flow(self) -> Flow:
