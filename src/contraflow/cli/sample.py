@@ -101,7 +101,7 @@ def _write(samples: Tensor, path: Path, suffix: str, trained: TrainedFlow, *, co
             np.save(file, samples.numpy())
     else:
         names = trained.columns or tuple(f"x{index}" for index in range(samples.shape[1]))
-        with open(path, "w", newline="") as text:
+        with open(path, "w", encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
             writer.writerow(names)
             writer.writerows(samples.tolist())

@@ -42,8 +42,10 @@ def load_matching(
             path, seed=seed, columns=columns, size=size if folder else None, grey=grey and folder, note=note
         )
     data = load_dataset(name_or_path, root=root, seed=seed)
+    if columns is None:
+        return data
     tell_match(data.name, data.event_shape, data.columns, columns, note)
-    if data.columns is None or columns is None or data.columns == tuple(columns):
+    if data.columns is None or data.columns == tuple(columns):
         return data
     chosen = choose_columns(data.name, data.columns, columns)
     places = [data.columns.index(name) for name in chosen]

@@ -196,7 +196,7 @@ class _Run:
         """Take over the newest checkpoint and drop the log's lines after it."""
         checkpoint = load_checkpoint(self.out)
         checkpoint.restore(self.state)
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
         kept = [line for line in lines if _logged_step(line) <= self.state.step]
         write_text(self.log, "".join(f"{line}\n" for line in kept))
         self.saved = self.state.step
