@@ -164,9 +164,8 @@ def check_same(folder: Path, recipe: Recipe) -> None:
         OutputError: it is.
     """
     for path in sorted((folder / "checkpoints").glob("*/config.json")):
-        found = Recipe.from_dict(
-            json.loads(path.read_text(encoding="utf-8"))["recipe"]
-        ).as_dict()  # settings since then at defaults
+        written = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        found = Recipe.from_dict(written).as_dict()  # settings since then at defaults
         if changed := sorted(_differences(_placeless(found), _placeless(asdict(recipe)))):
             raise OutputError(
                 f"{folder} holds a run of another recipe: {', '.join(changed)} differ. Remove it or take another --out."
