@@ -81,7 +81,7 @@ def test_csv_of_anything(tmp_path, content):
         ),
         (
             "a;b\n1;2\n0,126;3\n",
-            r"line 3, column 'a': expected a finite number, got '0,126'. Numbers need a decimal point",
+            r"line 3, column 'a': expected a finite number, got '0,126'. Write numbers with a decimal point",
         ),
         ("a;b\n1;1.234,5\n", r"line 2, column 'b'.*decimal point"),
         ("sep=;\na;b\n1;2\n3;x\n", r"line 4, column 'b'"),
@@ -158,6 +158,8 @@ def test_csv_columns(tmp_path):
         read_csv(path, columns=["wieght"])
     with pytest.raises(DataError, match=r"no columns 'x', 'z'\. Columns: height, name, weight"):
         read_csv(path, columns=["x", "height", "z"])
+    with pytest.raises(DataError, match=r"no column 'WEIGHT'\. Did you mean 'weight'"):
+        read_csv(path, columns=["WEIGHT"])
     assert read_csv(path, columns=["weight"]).left_out == ("height", "name")
     path.write_text(",a,b,b\n0,1,2,3\n")
     assert read_csv(path, columns=["a"]).values.tolist() == [[1]], "what is not asked for may have no name, or two"

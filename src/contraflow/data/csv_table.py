@@ -56,7 +56,9 @@ def read_csv(path: str | os.PathLike[str], columns: Iterable[str] | None = None)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected UTF-8 text ({error}). Save it as a UTF-8 CSV file.") from error
     except (OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as CSV ({error}).") from error
+        raise DataError(
+            f"{path}: cannot be read as CSV ({error}). Expected a header row of names, then rows with as many numbers."
+        ) from error
     if not values:
         raise DataError(f"{path}: has a header but no rows.")
     left_out = tuple(name for name in header if name not in chosen)
@@ -163,7 +165,7 @@ def _numbers(path: Path, records: Iterable[Record], header: Sequence[str], chose
 def _remedy(cell: str, header: Sequence[str]) -> str:
     """What to do about a cell that is no number."""
     if _DECIMAL_COMMA.fullmatch(cell):
-        return "Numbers need a decimal point: save the file with points for decimal commas."
+        return "Write numbers with a decimal point and nothing between thousands: 1234.5."
     doubt = [name for name in header if _is_number(name)]
     hint = f" If the first line is no header ({quoted(doubt)}), add a row of names above it." if doubt else ""
     return f"Fill or drop missing values, encode categories as numbers, or leave the column out with columns=.{hint}"

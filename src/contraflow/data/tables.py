@@ -46,8 +46,9 @@ def choose_columns(source: str | Path, present: Sequence[str], wanted: Iterable[
     """
     chosen = tuple(present if wanted is None else wanted)
     if missing := [name for name in chosen if name not in present]:
-        near = [difflib.get_close_matches(name, present, n=1, cutoff=0.4) for name in missing]
-        nearest = dict.fromkeys(repr(name) for found in near for name in found)
+        known = {name.casefold(): repr(name) for name in present}
+        near = [difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.4) for name in missing]
+        nearest = dict.fromkeys(known[name] for found in near for name in found)
         hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
         raise DataError(f"{source}: has no {quoted(missing)}.{hint} Columns: {', '.join(present)}.")
     for name in chosen:
