@@ -142,6 +142,9 @@ def test_text_of_numpy(tmp_path, delimiter, width):
     np.savetxt(path, numbers, delimiter=delimiter)
     with pytest.raises(DataError, match="has no column 'a'"):
         read_csv(path, columns=["a"])
+    path.write_text(f"# {header}\n{delimiter.join(map(str, range(width)))}\n")
+    table = read_csv(path)
+    assert (table.columns, table.values.tolist()) == (names, [list(range(width))]), "of one row"
     path.write_text("0 1 2\n0.5 0.25 1\n")
     with pytest.raises(DataError, match="first line holds numbers"):
         read_csv(path)
@@ -165,6 +168,8 @@ def test_csv_columns(tmp_path):
     assert read_csv(path, columns=["a"]).values.tolist() == [[1]], "what is not asked for may have no name, or two"
     with pytest.raises(DataError, match="'b' is repeated"):
         read_csv(path, columns=["b"])
+    path.write_text("Unnamed: 0,a\n0,1\n")
+    assert read_csv(path, columns=["Unnamed: 0"]).values.tolist() == [[0]], "it was asked for"
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])

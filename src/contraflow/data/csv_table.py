@@ -89,12 +89,12 @@ def _header_and_records(path: Path, stream: TextIO) -> tuple[tuple[str, ...], It
 
 
 def _above(stream: TextIO) -> tuple[int, str | None, str]:
-    """How many lines stand above the table, the delimiter that is declared there, and the last line of comment."""
+    """How many lines stand above the table, the delimiter declared there, and the last line of comment, less its #."""
     above, comment, line = 0, "", stream.readline()
     if declared := _DECLARED.fullmatch(line.rstrip("\r\n")):
         above, line = 1, stream.readline()
     while line.startswith("#"):
-        above, comment, line = above + 1, line, stream.readline()
+        above, comment, line = above + 1, line.lstrip("#").strip(" \r\n"), stream.readline()
     return above, declared and declared[1], comment
 
 
@@ -129,8 +129,7 @@ def _records(lines: Iterable[str], delimiter: str, above: int = 0) -> Iterator[R
 
 def _commented(comment: str, delimiter: str) -> tuple[str, ...]:
     """The names in a line of comment; # is itself a name where nothing else stands in the first cell."""
-    text = comment.lstrip("#").strip(" \r\n")
-    for _, cells in _records([text], delimiter):
+    for _, cells in _records([comment], delimiter):
         return (cells[0].strip() or "#", *(cell.strip() for cell in cells[1:]))
     return ()
 
