@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from contraflow.recipes.writing import write_text
+
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "contraflow"
 
 #: Whose `open` opens no text.
@@ -60,3 +62,9 @@ def test_every_text_has_a_stated_encoding() -> None:
         for line in without_encoding(file.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_text_is_written_as_it_is(tmp_path: Path) -> None:
+    """UTF-8, no line end translated, and the bytes of a path that is not UTF-8 kept."""
+    write_text(tmp_path / "t.txt", "± 1\n\udcff.csv\r\n")
+    assert (tmp_path / "t.txt").read_bytes() == b"\xc2\xb1 1\n\xff.csv\r\n"
