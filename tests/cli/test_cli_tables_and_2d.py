@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import torch
 from PIL import Image
 
 from contraflow.cli import main
+from contraflow.errors import ShapeError
 from contraflow.recipes import load_run
 from contraflow.recipes.build import load_data_for
+from contraflow.recipes.outside import compare_with_others
 from contraflow.report import ReportSettings, Subject
 from contraflow.report.densities import other_data
 
@@ -192,6 +195,13 @@ def test_the_own_file_with_its_columns_turned(
     assert main(["train", "--resume", str(run), "training.steps=12"]) == 0
     resumed, plain = (load_run(one).flow.state_dict() for one in (run, tmp_path / "plain"))
     assert all(torch.allclose(resumed[name], plain[name]) for name in plain)
+
+
+def test_a_background_of_other_columns_is_refused(two_scales: Path) -> None:
+    trained = load_run(two_scales / "run")
+    for columns, message in [(("b", "a"), "takes columns 'b', 'a', .* columns 'a', 'b'"), (None, "unnamed columns")]:
+        with pytest.raises(ShapeError, match=message):
+            compare_with_others(trained, ["moons"], background=replace(trained, columns=columns))
 
 
 def test_a_column_more_is_said_once_when_rows_are_scored(two_scales: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,10 +127,11 @@ def parse(parser: Any, arguments: list[str]) -> Any:
             raise ConfigurationError(f"{unknown_name('option', option, known)} See: {parser.prog} --help")
     try:
         return parser.parse_args(arguments)
-    except UnicodeError as error:  # a letter that the encoding of the locale lacks, in a path for one
-        raise ConfigurationError(f"{error}. Set the environment variable PYTHONUTF8=1.") from None
-    except ArgumentError as error:
-        raise ConfigurationError(f"{error} See: {parser.prog} --help") from None
+    except (ArgumentError, UnicodeError) as error:
+        # letters that the encoding of the locale lacks come as surrogates, or stand in a file of --config
+        foreign = isinstance(error, UnicodeError) or "surrogates" in str(error)
+        remedy = "Set the environment variable PYTHONUTF8=1." if foreign else f"See: {parser.prog} --help"
+        raise ConfigurationError(f"{error} {remedy}") from None
 
 
 def _underscored(argument: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Generator, Tensor
 
 from contraflow.data import OtherRows, draw_rows, load_other_rows
-from contraflow.data.tables import Note
+from contraflow.data.tables import Note, quoted
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import DetectionReport, Evidence, gather_evidence, report_detection
 from contraflow.flow import Flow
@@ -106,6 +106,11 @@ def _check_background(background: TrainedFlow, trained: TrainedFlow) -> None:
         raise ShapeError(
             f"{background.path} takes data of shape {background.flow.event_shape} with {background.levels} levels, "
             f"{trained.path} of {trained.flow.event_shape} with {trained.levels}: a likelihood ratio needs the same."
+        )
+    if background.columns != trained.columns:
+        theirs, ours = (quoted(one.columns) if one.columns else "unnamed columns" for one in (background, trained))
+        raise ShapeError(
+            f"{background.path} takes {theirs}, {trained.path} {ours}: a likelihood ratio needs the same, in one order."
         )
 
 
