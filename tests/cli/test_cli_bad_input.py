@@ -289,6 +289,7 @@ def test_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
     refused(["data", "check", "mnits"], capsys, "Did you mean 'mnist'?")
     refused(["recipes", "--jsn"], capsys, "Did you mean '--json'?")
     refused(["completion", "fish"], capsys, "bash, zsh, tcsh")
+    refused(["score", "run", "gr\udcc3\udcb6.csv"], capsys, "surrogates not allowed", "PYTHONUTF8=1")
 
 
 def test_a_full_disk(small_disk: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import pickle
 import struct
 import zipfile
@@ -66,7 +67,26 @@ def test_csv_of_anything(tmp_path, content):
         ("a,b\n1,red\n", r"line 2, column 'b'.*'red'"),
         ("a,b\n1,inf\n", r"line 2, column 'b'"),
         ("a,b\n1,2,3\n", r"line 2: expected 2 cells"),
-        ("a,a\n1,2\n", "repeated"),
+        ("a,a\n1,2\n", "'a' is repeated"),
+        ("1.0,nan,3.0\n4,5,6\n", r"first line holds numbers \(1.0, nan, 3.0…\)"),
+        ("5.1,NA,1.4\n4,5,6\n", "first line holds numbers"),
+        ("1,,3\n4,5,6\n", "first line holds numbers"),
+        ("nan\n1\n2\n", "first line holds numbers"),
+        ("-inf;1\n1;2\n", r"first line holds numbers .* Add a header row of names above them: x1;x2…"),
+        ("0,5;1,25\n0,75;2\n", r"first line holds numbers \(0,5, 1,25…\)"),
+        ("1 2\n3 4\n", r"first line holds numbers"),
+        (
+            "5.1,1.4,setosa\n4,5,setosa\n",
+            r"line 2, column 'setosa'.*If the first line is no header \(columns '5.1', '1.4'\)",
+        ),
+        (
+            "a;b\n1;2\n0,126;3\n",
+            r"line 3, column 'a': expected a finite number, got '0,126'. Write numbers with a decimal point",
+        ),
+        ("a;b\n1;1.234,5\n", r"line 2, column 'b'.*decimal point"),
+        ("sep=;\na;b\n1;2\n3;x\n", r"line 4, column 'b'"),
+        (",a\n0,2\n", r"column 1 has no name \(''\).*index=False"),
+        ("Unnamed: 0,a\n0,2\n", r"column 1 has no name \('Unnamed: 0'\).*columns="),
     ],
 )
 def test_csv_errors_say_where(tmp_path, text, message):
@@ -76,12 +96,80 @@ def test_csv_errors_say_where(tmp_path, text, message):
         read_csv(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("sep=;\na;b\n1;2\n3;4\n", ("a", "b")),
+        ("\ufeffsep=\t\r\na\tb\r\n1\t2\r\n3\t4\r\n", ("a", "b")),
+        ('"sep=,"\na,b\n1,2\n3,4\n', ("a", "b")),
+        ("sep=|\na,b|c\n1|2\n3|4\n", ("a,b", "c")),
+        ("# a b\n1 2\n3 4\n", ("a", "b")),
+        ("#a b\n1.0e+00   2\n\n 3\t4 \n", ("a", "b")),
+        ("# by somebody\n# in May\n# a,b\n1,2\n3,4\n", ("a", "b")),
+        ("# by somebody, in May\na;b\n1;2\n3;4\n", ("a", "b")),
+        ("# a b\n\na b\n1 2\n3 4\n", ("a", "b")),
+        ("#,b\n1,2\n3,4\n", ("#", "b")),
+        ('"a" "b c"\n1 2\n3 4\n', ("a", "b c")),
+        ("\na,b\n\n1,2\n3,4\n", ("a", "b")),
+        ("Na,2010\n1,2\n3,4\n", ("Na", "2010")),
+        ("a (x;y),b (x;y)\n1,2\n3,4\n", ("a (x;y)", "b (x;y)")),
+    ],
+)
+def test_forms_of_csv(tmp_path, text, columns):
+    path = tmp_path / "t.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    table = read_csv(path)
+    assert table.columns == columns
+    assert table.values.tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("delimiter", [" ", ",", "\t", ";"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_text_of_numpy(tmp_path, delimiter, width):
+    """All that savetxt writes: with a header as comment, with a plain one, and in .txt without any."""
+    path, numbers = tmp_path / "t.txt", np.random.default_rng(0).normal(size=(5, width))
+    names = ("a", "b", "c")[:width]
+    header = delimiter.join(names)
+    for arguments, columns in [
+        ({"header": header}, names),
+        ({"header": header, "comments": ""}, names),
+        ({"header": "run of May\n" + header}, names),
+        ({}, ("x1", "x2", "x3")[:width]),
+    ]:
+        np.savetxt(path, numbers, delimiter=delimiter, **arguments)
+        table = read_csv(path)
+        assert (table.columns, table.values.tolist()) == (columns, numbers.tolist())
+    np.savetxt(path, numbers, delimiter=delimiter)
+    with pytest.raises(DataError, match="has no column 'a'"):
+        read_csv(path, columns=["a"])
+    path.write_text(f"# {header}\n{delimiter.join(map(str, range(width)))}\n")
+    table = read_csv(path)
+    assert (table.columns, table.values.tolist()) == (names, [list(range(width))]), "of one row"
+    path.write_text("0 1 2\n0.5 0.25 1\n")
+    with pytest.raises(DataError, match="first line holds numbers"):
+        read_csv(path)
+    path.write_text("0.5 nan 2\n0.5 0.25 1\n")
+    with pytest.raises(DataError, match="line 1, column 'x2': expected a finite number, got 'nan'"):
+        read_csv(path)
+
+
 def test_csv_columns(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("height;name;weight\n1;anna;2\n3;ben;4\n")
     assert read_csv(path, columns=["weight", "height"]).values.tolist() == [[2, 1], [4, 3]]
     with pytest.raises(DataError, match=r"no column 'wieght'\. Did you mean 'weight'"):
         read_csv(path, columns=["wieght"])
+    with pytest.raises(DataError, match=r"no columns 'x', 'z'\. Columns: height, name, weight"):
+        read_csv(path, columns=["x", "height", "z"])
+    with pytest.raises(DataError, match=r"no column 'WEIGHT'\. Did you mean 'weight'"):
+        read_csv(path, columns=["WEIGHT"])
+    assert read_csv(path, columns=["weight"]).left_out == ("height", "name")
+    path.write_text(",a,b,b\n0,1,2,3\n")
+    assert read_csv(path, columns=["a"]).values.tolist() == [[1]], "what is not asked for may have no name, or two"
+    with pytest.raises(DataError, match="'b' is repeated"):
+        read_csv(path, columns=["b"])
+    path.write_text("Unnamed: 0,a\n0,1\n")
+    assert read_csv(path, columns=["Unnamed: 0"]).values.tolist() == [[0]], "it was asked for"
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])
@@ -113,6 +201,54 @@ def test_parquet(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(DataError, match="expected a Parquet file"):
         read_parquet(path)
+
+
+def pandas_parquet(path, columns, index_columns):
+    """A file with the metadata of pandas, which is not installed here; without any where `index_columns` is None."""
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra")
+    from pyarrow import parquet
+
+    table = pyarrow.table(columns)
+    if index_columns is not None:
+        metadata = {"index_columns": index_columns, "column_indexes": [], "columns": [], "pandas_version": "2.2.0"}
+        table = table.replace_schema_metadata({"pandas": json.dumps(metadata)})
+    parquet.write_table(table, path)
+    return path
+
+
+RANGE = {"kind": "range", "name": None, "start": 0, "stop": 2, "step": 1}
+
+
+@pytest.mark.parametrize(
+    ("index", "index_columns"),
+    [
+        ("__index_level_0__", ["__index_level_0__"]),
+        ("id", ["id"]),
+        ("__index_level_0__", None),
+        ("__index_level_1__", [RANGE]),
+    ],
+)
+def test_the_index_of_pandas_is_no_column(tmp_path, index, index_columns):
+    path = pandas_parquet(tmp_path / "t.parquet", {"a": [1.5, 2], index: [7, 3], "b": [0.5, 1]}, index_columns)
+    table = read_parquet(path)
+    assert (table.columns, table.values.tolist(), table.left_out) == (("a", "b"), [[1.5, 0.5], [2, 1]], (index,))
+    assert read_parquet(path, columns=[index]).values.tolist() == [[7], [3]], "unless it is asked for"
+    alone = pandas_parquet(tmp_path / "alone.parquet", {index: [7, 3]}, index_columns)
+    with pytest.raises(DataError, match="at least one, got none"):
+        read_parquet(alone)
+
+
+def test_an_index_that_is_not_stored_leaves_all_columns(tmp_path):
+    path = pandas_parquet(tmp_path / "t.parquet", {"a": [1.5, 2], "id": [7, 3]}, [RANGE])
+    assert read_parquet(path).columns == ("a", "id")
+
+
+def test_large_integers_are_read_from_parquet_as_from_csv(tmp_path):
+    nanoseconds = [1_700_000_000_123_456_789, 1_700_000_060_123_456_789]
+    path = pandas_parquet(tmp_path / "t.parquet", {"time": nanoseconds}, None)
+    (tmp_path / "t.csv").write_text("time\n" + "".join(f"{one}\n" for one in nanoseconds))
+    assert read_parquet(path).values.tolist() == read_csv(tmp_path / "t.csv").values.tolist()
+    assert read_parquet(path).values[:, 0].tolist() == [float(one) for one in nanoseconds]
 
 
 def npy_bytes(array):

@@ -26,7 +26,7 @@ from contraflow.evaluation import (
 )
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import TrainedFlow, load_run
-from contraflow.recipes.build import load_data, make_generator
+from contraflow.recipes.build import load_data_for, make_generator
 from contraflow.recipes.run import draw_samples
 from contraflow.recipes.writing import replacing
 
@@ -56,7 +56,7 @@ def evaluate(
 
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
-        data: other data than the run was trained on: a name or a path.
+        data: other data than the run was trained on: a name or a path; columns are matched by name.
         root: folder of the named data sets.
         split: which part of the data.
         draws: independent estimates averaged for every row.
@@ -82,7 +82,8 @@ def evaluate(
         settings.name, settings.columns = data, None
     if root is not None:
         settings.root = root
-    dataset = load_data(settings, trained.recipe.seed)
+    bar = ProgressBar()
+    dataset = load_data_for(trained.columns, settings, trained.recipe.seed, bar.note)
     if dataset.event_shape != trained.flow.event_shape:
         raise ShapeError(
             f"{run} takes data of shape {trained.flow.event_shape}; {settings.name} has {dataset.event_shape}."
@@ -90,7 +91,7 @@ def evaluate(
     estimator: LogDetEstimator = Exact() if exact else replace(EVALUATION, exact_terms=exact_terms)
     rows, labels = getattr(dataset, split)[:limit], getattr(dataset, f"{split}_labels")
     labels = None if labels is None else labels[:limit]
-    with ProgressBar() as bar:
+    with bar:
         scores = score(
             trained.flow,
             rows,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import sys
 import warnings
@@ -43,6 +44,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for an error that the user can mend, or 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding has ± as \xb1
     try:
         try:
             _run(arguments)
@@ -123,8 +127,11 @@ def parse(parser: Any, arguments: list[str]) -> Any:
             raise ConfigurationError(f"{unknown_name('option', option, known)} See: {parser.prog} --help")
     try:
         return parser.parse_args(arguments)
-    except ArgumentError as error:
-        raise ConfigurationError(f"{error} See: {parser.prog} --help") from None
+    except (ArgumentError, UnicodeError) as error:
+        # letters that the encoding of the locale lacks come as surrogates, or stand in a file of --config
+        foreign = isinstance(error, UnicodeError) or "surrogates" in str(error)
+        remedy = "Set the environment variable PYTHONUTF8=1." if foreign else f"See: {parser.prog} --help"
+        raise ConfigurationError(f"{error} {remedy}") from None
 
 
 def _underscored(argument: str) -> str:

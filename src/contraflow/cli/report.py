@@ -9,7 +9,7 @@ from typing import Literal
 from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.sample import check_output
 from contraflow.recipes import load_run
-from contraflow.recipes.build import load_data
+from contraflow.recipes.build import load_data_for
 from contraflow.report import ReportSettings, Subject, write_report
 
 
@@ -45,9 +45,9 @@ def report(
     settings = ReportSettings(rows, samples, other, root, seed)
     trained = load_run(run, device=device, dtype=dtype)
     own = trained.recipe.data
-    data = load_data(replace(own, root=root or own.root), trained.recipe.seed)
     with ProgressBar() as bar:
-        subject = Subject(trained, data, settings, bar.phase)
+        data = load_data_for(trained.columns, replace(own, root=root or own.root), trained.recipe.seed, bar.note)
+        subject = Subject(trained, data, settings, bar.phase, bar.note)
         write_report(subject, out)
     score = subject.test_score.report
     show(f"report {out}\ntest {score}", {**score.as_dict(), "report": str(out), "step": trained.step}, json)

@@ -100,8 +100,8 @@ def _write(samples: Tensor, path: Path, suffix: str, trained: TrainedFlow, *, co
         with open(path, "wb") as file:
             np.save(file, samples.numpy())
     else:
-        names = trained.columns or tuple(f"x{index}" for index in range(samples.shape[1]))
-        with open(path, "w", newline="") as text:
+        names = trained.columns or tuple(f"x{index + 1}" for index in range(samples.shape[1]))
+        with open(path, "w", encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
             writer.writerow(names)
             writer.writerows(samples.tolist())

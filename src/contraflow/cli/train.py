@@ -27,7 +27,8 @@ def train_command(arguments: list[str]) -> None:
     source = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     resumed = _option(arguments, "--resume")
     if source is not None and source.endswith(_FILES):
-        base, arguments = _from_file(source), ["--config", source, *arguments]
+        base, text = _from_file(source)
+        arguments = ["--config", text, *arguments]
     elif resumed is not None:
         base = Recipe.from_dict(load_checkpoint(Path(resumed)).config.get("recipe"))
     else:
@@ -37,7 +38,7 @@ def train_command(arguments: list[str]) -> None:
         base = RECIPES[name]()
     if resumed is None and (architecture := _option(arguments, "--architecture.name")) is not None:
         base = with_architecture(base, architecture)
-    parser = train_parser(base, "toml" if source is not None and source.endswith(".toml") else "yaml")
+    parser = train_parser(base)
     values = _parse(parser, arguments)
     if source is None and resumed is None:
         raise ConfigurationError(f"no recipe given. usage: {_USAGE}; `contraflow recipes` lists them.")
@@ -63,14 +64,12 @@ def train_command(arguments: list[str]) -> None:
     show("\n".join([*lines, f"samples {outcome.picture}"]), found, values.json)
 
 
-def train_parser(base: Recipe, mode: str = "yaml") -> Any:
+def train_parser(base: Recipe) -> Any:
     """The parser of `train`, its defaults those of a recipe."""
     from jsonargparse import ArgumentParser
 
     description = f"{train_command.__doc__}\nThe defaults below are those of the recipe {base.recipe!r}."
-    parser = ArgumentParser(
-        prog="contraflow train", usage=_USAGE, description=description, exit_on_error=False, parser_mode=mode
-    )
+    parser = ArgumentParser(prog="contraflow train", usage=_USAGE, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML, TOML or JSON file; the same as FILE")
     parser.add_argument("--out", type=str, default=None, help="folder to write the run to")
     parser.add_argument("--resume", type=str, default=None, help="folder of a run to go on with")
@@ -100,8 +99,13 @@ def _option(arguments: list[str], name: str) -> str | None:
     return None
 
 
-def _from_file(source: str) -> Recipe:
-    """The recipe that a file starts from, after a check of its keys."""
+def _from_file(source: str) -> tuple[Recipe, str]:
+    """The recipe that a file starts from, and its settings as YAML in ASCII, after a check of its keys.
+
+    A parser that is given the file itself would read it in the encoding of the locale.
+    """
+    import yaml
+
     path = Path(source)
     if not path.is_file():
         raise DataError(f"{source}: no such file.")
@@ -114,12 +118,12 @@ def _from_file(source: str) -> Recipe:
     if isinstance(architecture, dict) and "name" in architecture:
         base = with_architecture(base, str(architecture["name"]))
     _check_keys(values, base.as_dict(), source, "")
-    return base
+    return base, yaml.safe_dump(values)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".toml":
             import sys
 
@@ -129,9 +133,9 @@ def _read(path: Path) -> dict[str, Any]:
                 import tomli as tomllib
             values = tomllib.loads(text)
         else:
-            import yaml
+            from jsonargparse import get_loader
 
-            values = yaml.safe_load(text)
+            values = get_loader("yaml")(text)
     except (OSError, ValueError, yaml_error()) as error:
         raise ConfigurationError(f"{path}: cannot be read: {error}") from error
     if not isinstance(values, dict):

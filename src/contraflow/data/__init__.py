@@ -5,6 +5,7 @@ from contraflow.data.dataset import Dataset
 from contraflow.data.dequantisation import dequantise, quantise
 from contraflow.data.image_folder import read_image_folder
 from contraflow.data.image_preprocessing import ImagePreprocessing, channel_moments
+from contraflow.data.matching import load_matching
 from contraflow.data.other_rows import DRAWN_IMAGES, OtherRows, draw_rows, fit_images, load_other_rows
 from contraflow.data.path_dataset import read_rows
 from contraflow.data.preprocessing import preprocessing_from_config
@@ -37,6 +38,7 @@ __all__ = [
     "flip_and_crop",
     "keep_labels",
     "load_dataset",
+    "load_matching",
     "load_other_rows",
     "mutate_pixels",
     "preprocessing_from_config",

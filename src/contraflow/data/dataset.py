@@ -43,10 +43,10 @@ class Dataset:
     test_only: bool = False
 
     def __post_init__(self) -> None:
+        self._check_columns()
         for split in _SPLITS:
             self._check_rows(split)
             self._check_labels(split)
-        self._check_columns()
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -99,7 +99,8 @@ class Dataset:
                 raise self._fail(split, f"pixel {int(rows.max())} found, but levels={self.levels} allows 0…levels-1.")
         elif not bool(torch.isfinite(rows).all()):
             row, column = torch.nonzero(~torch.isfinite(rows))[0].tolist()
-            raise self._fail(split, f"{rows[row, column].item()} in row {row}, column {column}; values must be finite.")
+            name = column if self.columns is None else repr(self.columns[column])
+            raise self._fail(split, f"{rows[row, column].item()} in row {row}, column {name}; values must be finite.")
 
     def _check_labels(self, split: str) -> None:
         labels = getattr(self, f"{split}_labels")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from contraflow.data.path_dataset import TABLE_SUFFIXES
-from contraflow.data.registry import load_dataset
+from contraflow.data.matching import load_matching
+from contraflow.data.tables import Note, untold
 from contraflow.errors import ShapeError
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -67,6 +66,7 @@ def load_other_rows(
     root: str | os.PathLike[str] | None = None,
     columns: Sequence[str] | None = None,
     generator: Generator | None = None,
+    note: Note = untold,
 ) -> OtherRows:
     """Test rows of another data set, or drawn images.
 
@@ -76,11 +76,12 @@ def load_other_rows(
         levels: wanted levels of images; ``None`` for tables.
         limit: most rows; of a larger set they are drawn without replacement.
         root: where named data sets lie.
-        columns: of a table.
+        columns: of a table, matched by name as `load_matching` does.
         generator: of the draws.
+        note: told what is not plain about the columns.
 
     Raises:
-        ConfigurationError, DataError: as `load_dataset`.
+        ConfigurationError, DataError: as `load_matching`.
         ShapeError: images for a flow of tables or the other way, or a table of another width.
 
     >>> load_other_rows("digits", (1, 28, 28), 256, 5).change
@@ -88,7 +89,7 @@ def load_other_rows(
     """
     if name in DRAWN_IMAGES and levels is not None:
         return OtherRows(name, DRAWN_IMAGES[name](limit, event_shape, levels, generator))
-    data = load_dataset(name, root=root, columns=columns if Path(name).suffix.lower() in TABLE_SUFFIXES else None)
+    data = load_matching(name, columns, root=root, note=note)
     rows = draw_rows(data.test, limit, generator)
     if data.levels is None or levels is None:
         if tuple(rows.shape[1:]) != tuple(event_shape):

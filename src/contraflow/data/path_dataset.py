@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from contraflow.data.csv_table import read_csv
 from contraflow.data.dataset import Dataset
 from contraflow.data.image_folder import read_image_folder
 from contraflow.data.splits import split_rows
-from contraflow.data.tables import read_parquet
-from contraflow.errors import ConfigurationError, DataError
+from contraflow.data.tables import Note, read_parquet, tell_match, untold
+from contraflow.errors import DataError, first_line
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 ARRAY_SUFFIXES = (".npy", ".npz")
@@ -24,62 +25,98 @@ _SPLITS = ("train", "validation", "test")
 
 
 def load_path(
-    path: Path, *, seed: int, columns: Sequence[str] | None = None, size: int | None = None, grey: bool = False
+    path: Path,
+    *,
+    seed: int,
+    columns: Sequence[str] | None = None,
+    size: int | None = None,
+    grey: bool = False,
+    note: Note = untold,
 ) -> Dataset:
     """Read a table (CSV, Parquet), an array (.npy, .npz) or a folder of images, split 80 / 10 / 10 by `seed`.
 
     An .npz file with arrays ``train``, ``validation`` and ``test`` keeps its own split (and ``train_labels`` …).
+    The other arguments are those of `read_rows`.
 
     Raises:
         DataError: absent, another kind of file, or not what its suffix says.
-        ConfigurationError: columns for something that is not a table, size or grey for what is not a folder.
     """
-    if columns is not None and path.suffix.lower() not in TABLE_SUFFIXES:
-        raise ConfigurationError(f"columns= is for tables ({', '.join(TABLE_SUFFIXES)}), not for {path}.")
-    if (size is not None or grey) and not path.is_dir():
-        raise ConfigurationError(f"size= and grey= are for folders of images, not for {path}.")
     if path.suffix.lower() == ".npz" and path.is_file():
         arrays = read_npz(path)
         if len(arrays) != 1:
-            return _from_splits(path, arrays)
-    rows, names = _rows_and_names(path, columns, size, grey)
+            data = _from_splits(path, arrays)
+            tell_match(path, data.event_shape, None, columns, note)
+            return data
+    rows, names = _rows_and_names(path, columns, size, grey, note)
     return _split(path, rows, seed, names)
 
 
 def read_rows(
-    path: Path, *, columns: Sequence[str] | None = None, size: int | None = None, grey: bool = False
+    path: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    size: int | None = None,
+    grey: bool = False,
+    note: Note = untold,
 ) -> Tensor:
     """All rows of a file or folder, in their order, unsplit: what `contraflow score` reads.
+
+    Args:
+        path: the file or folder.
+        columns: names of the columns wanted, in this order, whichever they have in the file; an array has no names, so
+            its columns are taken as they come. All where None.
+        size, grey: for a folder of images, see `read_image_folder`.
+        note: told in one line which columns were left out, or that there were no names to go by.
 
     Raises:
         DataError: absent, another kind of file, not what its suffix says, or an .npz with several arrays.
     """
-    return _rows_and_names(path, columns if path.suffix.lower() in TABLE_SUFFIXES else None, size, grey)[0]
+    return _rows_and_names(path, columns, size, grey, note)[0]
 
 
 def _rows_and_names(
-    path: Path, columns: Sequence[str] | None, size: int | None, grey: bool
+    path: Path, columns: Sequence[str] | None, size: int | None, grey: bool, note: Note
 ) -> tuple[Tensor, tuple[str, ...] | None]:
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder.")
     suffix = path.suffix.lower()
-    if path.is_dir():
+    if is_folder(path):
         return read_image_folder(path, size=size, grey=grey), None
     if suffix in TABLE_SUFFIXES:
         table = (read_parquet if suffix == ".parquet" else read_csv)(path, columns)
-        return rows_from_array(table.values, str(path)), table.columns
+        rows = rows_from_array(table.values, str(path), table.columns)
+        tell_match(path, tuple(rows.shape[1:]), (*table.columns, *table.left_out), columns, note)
+        return rows, table.columns
+    rows = _array_rows(path, suffix)
+    tell_match(path, tuple(rows.shape[1:]), None, columns, note)
+    return rows, None
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path that is there is a folder.
+
+    Raises:
+        DataError: nothing is there, or it cannot be looked at.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file or folder.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        raise DataError(f"{path}: cannot be read ({first_line(error)}).") from error
+
+
+def _array_rows(path: Path, suffix: str) -> Tensor:
     if suffix == ".npy":
-        return rows_from_array(read_npy(path), str(path)), None
+        return rows_from_array(read_npy(path), str(path))
     if suffix == ".npz":
         arrays = read_npz(path)
         if len(arrays) != 1:
             raise DataError(f"{path}: expected one array, got {', '.join(arrays) or 'none'}.")
-        return rows_from_array(next(iter(arrays.values())), str(path)), None
+        return rows_from_array(next(iter(arrays.values())), str(path))
     known = ", ".join((*TABLE_SUFFIXES, *ARRAY_SUFFIXES))
     raise DataError(f"{path}: cannot tell what it holds from {suffix!r}. Known: {known}, or a folder of images.")
 
 
-def rows_from_array(values: np.ndarray, source: str) -> Tensor:
+def rows_from_array(values: np.ndarray, source: str, columns: Sequence[str] | None = None) -> Tensor:
     """Real ``(n, D)`` as float32; uint8 ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` as images, C in 1, 3.
 
     Raises:
@@ -98,8 +135,9 @@ def rows_from_array(values: np.ndarray, source: str) -> Tensor:
         rows = values.astype(np.float32)
     if not bool(np.isfinite(rows).all()):
         row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
+        name = column if columns is None else repr(columns[column])
         raise DataError(
-            f"{source}: row {row}, column {column} is {values[row, column]}, not a finite number in float32. "
+            f"{source}: row {row}, column {name} is {values[row, column]}, not a finite number in float32. "
             "Drop or rescale it."
         )
     return torch.from_numpy(rows)

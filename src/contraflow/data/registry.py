@@ -12,7 +12,7 @@ from contraflow.data import named_datasets as named
 from contraflow.data.dataset import Dataset
 from contraflow.data.download import download
 from contraflow.data.known_files import Form, file_md5
-from contraflow.data.path_dataset import ARRAY_SUFFIXES, TABLE_SUFFIXES, load_path
+from contraflow.data.path_dataset import ARRAY_SUFFIXES, TABLE_SUFFIXES, is_folder, load_path
 from contraflow.data.root import ROOT_VARIABLE, data_root
 from contraflow.data.toy_densities import TOY_DENSITIES
 from contraflow.errors import ConfigurationError, DataError, unknown_name
@@ -112,11 +112,13 @@ def load_dataset(
     >>> load_dataset("checkerboard").train.shape
     torch.Size([50000, 2])
     """
+    if path := own_path(name_or_path):
+        if columns is not None and path.suffix.lower() not in TABLE_SUFFIXES:
+            raise ConfigurationError(f"columns= is for tables ({', '.join(TABLE_SUFFIXES)}), not for {path}.")
+        if (size is not None or grey) and not is_folder(path):
+            raise ConfigurationError(f"size= and grey= are for folders of images, not for {path}.")
+        return load_path(path, seed=seed, columns=columns, size=size, grey=grey)
     name = os.fspath(name_or_path)
-    if name not in DATASETS:
-        if not _looks_like_path(name_or_path):
-            raise unknown_name("data set", name, DATASETS)
-        return load_path(Path(name).expanduser(), seed=seed, columns=columns, size=size, grey=grey)
     if columns is not None or size is not None or grey:
         raise ConfigurationError(f"columns=, size= and grey= are for your own files, not for the data set {name!r}.")
     return DATASETS[name].load(_find(name, data_root(root)), seed)
@@ -160,11 +162,24 @@ def _entry(name: str) -> Entry:
     return DATASETS[name]
 
 
-def _looks_like_path(name_or_path: str | os.PathLike[str]) -> bool:
-    if not isinstance(name_or_path, str):
-        return True
-    path = Path(name_or_path).expanduser()
-    return len(path.parts) != 1 or path.suffix.lower() in (*TABLE_SUFFIXES, *ARRAY_SUFFIXES) or path.exists()
+def own_path(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """The path of the user's own file or folder; ``None`` for a name in `DATASETS`, which wins.
+
+    Raises:
+        ConfigurationError: a word that is no name, has no suffix of ours, and names nothing in the current folder.
+        DataError: ~ of a user who is not there.
+    """
+    name = os.fspath(name_or_path)
+    if name in DATASETS:
+        return None
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{name}: {error} Write the whole path.") from error
+    known = path.suffix.lower() in (*TABLE_SUFFIXES, *ARRAY_SUFFIXES)
+    if isinstance(name_or_path, str) and len(path.parts) == 1 and not known and not os.path.exists(path):
+        raise unknown_name("data set", name, DATASETS)
+    return path
 
 
 def _find(name: str, folder: Path) -> list[Path]:

@@ -220,7 +220,7 @@ def _run(benchmark: Benchmark, name: str, architecture: str, seed: int, out: Pat
     finished = folder / "result.json"
     if finished.exists():
         watcher.note(f"{folder}: finished earlier")
-        return RunResult(**json.loads(finished.read_text()))
+        return RunResult(**json.loads(finished.read_text(encoding="utf-8")))
     recipe = within(recipe, steps)
     recipe.training.learning_rate *= chosen_multiple(benchmark, name, architecture, out, watcher)
     watcher.note(f"{folder}: {steps} steps of {seconds:.3g} s")
@@ -251,7 +251,7 @@ def steps_within(budget: Budget, recipe: Recipe, folder: Path) -> tuple[int, flo
     }
     path = folder / "pace.json"
     if path.exists():
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if found["asked"] != asked:
             raise OutputError(f"{folder} has runs under {found['asked']}, not {asked}. Choose another --out.")
         return found["steps"], found["seconds_a_step"]
@@ -303,7 +303,7 @@ def chosen_multiple(benchmark: Benchmark, name: str, architecture: str, out: Pat
     steps, _ = steps_within(benchmark.budget, recipe, folder)
     path, asked = folder / "rate.json", {"multiples": list(search.multiples), "trial": search.trial}
     if path.exists():
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if found["asked"] != asked:
             raise OutputError(f"{folder} has a choice under {found['asked']}, not {asked}. Choose another --out.")
         return float(found["multiple"])

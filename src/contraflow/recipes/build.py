@@ -25,8 +25,10 @@ from contraflow.data import (
     channel_moments,
     keep_labels,
     load_dataset,
+    load_matching,
     preprocessing_from_config,
 )
+from contraflow.data.tables import Note, untold
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, first_line, unknown_name
 from contraflow.flow import Flow
 from contraflow.recipes.recipe import DataSettings, Recipe, check_seed, is_a
@@ -38,6 +40,19 @@ def load_data(settings: DataSettings, seed: int) -> Dataset:
     """The data of a recipe."""
     return load_dataset(
         settings.name, root=settings.root, seed=seed, columns=settings.columns, size=settings.size, grey=settings.grey
+    )
+
+
+def load_data_for(
+    columns: Sequence[str] | None, settings: DataSettings, seed: int, note: Note | None = None
+) -> Dataset:
+    """Data for a flow that was trained on columns of these names, its own or others: matched as `load_matching` does.
+
+    Columns that the recipe itself leaves out are nothing new to `note`.
+    """
+    told = untold if note is None or settings.columns is not None else note
+    return load_matching(
+        settings.name, columns, root=settings.root, seed=seed, size=settings.size, grey=settings.grey, note=told
     )
 
 
@@ -88,7 +103,7 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
                 dequantisation=settings.dequantisation,
                 channels=data.event_shape[0] if variational else None,
             )
-    return TablePreprocessing.fit(data.train) if settings.kind == "standardise" else None
+    return TablePreprocessing.fit(data.train, data.columns) if settings.kind == "standardise" else None
 
 
 def build_flow(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bijection | None) -> Flow:

@@ -9,11 +9,12 @@ from typing import Any
 from torch import Generator, Tensor
 
 from contraflow.data import OtherRows, draw_rows, load_other_rows
+from contraflow.data.tables import Note, quoted
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import DetectionReport, Evidence, gather_evidence, report_detection
 from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION
-from contraflow.recipes.build import TrainedFlow, load_data, make_generator
+from contraflow.recipes.build import TrainedFlow, load_data_for, make_generator
 from contraflow.recipes.run import Silent, Watcher
 
 
@@ -77,9 +78,9 @@ def compare_with_others(
     if background is not None:
         _check_background(background, trained)
     drawn = Generator().manual_seed(seed)
-    sets, held_out = _sets(trained, against, limit, batch, drawn)
-    generator = make_generator(trained.flow.device, seed)
     told = watcher or Silent()
+    sets, held_out = _sets(trained, against, limit, batch, drawn, told.note)
+    generator = make_generator(trained.flow.device, seed)
 
     def gather(name: str, rows: Tensor, background: Flow | None) -> Evidence:
         return gather_evidence(
@@ -106,14 +107,19 @@ def _check_background(background: TrainedFlow, trained: TrainedFlow) -> None:
             f"{background.path} takes data of shape {background.flow.event_shape} with {background.levels} levels, "
             f"{trained.path} of {trained.flow.event_shape} with {trained.levels}: a likelihood ratio needs the same."
         )
+    if background.columns != trained.columns:
+        theirs, ours = (quoted(one.columns) if one.columns else "unnamed columns" for one in (background, trained))
+        raise ShapeError(
+            f"{background.path} takes {theirs}, {trained.path} {ours}: a likelihood ratio needs the same, in one order."
+        )
 
 
 def _sets(
-    trained: TrainedFlow, names: Sequence[str], limit: int, batch: int, generator: Generator
+    trained: TrainedFlow, names: Sequence[str], limit: int, batch: int, generator: Generator, note: Note
 ) -> tuple[list[OtherRows], Tensor]:
     """The own test rows first, then the others; and own rows that the flow was not trained on, apart."""
     settings = trained.recipe.data
-    own = load_data(settings, trained.recipe.seed)
+    own = load_data_for(trained.columns, settings, trained.recipe.seed, note)
     sets = [OtherRows(own.name, draw_rows(own.test, limit, generator))]
     held_out = draw_rows(own.validation, limit, generator)
     for name in names:
@@ -128,6 +134,7 @@ def _sets(
                 root=settings.root,
                 columns=trained.columns,
                 generator=generator,
+                note=note,
             )
         )
     for one in sets:

@@ -37,7 +37,7 @@ from contraflow.evaluation.pictures import density_picture, image_grid, save_png
 from contraflow.flow import Flow
 from contraflow.lipschitz import largest_estimate, norm_orders
 from contraflow.logdet import Exact
-from contraflow.recipes.build import build_flow, describe, load_data, make_preprocessing, training_rows
+from contraflow.recipes.build import build_flow, describe, load_data, load_data_for, make_preprocessing, training_rows
 from contraflow.recipes.recipe import Recipe
 from contraflow.recipes.writing import append_line, replacing, write_json, write_text
 from contraflow.training import TrainingState, load_checkpoint, save_checkpoint, train
@@ -107,7 +107,7 @@ def run_recipe(
     watcher = watcher or Silent()
     if tensorboard:
         _summary_writer()
-    data = load_data(recipe.data, recipe.seed).require_train()
+    data = (_data_to_go_on(recipe, out) if resume else load_data(recipe.data, recipe.seed)).require_train()
     run = _Run(recipe, out, data, watcher)
     if resume:
         run.resume()
@@ -135,6 +135,12 @@ def best_validation(recipe: Recipe, out: Path) -> float:
     run.begin(force=False)
     run.train(tensorboard=False)
     return run.state.best_score
+
+
+def _data_to_go_on(recipe: Recipe, out: Path) -> Dataset:
+    """The data by the columns they began with: those of the file may stand in another order by now."""
+    began_with = load_checkpoint(out).config.get("columns")
+    return load_data_for(recipe.data.columns or began_with, recipe.data, recipe.seed)
 
 
 class _Interruption:
@@ -190,7 +196,7 @@ class _Run:
         """Take over the newest checkpoint and drop the log's lines after it."""
         checkpoint = load_checkpoint(self.out)
         checkpoint.restore(self.state)
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
         kept = [line for line in lines if _logged_step(line) <= self.state.step]
         write_text(self.log, "".join(f"{line}\n" for line in kept))
         self.saved = self.state.step

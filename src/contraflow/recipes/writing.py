@@ -30,9 +30,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text by way of `replacing`."""
+    """Write text by way of `replacing`, in UTF-8 whatever the locale is.
+
+    A path whose name is not in the encoding of the file system keeps its bytes.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -47,7 +50,7 @@ def append_line(path: Path, line: dict[str, Any]) -> None:
         OutputError: it could not be written.
     """
     try:
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}; resume when there is room.") from error

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contraflow.data import load_dataset
+from contraflow.data import load_matching
 from contraflow.errors import ConfigurationError, DataError, ShapeError
 from contraflow.logdet import EVALUATION, Exact
 from contraflow.report.drawing import colour, drawing
@@ -65,8 +65,12 @@ def _another(subject: Subject) -> dict[str, Tensor]:
     if name is None:
         return {}
     try:
-        data = load_dataset(
-            name, root=subject.settings.root or subject.trained.recipe.data.root, seed=subject.settings.seed
+        data = load_matching(
+            name,
+            subject.trained.columns,
+            root=subject.settings.root or subject.trained.recipe.data.root,
+            seed=subject.settings.seed,
+            note=subject.note,
         )
     except DataError:
         if asked:

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.data import Dataset, ImagePreprocessing
+from contraflow.data.tables import Note, untold
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import (
     ClassificationReport,
@@ -72,6 +73,7 @@ class Subject:
     data: Dataset
     settings: ReportSettings = field(default_factory=ReportSettings)
     progress: Progress = lambda name, done, total: None
+    note: Note = untold
 
     @property
     def flow(self) -> Flow:
@@ -161,7 +163,7 @@ class Subject:
     def log(self) -> list[dict[str, Any]]:
         """The lines of the training log up to the step of the weights; empty where there is no log."""
         path = self.trained.path.parents[1] / "log.jsonl"
-        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         found = [one for one in map(_line, lines) if one is not None]
         return [one for one in found if one["step"] <= self.trained.step]
 

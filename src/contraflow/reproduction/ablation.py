@@ -283,7 +283,7 @@ def _training_curves(runs: Mapping[str, Sequence[Run]]) -> dict[str, Curve]:
 
 def _smoothed(run: Run) -> dict[int, float]:
     """Step → mean bits/dim of the last logged lines up to it."""
-    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     parts = [lines[at : at + _WINDOW] for at in range(0, len(lines) - _WINDOW + 1, _WINDOW)]
     return {part[-1]["step"]: statistics.mean(line["bits_per_dim"] for line in part) for part in parts}
 

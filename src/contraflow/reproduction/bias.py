@@ -55,7 +55,7 @@ def trajectory(plan: Plan, label: str, seed: int) -> list[Stage]:
     """One run, stopped, looked at and resumed; what was seen is not trained again."""
     recipe, folder = plan.recipe(label, seed), plan.folder(label, seed)
     seen = folder / "trajectory.json"
-    found = [Stage(**one) for one in json.loads(seen.read_text())] if seen.exists() else []
+    found = [Stage(**one) for one in json.loads(seen.read_text(encoding="utf-8"))] if seen.exists() else []
     if found:
         check_same(folder, _until(recipe, found[-1].steps))
     for steps in _stage_steps(recipe.training.steps)[len(found) :]:

@@ -72,7 +72,9 @@ def small_cifar10() -> dict[str, Recipe]:
 
 def scores(runs: Sequence[Run], name: str) -> list[float]:
     """Bits per dimension, or an entry of the classification's score, of every run that did not fail."""
-    reports = [json.loads((one.folder / "evaluation.json").read_text()) for one in runs if not one.failure]
+    reports = [
+        json.loads((one.folder / "evaluation.json").read_text(encoding="utf-8")) for one in runs if not one.failure
+    ]
     return [report["value"] if name == "bits" else report["classification"][name] for report in reports]
 
 
@@ -102,7 +104,7 @@ def training_curve(runs: Sequence[Run]) -> dict[int, float]:
     curves = []
     for one in runs:
         if not one.failure:
-            lines = [json.loads(line) for line in (one.folder / "log.jsonl").read_text().splitlines()]
+            lines = [json.loads(line) for line in (one.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
             quarter = len(lines) // 4
             ends = [quarter * part for part in (1, 2, 3, 4)]
             parts = [lines[end - max(1, quarter // 2) : end] for end in ends]

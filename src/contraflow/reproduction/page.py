@@ -81,7 +81,7 @@ def bullets(lines: Iterable[str]) -> str:
 
 def index(out: Path) -> str:
     """The pages of a folder, by name, each with what came out first."""
-    found = [json.loads(path.read_text()) for path in sorted(out.glob("*.json"), key=_by_number)]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"), key=_by_number)]
     rows = [
         f"| [{one['name']}]({one['name']}.md) | {one['about']} | {one['setting']}, {count(one['seeds'], 'seed')} | "
         f"{one['findings'][0].replace('|', '&#124;')} |"

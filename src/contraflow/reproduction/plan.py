@@ -153,7 +153,7 @@ def total_seconds(runs: Mapping[str, Sequence[Run]]) -> float:
 def training_seconds(folder: Path) -> float:
     """Seconds of a run's training steps by the clock: the mean of those in its log times their number."""
     log = folder / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     return lines[-1]["step"] * statistics.mean(line["seconds"] for line in lines) if lines else 0.0
 
 
@@ -164,7 +164,8 @@ def check_same(folder: Path, recipe: Recipe) -> None:
         OutputError: it is.
     """
     for path in sorted((folder / "checkpoints").glob("*/config.json")):
-        found = Recipe.from_dict(json.loads(path.read_text())["recipe"]).as_dict()  # settings since then at defaults
+        written = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        found = Recipe.from_dict(written).as_dict()  # settings since then at defaults
         if changed := sorted(_differences(_placeless(found), _placeless(asdict(recipe)))):
             raise OutputError(
                 f"{folder} holds a run of another recipe: {', '.join(changed)} differ. Remove it or take another --out."
@@ -186,9 +187,9 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any], where: str = 
 
 
 def _read(folder: Path, seed: int) -> Run:
-    failure: str = json.loads((folder / "run.json").read_text())["failure"]
+    failure: str = json.loads((folder / "run.json").read_text(encoding="utf-8"))["failure"]
     report: dict[str, Any] = {"value": None, "standard_error": None, "unit": "", "rows": 0}
     if not failure:
-        report = json.loads((folder / "evaluation.json").read_text())
+        report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     score = {key: report[key] for key in ("value", "standard_error", "unit", "rows")}
     return Run(folder, seed, **score, training_seconds=training_seconds(folder), failure=failure)
