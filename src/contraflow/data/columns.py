@@ -43,9 +43,9 @@ class Column:
 
     @property
     def few(self) -> bool:
-        """Whether it has no density: two values, or few that repeat."""
+        """Whether it has no density: few values, each of which stands in two rows or more on average."""
         most = FEW_INTEGERS if self.integers else FEW_VALUES
-        return len(self.values) <= 2 or (len(self.values) <= most and 2 * len(self.values) <= int(self.counts.sum()))
+        return len(self.values) <= most and 2 * len(self.values) <= int(self.counts.sum())
 
 
 def column_names(count: int, names: Sequence[str] | None) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def refuse_columns_without_density(
         named: whether the columns have names, so that data.columns can choose among them.
 
     Raises:
-        DataError: a column holds two values, or few that repeat; the message names all of them, and the choices.
+        DataError: a column holds few values; the message names all such columns, and the choices.
     """
     few = [one for index, one in enumerate(columns) if one.few and index not in dequantised]
     if not few:
@@ -138,7 +138,7 @@ def _discrete(column: Column) -> list[str]:
     if column.integers and column.counts.max() > 1 and _spread(column) < _COARSE:
         return [
             f"column {column.name!r} holds integers ({_count(column)}): log p(x) can rise without bound as a flow "
-            f"learns the gaps between them. data.dequantise=[{column.name}] makes it a bound on a log-probability."
+            f"learns the gaps between them. With {column.name} in data.dequantise it is a bound on a log-probability."
         ]
     if share >= _ATOM and total >= FEW_VALUES / _ATOM:
         return [

@@ -122,7 +122,9 @@ class TablePreprocessing(Bijection):
             label = repr(columns[index]) if columns is not None else str(index)
             low, high = column.min().item(), column.max().item()
             if low == high:
-                raise DomainError(f"column {label} is constant ({low:.10g}) in train. Drop it: it has no density.")
+                raise DomainError(
+                    f"column {label} is constant ({low:.10g}) in train. Drop it: it has no density.{_rounded(train, low)}"
+                )
             centre, spread = find(column)
             if index in dequantise:
                 if (bad := column != column.floor()).any():
@@ -225,6 +227,14 @@ class TablePreprocessing(Bijection):
 
     def _label(self, index: int) -> str:
         return str(index) if self.columns is None else repr(self.columns[index])
+
+
+def _rounded(train: Tensor, value: float) -> str:
+    """A hint where float32 may have made a column constant."""
+    step = torch.nextafter(torch.tensor(abs(value)).float(), torch.tensor(math.inf)).item() - abs(value)
+    if train.dtype != torch.float32 or step < 2:
+        return ""
+    return f" Or float32 made it so, which holds only every {step:.0f}th number there: give float64."
 
 
 def _moments(column: Tensor) -> tuple[float, float]:
