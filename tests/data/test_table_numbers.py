@@ -179,7 +179,7 @@ def test_samples_of_dequantised_columns_are_integers_that_were_seen() -> None:
     assert table.mean[0].item() == pytest.approx(integers.mean().item() + 0.5)
     assert table.std[0].item() == pytest.approx(math.sqrt(integers.var(correction=0).item() + 1 / 12))
     assert torch.equal(table.quantise(table.inverse(table(rows)))[:, 0], integers)
-    with pytest.raises(DomainError, match="column 'grade' is dequantised, so it takes integers; sample 1 holds 0.5"):
+    with pytest.raises(DomainError, match=r"column 'grade' is dequantised, so it takes integers; sample 1 holds 0\.5"):
         table(torch.tensor([[1.0, 0.0], [0.5, 0.0]]))
     with pytest.raises(DomainError, match=r"column 'y' holds -?\d.*only columns of integers can be dequantised"):
         TablePreprocessing.fit(rows, ["grade", "y"], dequantise=[1])
@@ -253,6 +253,6 @@ def test_a_column_that_float32_made_constant_is_told_so() -> None:
 
 
 def test_columns_are_found_by_name_or_number() -> None:
-    with pytest.raises(ConfigurationError, match="no column 'flga'. Did you mean 'flag'"):
+    with pytest.raises(ConfigurationError, match=r"no column 'flga'\. Did you mean 'flag'"):
         indices_of(["flga"], 2, ["flag", "y"])
     assert indices_of([1, "0", 1], 2, None) == [0, 1]

@@ -122,8 +122,9 @@ class TablePreprocessing(Bijection):
             label = repr(columns[index]) if columns is not None else str(index)
             low, high = column.min().item(), column.max().item()
             if low == high:
+                hint = _rounded(train, low)
                 raise DomainError(
-                    f"column {label} is constant ({low:.10g}) in train. Drop it: it has no density.{_rounded(train, low)}"
+                    f"column {label} is constant ({low:.10g}) in train. Drop it: it has no density.{hint}"
                 )
             centre, spread = find(column)
             if index in dequantise:
@@ -195,11 +196,10 @@ class TablePreprocessing(Bijection):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TablePreprocessing:
         """Another device, and always float64: a mean of 1.7e9 s in float32 is off by up to 64 s."""
         before = dict(self._buffers)
-        super()._apply(fn, recurse)  # type: ignore[arg-type]
+        super()._apply(fn, recurse)
         for name, now in self._buffers.items():
-            exact = before[name]
-            assert exact is not None and now is not None
-            self._buffers[name] = now.double() if exact.is_meta else exact.to(now.device)
+            if now is not None and (exact := before[name]) is not None:
+                self._buffers[name] = now.double() if exact.is_meta else exact.to(now.device)
         return self
 
     def _logdet(self, t: Tensor) -> Tensor:
