@@ -114,8 +114,9 @@ def test_both_scalings_keep_the_laws(scaling: str) -> None:
 
 
 def test_a_robust_density_integrates_to_one() -> None:
-    """Over x = ±10^18, where the tails of z end, in the variable log |x|."""
-    flow = table_flow(TablePreprocessing([1.0], [2.0], scaling="robust")).double()
+    """Under a base eight times as wide as a normal one, up to |x| = 10^17: in the variable log |x|."""
+    robust = TablePreprocessing([1.0], [2.0], scaling="robust")
+    flow = Flow((1,), Chain([Affine(double(0.0), double(8.0))]), preprocessing=robust).double()
     u = torch.linspace(-40, 40, 100_001, dtype=torch.float64)
     x = u.sinh()
     mass = torch.trapezoid(flow.log_prob(x[:, None]).exp() * u.cosh(), u)
@@ -130,7 +131,7 @@ def test_outliers_do_not_set_a_robust_scale() -> None:
     assert robust.mean[0].abs() < 0.2
     assert robust.std[0].item() == pytest.approx(1, abs=0.15)
     z = robust(rows).float()
-    assert z.abs().max() < 30
+    assert 75 < z.abs().max() < 90
     assert len(z[10:, 0].unique()) > 980
     assert len(standard(rows).float()[10:, 0].unique()) < 10
     torch.testing.assert_close(robust.inverse(z.double()), rows, rtol=1e-4, atol=1e-5)

@@ -17,6 +17,7 @@ SCALINGS = ("standard", "robust")
 
 Range = Sequence[float]
 
+_BEND = 3.0  # where the robust scaling turns from a line to a logarithm, in standard deviations of a normal column
 _SMALLEST = torch.finfo(torch.float64).tiny  # below it digits are missing
 
 #: Share of a column below a quantile → that quantile of a standard normal, with its sign turned.
@@ -26,11 +27,12 @@ _NORMAL_QUANTILES = {0.25: 0.6744897501960817, 0.05: 1.6448536269514722, 0.01: 2
 class TablePreprocessing(Bijection):
     r"""Rows x ``(batch, D)`` in the units of their columns to numbers near 1, column by column:
 
-        t = (x − mean) / std,   z = t              (standard),   log|det| = −Σ log std, or
-                                z = asinh t        (robust),     log|det| = −Σ log std − Σ log √(1 + t²), in nats.
+        t = (x − mean) / std,   z = t                (standard),   log|det| = −Σ log std, or
+                                z = 3 asinh(t / 3)   (robust),     log|det| = −Σ log std − Σ log √(1 + (t/3)²), in nats.
 
-    The robust scaling takes median and interquartile range for mean and std, and its z grows like log |x|: an outlier
-    neither sets the scale of the others nor leaves the range in which a flow works.
+    The robust scaling takes median and interquartile range for mean and std. It leaves what lies within three of the
+    latter nearly as it is, and beyond them z grows like log |x|, to 82 for t = 10¹²: an outlier neither sets the scale
+    of the others nor leaves the range in which a flow works.
 
     A column of integers has probabilities and no density. Dequantised, u ~ U[0, 1) is added to it first, so that log p
     has a lower bound of the column's log-probability as its mean (Theis et al. 2016, as for images); the step between
@@ -150,7 +152,7 @@ class TablePreprocessing(Bijection):
         """
         self._check(x)
         t = (self._dequantise(x.double(), generator) - self.mean) / self.std
-        z = t if self.scaling == "standard" else t.asinh()
+        z = t if self.scaling == "standard" else _BEND * (t / _BEND).asinh()
         return z.to(x.dtype), self._logdet(t).to(x.dtype)
 
     def inverse_and_logdet(
@@ -162,7 +164,7 @@ class TablePreprocessing(Bijection):
             ShapeError: z is not ``(batch, D)``.
         """
         self._check(z)
-        t = z.double() if self.scaling == "standard" else z.double().sinh()
+        t = z.double() if self.scaling == "standard" else _BEND * (z.double() / _BEND).sinh()
         return (t * self.std + self.mean).to(z.dtype), -self._logdet(t).to(z.dtype)
 
     def inverse_lipschitz_bound(self) -> float:
@@ -205,8 +207,9 @@ class TablePreprocessing(Bijection):
     def _logdet(self, t: Tensor) -> Tensor:
         """log|det ∂z/∂x|, ``(batch,)``."""
         scale = -self.std.log().sum().expand(len(t))
-        # hypot does not overflow where t² would
-        return scale if self.scaling == "standard" else scale - torch.hypot(torch.ones_like(t), t).log().sum(dim=1)
+        if self.scaling == "standard":
+            return scale
+        return scale - torch.hypot(torch.ones_like(t), t / _BEND).log().sum(dim=1)  # t² would overflow
 
     def _dequantise(self, x: Tensor, generator: Generator | None) -> Tensor:
         if not self.ranges:
