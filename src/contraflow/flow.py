@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, invert, with_inverse, with_logdet
 from contraflow.distributions import ClassNormal, StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError
-from contraflow.inputs import FLOATS, INTEGERS, accept, named
+from contraflow.inputs import FLOATS, INTEGERS, accept, named, narrow
 from contraflow.lipschitz import Certificate, shared_scales
 from contraflow.lipschitz.certification import certify_contraction
 from contraflow.logdet import EVALUATION, AdaptiveRoulette, Exact, LogDetEstimator, RussianRoulette
@@ -54,7 +54,9 @@ class Flow(nn.Module):
     log p(x) = log p_Z(z) + log|det ∂f/∂x|,  z = f(x): docs/maths/change-of-variables.md. It is the density of the
     data *as given*: preprocessing (dequantisation, scaling, logit) is part of f and brings its own log-determinant.
 
-    The flow computes in the dtype of its weights, float32 or float64, and takes data in either, or integer images.
+    The flow computes in the dtype of its weights, float32 or float64, and takes data in either, or integers. A
+    preprocessing that scales (`Bijection.in_float64`) sees all digits of the data, and what it gives is cast: seconds
+    since 1970 keep their spread in a float32 flow, and come back from it, as samples do, in float64.
     float16 and bfloat16, as data, as weights or by autocast, are refused with a `DomainError`, by `certify` and
     `update_lipschitz` too: docs/choosing.md.
 
@@ -138,8 +140,14 @@ class Flow(nn.Module):
         return Certificate(tuple(certify_contraction(name, one.g) for name, one in blocks))
 
     def _preprocess(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        x = accept(x, self.event_shape, (*FLOATS, *INTEGERS), self.dtype)
-        return self.preprocessing.forward_and_logdet(x, context, generator=generator)
+        x = accept(x, self.event_shape, (*FLOATS, *INTEGERS), self.dtype, in_float64=self.preprocessing.in_float64)
+        y, logdet = self.preprocessing.forward_and_logdet(x, context, generator=generator)
+        return narrow(y, self.dtype), logdet.to(self.dtype)
+
+    def _restore(self, y: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
+        """The data that `_preprocess` gives y for."""
+        y = y.double() if self.preprocessing.in_float64 else y
+        return self.preprocessing.inverse(y, context, generator=generator)
 
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
@@ -170,7 +178,7 @@ class Flow(nn.Module):
         except InversionError as error:
             names = [name for name, module in self.named_modules() if module is error.block]
             raise InversionError(f"{names[0] if names else 'a block'}: {error}") from error
-        return self.preprocessing.inverse(x, context, generator=generator)
+        return self._restore(x, context, generator)
 
     def invert(self, z: Tensor, context: Tensor | None = None) -> Inversion:
         """`inverse` without gradients, with every block's evaluations and error bound, and one on the error of x.
@@ -299,7 +307,7 @@ class Flow(nn.Module):
     def sample(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
     ) -> Tensor:
-        """n samples as data look: images as integer levels (uint8), others as real numbers.
+        """n samples as data look: images as integer levels (uint8), others as real numbers, dequantised columns whole.
 
         Args:
             n: number of samples.

@@ -13,7 +13,14 @@ FLOATS = (torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
-def accept(x: Tensor, shape: tuple[int, ...], dtypes: Sequence[torch.dtype], computed_in: torch.dtype) -> Tensor:
+def accept(
+    x: Tensor,
+    shape: tuple[int, ...],
+    dtypes: Sequence[torch.dtype],
+    computed_in: torch.dtype,
+    *,
+    in_float64: bool = False,
+) -> Tensor:
     """x in the dtype that the flow computes in.
 
     Args:
@@ -21,6 +28,7 @@ def accept(x: Tensor, shape: tuple[int, ...], dtypes: Sequence[torch.dtype], com
         shape: of one event.
         dtypes: those allowed for x.
         computed_in: dtype of the flow's weights.
+        in_float64: leave float64 as it is, and bring integers to it: what comes next needs all their digits.
 
     Raises:
         ShapeError: no tensor, or another shape.
@@ -34,10 +42,22 @@ def accept(x: Tensor, shape: tuple[int, ...], dtypes: Sequence[torch.dtype], com
     if x.dtype not in dtypes:
         known = ", ".join(str(one).removeprefix("torch.") for one in dtypes)
         raise DomainError(f"dtype {x.dtype}: give {known}; promote half precision by x.float().")
-    accepted = x.to(computed_in)
+    accepted = x.to(torch.float64 if in_float64 and x.dtype != torch.float32 else computed_in)
     if x.is_floating_point() and not _all_finite(accepted):
         raise _not_finite(x, accepted)
     return accepted
+
+
+def narrow(x: Tensor, computed_in: torch.dtype) -> Tensor:
+    """x in the dtype that the flow computes in, where preprocessing gave it in another.
+
+    Raises:
+        DomainError: a number is infinite in that dtype (the samples are named).
+    """
+    narrowed = x.to(computed_in)
+    if narrowed is not x and not _all_finite(narrowed):
+        raise _not_finite(x, narrowed)
+    return narrowed
 
 
 def refuse_half(computed_in: torch.dtype, device: torch.device) -> None:

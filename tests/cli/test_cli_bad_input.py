@@ -71,7 +71,7 @@ TRAIN = [
     ("digits", ["preprocessing.kind=standardise"], ["preprocessing.kind=standardise", "must be image"]),
     ("digits", ["preprocessing.crop_padding=9"], ["crop_padding=9", "8×8"]),
     ("digits", ["device=gpu"], ["device=gpu: it must be cpu, cuda or cuda:N"]),
-    ("moons", ["preprocessing.kind=image"], ["must be standardise or none"]),
+    ("moons", ["preprocessing.kind=image"], ["must be standardise, robust or none"]),
     ("mnist", ["data.root=/nonexistent"], ["train-images-idx3-ubyte", "contraflow data fetch mnist"]),
     ("moons", ["moons"], ["unrecognized arguments: moons"]),
     ("absent.yaml", [], ["absent.yaml: no such file"]),

@@ -184,8 +184,18 @@ def test_half_precision_in_a_file_is_read_exactly(tmp_path, suffix):
     else:
         np.save(path, numbers) if suffix == ".npy" else np.savez(path, numbers)
     rows = read_rows(path)
-    assert rows.dtype == torch.float32
+    assert rows.dtype == (torch.float64 if suffix == ".parquet" else torch.float32)
     assert rows.tolist() == numbers.tolist()
+
+
+def test_all_digits_of_a_number_reach_the_rows(tmp_path):
+    seconds = np.arange(1_700_000_000, 1_700_000_010, dtype=np.int64)[:, None]
+    np.save(tmp_path / "whole.npy", seconds)
+    np.save(tmp_path / "real.npy", seconds + 0.125)
+    np.savetxt(tmp_path / "real.csv", seconds + 0.125, header="time", comments="", fmt="%.3f")
+    assert read_rows(tmp_path / "whole.npy").flatten().tolist() == seconds.flatten().tolist()
+    for name in ("real.npy", "real.csv"):
+        assert read_rows(tmp_path / name).flatten().tolist() == (seconds + 0.125).flatten().tolist()
 
 
 def test_parquet(tmp_path):
@@ -342,7 +352,9 @@ def test_arrays_become_data_sets(tmp_path):
     np.savez(tmp_path / "own.npz", train=np.ones((3, 2)), validation=np.zeros((1, 2)), test=np.ones((2, 2)))
     assert len(load_dataset(tmp_path / "own.npz").train) == 3
     np.save(tmp_path / "large.npy", np.full((20, 2), 1e300))
-    with pytest.raises(DataError, match="not a finite number in float32"):
+    assert load_dataset(tmp_path / "large.npy").train[0, 0].item() == 1e300
+    np.save(tmp_path / "large.npy", np.full((20, 2), np.inf))
+    with pytest.raises(DataError, match="column 0 is inf, not a finite number in float64"):
         load_dataset(tmp_path / "large.npy")
     np.save(tmp_path / "few.npy", np.ones((9, 2)))
     with pytest.raises(DataError, match="9 rows"):

@@ -117,10 +117,7 @@ def test_a_path_that_cannot_be_read_is_one_line(load: Callable[[str], Dataset], 
         load("x" * 5000)
 
 
-def test_errors_call_a_column_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n" * 20 + "1,1e39\n")
-    with pytest.raises(DataError, match=r"row 20, column 'b' is 1e\+39"):
-        load_dataset(tmp_path / "t.csv")
+def test_errors_call_a_column_by_its_name() -> None:
     rows = torch.ones(3, 2)
     with pytest.raises(DataError, match="nan in row 2, column 'b'"):
         Dataset("mine", rows, rows, torch.tensor([[1, 1], [1, 1], [1, float("nan")]]), columns=("a", "b"))

@@ -32,9 +32,12 @@ class Bijection(nn.Module, ABC):
 
     Attributes:
         estimator_name: how the log-determinant is estimated, for reports; ``None`` where it is in closed form.
+        in_float64: whether a `Flow` hands it float64 and integer data as they are where it is the preprocessing, and
+            casts what it gives: differences of large numbers need that. Others are handed the flow's dtype.
     """
 
     estimator_name: str | None = None
+    in_float64: bool = False
 
     @abstractmethod
     def forward_and_logdet(

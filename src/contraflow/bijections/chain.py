@@ -21,6 +21,7 @@ class Chain(Bijection):
     def __init__(self, bijections: Iterable[Bijection]) -> None:
         super().__init__()
         self.bijections = nn.ModuleList(bijections)
+        self.in_float64 = len(self) > 0 and all(one.in_float64 for one in self)
 
     def __iter__(self) -> Iterator[Bijection]:
         return iter(self.bijections)  # type: ignore[arg-type]

@@ -70,6 +70,7 @@ class Affine(Bijection):
         DomainError: a zero or non-finite scale.
     """
 
+    in_float64 = True
     shift: Tensor
     scale: Tensor
 

@@ -104,4 +104,7 @@ def _write(samples: Tensor, path: Path, suffix: str, trained: TrainedFlow, *, co
         with open(path, "w", encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
             writer.writerow(names)
-            writer.writerows(samples.tolist())
+            whole = getattr(trained.flow.preprocessing, "ranges", {})
+            writer.writerows(
+                [int(one) if index in whole else one for index, one in enumerate(row)] for row in samples.tolist()
+            )

@@ -1,6 +1,7 @@
 """Data: named sets, the user's own files, two-dimensional densities, and preprocessing with its log-determinant."""
 
 from contraflow.data.augmentation import flip_and_crop, mutate_pixels
+from contraflow.data.columns import columns_of, indices_of, refuse_columns_without_density, remarks
 from contraflow.data.dataset import Dataset
 from contraflow.data.dequantisation import dequantise, quantise
 from contraflow.data.image_folder import read_image_folder
@@ -30,12 +31,14 @@ __all__ = [
     "VariationalDequantisation",
     "channel_moments",
     "check",
+    "columns_of",
     "data_root",
     "dequantise",
     "draw_rows",
     "fetch",
     "fit_images",
     "flip_and_crop",
+    "indices_of",
     "keep_labels",
     "load_dataset",
     "load_matching",
@@ -45,4 +48,6 @@ __all__ = [
     "quantise",
     "read_image_folder",
     "read_rows",
+    "refuse_columns_without_density",
+    "remarks",
 ]

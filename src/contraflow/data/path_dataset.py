@@ -117,10 +117,13 @@ def _array_rows(path: Path, suffix: str) -> Tensor:
 
 
 def rows_from_array(values: np.ndarray, source: str, columns: Sequence[str] | None = None) -> Tensor:
-    """Real ``(n, D)`` as float32; uint8 ``(n, H, W)``, ``(n, C, H, W)`` or ``(n, H, W, C)`` as images, C in 1, 3.
+    """Rows with all their digits, or images.
+
+    Real ``(n, D)`` in float64, or in float32 where the array is no finer; uint8 ``(n, H, W)``, ``(n, C, H, W)`` or
+    ``(n, H, W, C)`` as images, C in 1, 3.
 
     Raises:
-        DataError: another shape or dtype, or values that are not finite in float32.
+        DataError: another shape or dtype, or values that are not finite in float64.
     """
     if values.dtype == np.uint8 and values.ndim in (3, 4):
         images = values[:, None] if values.ndim == 3 else values
@@ -132,12 +135,12 @@ def rows_from_array(values: np.ndarray, source: str, columns: Sequence[str] | No
             f"{source}: expected real numbers (n, D) or uint8 images (n, C, H, W), got {values.dtype} {values.shape}."
         )
     with np.errstate(over="ignore"):
-        rows = values.astype(np.float32)
+        rows = values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64)
     if not bool(np.isfinite(rows).all()):
         row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
         name = column if columns is None else repr(columns[column])
         raise DataError(
-            f"{source}: row {row}, column {name} is {values[row, column]}, not a finite number in float32. "
+            f"{source}: row {row}, column {name} is {values[row, column]}, not a finite number in {rows.dtype}. "
             "Drop or rescale it."
         )
     return torch.from_numpy(rows)

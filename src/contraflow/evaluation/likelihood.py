@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -163,9 +163,11 @@ def evaluate_likelihood(
 def report_scores(flow: Flow, scores: Scores, estimator: LogDetEstimator) -> LikelihoodReport:
     """The report on rows that `score` has scored by a flow and an estimator."""
     variational = getattr(flow.preprocessing, "dequantisation", "uniform") == "variational"
-    return report(
+    found = report(
         scores.log_prob, flow.event_shape, flow.with_logdet(estimator).estimator_name, scores.draws, variational
     )
+    columns = getattr(flow.preprocessing, "ranges", None)  # of a table, those that are dequantised
+    return replace(found, dequantised=found.dequantised or bool(columns))
 
 
 def report(

@@ -62,7 +62,7 @@ def density_picture(flow: Flow, data: Tensor, samples: Tensor, path: Path, *, po
     """
     from matplotlib.figure import Figure
 
-    density, (left_end, right_end, bottom, top) = density_on_grid(flow.log_prob, data.to(flow.dtype), points)
+    density, (left_end, right_end, bottom, top) = density_on_grid(flow.log_prob, data, points)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for axes, cloud, title in ((left, data, "data"), (middle, samples, "samples")):
@@ -88,7 +88,7 @@ def density_on_grid(
         points: a side.
     """
     low, high = zip(*(_span(column.min().item(), column.max().item(), 0.08) for column in data.T), strict=True)
-    xs, ys = (torch.linspace(low[axis], high[axis], points) for axis in (0, 1))
+    xs, ys = (torch.linspace(low[axis], high[axis], points, dtype=torch.float64) for axis in (0, 1))
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(-1, 2).to(data.dtype)
     density = torch.cat([log_prob(part) for part in grid.split(10_000)]).exp().reshape(points, points)
     return density.numpy(), (low[0], high[0], low[1], high[1])
@@ -145,7 +145,7 @@ def _span(low: float, high: float, margin: float = 0.0) -> tuple[float, float]:
     """The range to show, wider by a margin on both sides; one row, or a constant column, has a range too."""
     largest = max(abs(low), abs(high), 1e-30)
     width = high - low
-    half = margin * width if width > 1e-6 * largest else largest
+    half = margin * width if width > 1e-12 * largest else largest
     return low - half, high + half
 
 

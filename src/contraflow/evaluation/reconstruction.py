@@ -53,15 +53,14 @@ def reconstruct(flow: Flow, x: Tensor, *, batch_size: int = 200, generator: Gene
     """
     if batch_size < 1:
         raise ConfigurationError(f"batch_size={batch_size}: it must be at least 1.")
-    quantise = getattr(flow.preprocessing, "quantise", None)
+    quantise = None if x.is_floating_point() else getattr(flow.preprocessing, "quantise", None)
     parts, same = [], []
     for batch in x.split(batch_size):
-        rows = batch.to(flow.device) if quantise is not None else batch.to(flow.device, flow.dtype)
-        between = flow.preprocessing(rows, generator=generator)
+        between, _ = flow._preprocess(batch.to(flow.device), None, generator)
         found = flow.invert(flow.bijection(between))
-        given = flow.preprocessing.inverse(between)
+        given = flow._restore(between, None, generator)
         error = (found.value - given).flatten(1).abs().amax(dim=1).double()
-        alone = torch.stack([found.error_bound.new_zeros(len(rows)), *(one.error_bound for one in found.blocks)])
+        alone = torch.stack([found.error_bound.new_zeros(len(batch)), *(one.error_bound for one in found.blocks)])
         parts.append((error, found.error_bound.double(), alone.amax(dim=0).double(), found.evaluations))
         if quantise is not None:
             same.append((quantise(found.value) == quantise(given)).flatten(1).all(dim=1))

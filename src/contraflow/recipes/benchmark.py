@@ -374,8 +374,7 @@ def _sampling_seconds(flow: Flow, batch_size: int, generator: Generator) -> floa
 
 @torch.no_grad()
 def _inverse_error(flow: Flow, data: Dataset, generator: Generator) -> float | None:
-    rows = data.test[:_INVERTED_ROWS].to(flow.device)
-    x = flow.preprocessing(rows if data.is_image else rows.to(flow.dtype), generator=generator)
+    x, _ = flow._preprocess(data.test[:_INVERTED_ROWS].to(flow.device), None, generator)
     try:
         error = (x - flow.bijection.inverse(flow.bijection(x))).abs().max().item()
     except InversionError:

@@ -23,10 +23,14 @@ from contraflow.data import (
     ImagePreprocessing,
     TablePreprocessing,
     channel_moments,
+    columns_of,
+    indices_of,
     keep_labels,
     load_dataset,
     load_matching,
     preprocessing_from_config,
+    refuse_columns_without_density,
+    remarks,
 )
 from contraflow.data.tables import Note, untold
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, first_line, unknown_name
@@ -79,12 +83,16 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
     """
     settings = recipe.preprocessing
     if (settings.kind == "image") != data.is_image:
-        fitting = "image" if data.is_image else "standardise or none"
+        fitting = "image" if data.is_image else "standardise, robust or none"
         raise ConfigurationError(
             f"preprocessing.kind={settings.kind}: for the data {data.name!r} it must be {fitting}."
         )
     if settings.kind == "image":
         assert data.levels is not None
+        if recipe.data.dequantise:
+            raise ConfigurationError(
+                f"data.dequantise={recipe.data.dequantise}: it is for columns of tables; images are dequantised anyway."
+            )
         if settings.crop_padding >= min(data.event_shape[1:]):
             raise ConfigurationError(
                 f"preprocessing.crop_padding={settings.crop_padding}: it must be less than the side of the images, "
@@ -103,7 +111,34 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
                 dequantisation=settings.dequantisation,
                 channels=data.event_shape[0] if variational else None,
             )
-    return TablePreprocessing.fit(data.train, data.columns) if settings.kind == "standardise" else None
+    wanted = recipe.data.dequantise or []
+    if settings.kind == "none":
+        if wanted:
+            raise ConfigurationError(
+                f"data.dequantise={wanted}: it needs preprocessing.kind=standardise or robust, not none."
+            )
+        return None
+    dequantised = indices_of(wanted, data.event_shape[0], data.columns)
+    scaling = "robust" if settings.kind == "robust" else "standard"
+    return TablePreprocessing.fit(data.train, data.columns, scaling=scaling, dequantise=dequantised)
+
+
+def check_columns(recipe: Recipe, data: Dataset, preprocessing: Bijection | None) -> list[str]:
+    """What to know about the columns of a table before training on them, a line each.
+
+    Raises:
+        DataError: a column has too few values for a density, and is not dequantised.
+    """
+    if data.is_image:
+        return []
+    rows = data.train[: recipe.data.limit]
+    columns = columns_of(rows, data.columns)
+    dequantised = indices_of(recipe.data.dequantise or [], len(columns), data.columns)
+    refuse_columns_without_density(data.name, columns, dequantised, named=data.columns is not None)
+    ours = preprocessing if isinstance(preprocessing, TablePreprocessing) else None
+    order = rows.double().sort(dim=0).values
+    scaled = (order if ours is None else ours(order)).to(getattr(torch, recipe.dtype))
+    return remarks(columns, dequantised, None if ours is None else ours.scaling, scaled.unbind(1))
 
 
 def build_flow(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bijection | None) -> Flow:

@@ -36,6 +36,9 @@ class DataSettings:
             images.
         root: folder of the named data sets; $CONTRAFLOW_DATA or ~/.cache/contraflow when not given.
         columns: columns of a table to use; all when not given.
+        dequantise: columns of a table that hold integers: uniform noise of one step makes a density of them, log p(x)
+            becomes a bound that counts their probabilities, and samples are integers again. By name, or by number
+            from 0 where the file has no names.
         size: side in pixels to which the images of a folder are brought.
         grey: read the images of a folder in grey.
         limit: use only so many training rows, for quick trials.
@@ -45,6 +48,7 @@ class DataSettings:
     name: str = "digits"
     root: str | None = None
     columns: list[str] | None = None
+    dequantise: list[str | int] | None = None
     size: int | None = None
     grey: bool = False
     limit: int | None = None
@@ -59,7 +63,8 @@ class PreprocessingSettings:
     """What happens to data before the flow; its log-determinant is part of log p(x).
 
     Args:
-        kind: image (dequantise, scale, logit or standardise), standardise (columns of a table), or none.
+        kind: image (dequantise, scale, logit or standardise); for tables standardise (by mean and standard deviation),
+            robust (by median and quartiles, with outliers drawn in), or none.
         bits: reduce images to so many bits a channel.
         alpha: of the logit transform; the authors' code of Residual Flows has 1e-6 for MNIST and 0.05 elsewhere.
         standardise: give each channel of the training images mean 0 and variance 1 instead of the logit transform.
@@ -70,7 +75,7 @@ class PreprocessingSettings:
         dequantisation: noise that makes integer pixels real: uniform, or variational, learned beside the flow.
     """
 
-    kind: Literal["image", "standardise", "none"] = "image"
+    kind: Literal["image", "standardise", "robust", "none"] = "image"
     bits: int | None = None
     alpha: float = 0.05
     standardise: bool = False

@@ -37,7 +37,15 @@ from contraflow.evaluation.pictures import density_picture, image_grid, save_png
 from contraflow.flow import Flow
 from contraflow.lipschitz import largest_estimate, norm_orders
 from contraflow.logdet import Exact
-from contraflow.recipes.build import build_flow, describe, load_data, load_data_for, make_preprocessing, training_rows
+from contraflow.recipes.build import (
+    build_flow,
+    check_columns,
+    describe,
+    load_data,
+    load_data_for,
+    make_preprocessing,
+    training_rows,
+)
 from contraflow.recipes.recipe import Recipe
 from contraflow.recipes.writing import append_line, replacing, write_json, write_text
 from contraflow.training import TrainingState, load_checkpoint, save_checkpoint, train
@@ -166,9 +174,9 @@ class _Interruption:
 class _Run:
     def __init__(self, recipe: Recipe, out: Path, data: Dataset, watcher: Watcher) -> None:
         self.recipe, self.out, self.data, self.watcher = recipe, out, data, watcher
-        preprocessing = make_preprocessing(recipe, data)
-        self.flow = build_flow(recipe, data.event_shape, preprocessing)
-        self.config = describe(recipe, data, preprocessing)
+        self.preprocessing = make_preprocessing(recipe, data)
+        self.flow = build_flow(recipe, data.event_shape, self.preprocessing)
+        self.config = describe(recipe, data, self.preprocessing)
         self.evaluation_estimator = recipe.evaluation.estimator.build()
         self.state = TrainingState.begin(self.flow, recipe.training, recipe.seed)
         self.log = out / "log.jsonl"
@@ -176,6 +184,8 @@ class _Run:
 
     def begin(self, force: bool) -> None:
         """A fresh folder with a checkpoint of step 0. An empty folder is fresh: a kill may have left it."""
+        for line in check_columns(self.recipe, self.data, self.preprocessing):
+            self.watcher.note(line)
         if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
             if not force:
                 raise OutputError(

@@ -29,7 +29,7 @@ def plane(subject: Subject) -> list[str] | None:
 def densities(subject: Subject) -> str:
     """The model's density, the true one where it is known, and samples over data."""
     flow, data = subject.trained.flow.with_logdet(Exact()), subject.data.test
-    panels = {"density of the flow": density_on_grid(flow.log_prob, data.to(flow.dtype), 150)}
+    panels = {"density of the flow": density_on_grid(flow.log_prob, data, 150)}
     truth = subject.data.density
     if truth is not None and truth.log_prob is not None:
         panels["true density"] = density_on_grid(truth.log_prob, data, 150)
@@ -69,7 +69,7 @@ def warped_grids(subject: Subject) -> str:
     """A grid on the data bent into latent space, and circles of the latent bent into data space."""
     flow = subject.trained.flow
     low, high = subject.test.min(dim=0).values, subject.test.max(dim=0).values
-    squares = flow(grid_lines(low, high).to(flow.device, flow.dtype).flatten(0, 2)).reshape(2, 21, 200, 2).cpu()
+    squares = flow(grid_lines(low, high).to(flow.device).flatten(0, 2)).reshape(2, 21, 200, 2).cpu()
     circles = flow.inverse(circle_lines().to(flow.device, flow.dtype).flatten(0, 1)).reshape(-1, 200, 2).cpu()
     with drawing("warped-grids", "a grid in data space seen in latent space, and the reverse", height=3.9) as picture:
         left, right = picture.figure.subplots(1, 2)
@@ -94,8 +94,9 @@ def warped_grids(subject: Subject) -> str:
 
 def grid_lines(low: Tensor, high: Tensor) -> Tensor:
     """21 vertical and 21 horizontal lines of 200 points over a box, ``(2, 21, 200, 2)``."""
-    places = [torch.linspace(one, other, 21) for one, other in zip(low.tolist(), high.tolist(), strict=True)]
-    along = [torch.linspace(one, other, 200) for one, other in zip(low.tolist(), high.tolist(), strict=True)]
+    ends = list(zip(low.tolist(), high.tolist(), strict=True))
+    places = [torch.linspace(*pair, 21, dtype=low.dtype) for pair in ends]
+    along = [torch.linspace(*pair, 200, dtype=low.dtype) for pair in ends]
     vertical = torch.stack([places[0][:, None].expand(21, 200), along[1].expand(21, 200)], dim=-1)
     horizontal = torch.stack([along[0].expand(21, 200), places[1][:, None].expand(21, 200)], dim=-1)
     return torch.stack([vertical, horizontal])
