@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,21 @@ def load_path(
         raise ConfigurationError(f"columns= is for tables ({', '.join(TABLE_SUFFIXES)}), not for {path}.")
     if (size is not None or grey) and not path.is_dir():
         raise ConfigurationError(f"size= and grey= are for folders of images, not for {path}.")
-    if path.suffix.lower() == ".npz" and path.is_file():
-        arrays = read_npz(path)
-        if len(arrays) != 1:
-            return _from_splits(path, arrays)
+    if has_own_splits(path):
+        return _from_splits(path, read_npz(path))
     rows, names = _rows_and_names(path, columns, size, grey)
     return _split(path, rows, seed, names)
+
+
+def has_own_splits(path: Path) -> bool:
+    """Whether a file is an .npz of several arrays: train, validation and test rows."""
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return len(archive.namelist()) != 1
+    except (OSError, zipfile.BadZipFile):
+        return False  # whoever reads it says so
 
 
 def read_rows(

@@ -13,7 +13,8 @@ from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import DetectionReport, Evidence, gather_evidence, report_detection
 from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION
-from contraflow.recipes.build import TrainedFlow, load_data, make_generator
+from contraflow.recipes.build import TrainedFlow, make_generator
+from contraflow.recipes.own_data import Note, load_own_data
 from contraflow.recipes.run import Silent, Watcher
 
 
@@ -72,14 +73,15 @@ def compare_with_others(
 
     Raises:
         ConfigurationError: the flow's own data among the others, or too few rows.
+        DataError: the flow's own data have changed since it was trained.
         ShapeError: other data, or a background flow, of another shape.
     """
     if background is not None:
         _check_background(background, trained)
-    drawn = Generator().manual_seed(seed)
-    sets, held_out = _sets(trained, against, limit, batch, drawn)
-    generator = make_generator(trained.flow.device, seed)
     told = watcher or Silent()
+    drawn = Generator().manual_seed(seed)
+    sets, held_out = _sets(trained, against, limit, batch, drawn, told.note)
+    generator = make_generator(trained.flow.device, seed)
 
     def gather(name: str, rows: Tensor, background: Flow | None) -> Evidence:
         return gather_evidence(
@@ -109,11 +111,11 @@ def _check_background(background: TrainedFlow, trained: TrainedFlow) -> None:
 
 
 def _sets(
-    trained: TrainedFlow, names: Sequence[str], limit: int, batch: int, generator: Generator
+    trained: TrainedFlow, names: Sequence[str], limit: int, batch: int, generator: Generator, note: Note
 ) -> tuple[list[OtherRows], Tensor]:
     """The own test rows first, then the others; and own rows that the flow was not trained on, apart."""
     settings = trained.recipe.data
-    own = load_data(settings, trained.recipe.seed)
+    own = load_own_data(trained, note)
     sets = [OtherRows(own.name, draw_rows(own.test, limit, generator))]
     held_out = draw_rows(own.validation, limit, generator)
     for name in names:
