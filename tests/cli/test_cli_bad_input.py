@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from contraflow.cli import main
+from contraflow.cli import COMMANDS, main
 
 TINY = [
     "architecture.options.blocks=[1,1]",
@@ -317,3 +319,40 @@ def test_a_full_disk(small_disk: Path, run: Path, tmp_path: Path, capsys: pytest
     command = ["score", run, rows, "--out", small_disk / "s.csv", "--draws", "1", "--exact_terms", "1"]
     refused([*command, "--batch_size", "15000"], capsys, "s.csv: cannot be written", "No space left")
     assert sorted(path.name for path in small_disk.iterdir()) == ["run"]
+
+
+def test_errors_of_the_system_are_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "log.jsonl").unlink()
+    (copy / "log.jsonl").mkdir()
+    refused(["train", "--resume", copy], capsys, f"{copy / 'log.jsonl'}: Is a directory.")
+    array = tmp_path / "a.npy"
+    count = str(10**13)
+    refused(["sample", run, "--out", array, "--n", count, "--batch-size", count], capsys, "not enough memory", "fewer")
+    assert not array.exists()
+
+    def fails(run: Path) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setitem(COMMANDS, "certify", fails)
+    refused(["certify", run], capsys, "ZeroDivisionError: division by zero, test_cli_bad_input.py line", "report it")
+    monkeypatch.setenv("CONTRAFLOW_TRACEBACK", "1")
+    assert main(["certify", str(run)]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("> /dev/full", 2, "contraflow: error: standard output: No space left on device.\n"),
+        (">&-", 0, ""),
+    ],
+)
+def test_standard_output_that_is_full_or_closed(redirection: str, code: int, said: str) -> None:
+    if redirection == "> /dev/full" and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = f"{sys.executable} -m contraflow recipes {redirection}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, said)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 
 from contraflow import Chain, Flow
 from contraflow.errors import ShapeError
-from contraflow.evaluation import density_picture, image_grid, scatter_picture
-from contraflow.evaluation.pictures import save_png
+from contraflow.evaluation import (
+    DetectionReport,
+    density_picture,
+    image_grid,
+    pictures,
+    scatter_picture,
+    scores_histograms,
+)
+from contraflow.evaluation.pictures import density_on_grid, draw_column, save_png
 
 
 def test_the_layout_of_a_grid() -> None:
@@ -76,3 +87,63 @@ def test_one_row_and_constant_columns_are_drawn(data: torch.Tensor, tmp_path: Pa
     for name in ("density.png", "columns.png"):
         with Image.open(tmp_path / name) as image:
             assert image.format == "PNG"
+
+
+def test_a_wide_table_shows_its_first_columns_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """900 columns used to take half an hour, and then more pixels than matplotlib draws."""
+    said: list[str] = []
+    monkeypatch.setattr(Figure, "suptitle", lambda figure, text: said.append(text))
+    drawn: list[Tensor] = []
+    monkeypatch.setattr(pictures, "draw_column", lambda axes, data, samples: drawn.append(data))
+    monkeypatch.setattr(pictures, "MOST_COLUMNS", 5)
+    monkeypatch.setattr(Axes, "legend", lambda axes: None)
+    data = torch.randn(20, 900)
+    scatter_picture(data, data, tmp_path / "a.png")
+    assert said == ["Shown are the first 5 of 900 columns."]
+    assert torch.equal(torch.stack(drawn, dim=1), data[:, :5])
+    scatter_picture(data[:, :5], data[:, :5], tmp_path / "a.png")
+    assert len(said) == 1, "all are shown"
+
+
+def test_a_column_has_few_shapes_and_the_right_heights() -> None:
+    """One outline for each histogram, which is what makes a picture cheap; samples that are not finite have no bar."""
+    axes = Figure().subplots()
+    data, samples = torch.linspace(0, 1, 1001), torch.tensor([0.5, math.nan, math.inf, 0.5])
+    draw_column(axes, data, samples, bars=11)
+    assert len(axes.patches) == 2
+    (filled, line), ends = axes.patches, [0.001, 0.999]
+    assert filled.get_xy()[:, 0].min() == pytest.approx(ends[0], abs=1e-6)
+    assert line.get_xy()[:, 1].max() == pytest.approx(2 * 10 / 4), "half of four samples in one bin of ten"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "scales",
+    [(1e9, 1e-6), (1e-30, 1e-30), (1e38, 1e38), (1e-42, 1.0)],
+    ids=["very different", "tiny", "nearly infinite", "denormal"],
+)
+def test_columns_of_any_scale_are_drawn(scales: tuple[float, float], tmp_path: Path) -> None:
+    data = torch.rand(50, 2) * torch.tensor(scales)
+    density_picture(Flow((2,), Chain([])), data, data, tmp_path / "density.png", points=5)
+    scatter_picture(data, torch.full((5, 2), math.nan), tmp_path / "columns.png", ("$a", "$\\frac$"))
+    for name in ("density.png", "columns.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "PNG"
+
+
+def test_the_grid_of_a_density_is_as_exact_as_its_data() -> None:
+    """Timestamps some seconds apart are many steps of float32 apart; the density of tiny columns is beyond it."""
+    data = 1.7e9 + torch.tensor([[0.0, 0.0], [10.0, 10.0]], dtype=torch.float64)
+    seen: list[Tensor] = []
+    _, extent = density_on_grid(lambda x: seen.append(x) or x.sum(1) * 0, data, 5)
+    assert extent == pytest.approx([1.7e9 - 0.8, 1.7e9 + 10.8] * 2, abs=1e-6)
+    assert (seen[0][:, 0].unique() - 1.7e9).tolist() == pytest.approx([-0.8, 2.1, 5.0, 7.9, 10.8], abs=1e-6)
+    density, _ = density_on_grid(lambda x: torch.full((len(x),), 140.0), data.float(), 5)
+    assert density.max() == pytest.approx(math.exp(140)), "more than float32 holds"
+
+
+def test_a_set_without_a_finite_score_has_a_picture(tmp_path: Path) -> None:
+    scores = {name: {"log p(x)": torch.full((4,), value)} for name, value in (("own", math.inf), ("far", 1e9))}
+    scores_histograms(DetectionReport("own", scores, {}, {}, {}), tmp_path / "a.png")
+    scores["own"]["log p(x)"] = 1e9 + torch.arange(4).double() * 1e-7
+    scores_histograms(DetectionReport("own", scores, {}, {}, {}), tmp_path / "b.png")

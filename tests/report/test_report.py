@@ -9,6 +9,7 @@ import functools
 import html
 import io
 import json
+import math
 import re
 import shlex
 import shutil
@@ -25,18 +26,29 @@ from contraflow.architectures import BranchedFlow
 from contraflow.bijections import ResidualBlock
 from contraflow.cli import main
 from contraflow.data import Dataset
-from contraflow.errors import ConfigurationError, InversionError, ShapeError
+from contraflow.errors import ConfigurationError, DomainError, InversionError, ShapeError
+from contraflow.evaluation import Reconstruction
 from contraflow.flow import Flow
 from contraflow.recipes import TrainedFlow, load_run
 from contraflow.recipes.build import load_data
-from contraflow.report import SECTIONS, ReportSettings, Subject, calibration, classifier, contents, report_page
+from contraflow.report import (
+    SECTIONS,
+    ReportSettings,
+    Subject,
+    calibration,
+    classifier,
+    columns,
+    contents,
+    report_page,
+)
+from contraflow.report.calibration import integral_histograms
 from contraflow.report.classifier import confused_pairs
 from contraflow.report.contents import facts
-from contraflow.report.curves import training
-from contraflow.report.densities import other_data
+from contraflow.report.curves import likelihood_curve, training
+from contraflow.report.densities import other_data, score_histograms
 from contraflow.report.drawing import PALETTE
 from contraflow.report.images import interpolations, nearest_training, temperature_sweep
-from contraflow.report.invertibility import invertibility
+from contraflow.report.invertibility import invertibility, reconstruction
 from contraflow.report.origin import origin
 from contraflow.report.plane import grid_lines
 
@@ -544,3 +556,62 @@ def test_json_for_another_program(
     values = json.loads(capsys.readouterr().out)
     assert values["report"] == str(out)
     assert f"{values['value']:.3f} ± {values['standard_error']:.3f}" in out.read_text()
+
+
+def reconstructed(subject: Subject, error: list[float]) -> str:
+    """What the figure of a reconstruction with these errors says."""
+    none = torch.zeros(len(error), dtype=torch.float64)
+    found = Reconstruction(torch.tensor(error, dtype=torch.float64), none, none, none.long(), None)
+    one = replace(subject)
+    one.__dict__["reconstruction"] = found
+    return words(f"<body>{reconstruction(one)}")
+
+
+def test_rows_that_come_back_exactly_have_no_bar(table: Path) -> None:
+    """An error of 0 has no place on a logarithmic axis: `math domain error`, once."""
+    subject = subject_of(table)
+    said = reconstructed(subject, [0.0, 0.0, 1e-7, 3e-6])
+    assert "2 of the rows come back bit for bit and have no bar" in said
+    assert "The largest error is 3e-06" in said
+    assert "4 of the rows come back" in reconstructed(subject, [0.0] * 4)
+    assert "1 do not come back to a finite number" in reconstructed(subject, [1e-3, math.inf])
+    assert "no bar" not in reconstructed(subject, [1e-30, 1e30])
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [(1e9, 1e-6), (1e30, 1e-30, 1.0)],
+    ids=["two", "three"],
+)
+def test_small_tables_of_any_scale_have_a_report(scales: tuple[float, ...], tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((60, len(scales))) * scales
+    np.save(tmp_path / "t.npy", rows.astype(np.float32))
+    run = train(tmp_path, "table", f"data.name={tmp_path / 't.npy'}", *TINY_ROWS)
+    assert main(["report", str(run), "--out", str(tmp_path / "a.html")]) == 0
+    page = (tmp_path / "a.html").read_text()
+    assert "Could not be computed" not in page
+    assert "Reconstruction." in page
+
+
+def test_a_test_score_that_is_not_finite_leaves_a_curve(table: Path) -> None:
+    subject = replace(subject_of(table))
+    scored = subject.test_score
+    subject.__dict__["test_score"] = replace(scored, report=replace(scored.report, value=-math.inf))
+    assert "Likelihood while training" in likelihood_curve(subject)
+
+
+def test_no_finite_score_is_said_in_its_section(table: Path) -> None:
+    subject = subject_of(table)
+    scored = subject.test_score
+    none = replace(scored.scores, log_prob=torch.full_like(scored.scores.log_prob, -math.inf))
+    with pytest.raises(DomainError, match="no test row has a finite"):
+        score_histograms(subject, {"test": replace(scored, scores=none)})
+
+
+def test_wide_tables_name_what_is_shown(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_of(table)
+    monkeypatch.setattr(columns, "MOST_COLUMNS", 2)
+    monkeypatch.setattr(columns, "_PAIRS", 2)
+    monkeypatch.setattr(calibration, "MOST_COLUMNS", 2)
+    for picture in (columns.marginals(subject), columns.pairs(subject), integral_histograms(subject, subject.test)):
+        assert "Shown are the first 2 of 3 columns." in picture

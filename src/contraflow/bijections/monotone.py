@@ -68,7 +68,7 @@ class MonotoneTransform(Transform):
 
     def _value_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if transforms_active():
-            value, pullback = torch.func.vjp(self.function, x)
+            value, pullback = torch.func.vjp(self.function, x)  # type: ignore[misc]
             return value, pullback(torch.ones_like(value))[0]
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():

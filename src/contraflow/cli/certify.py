@@ -10,6 +10,7 @@ from contraflow.cli.sample import check_output
 from contraflow.evaluation import norm_orders_picture
 from contraflow.lipschitz import norm_orders
 from contraflow.recipes import load_run
+from contraflow.recipes.writing import replacing
 
 
 def certify(
@@ -33,5 +34,6 @@ def certify(
     trained = load_run(run, device=device, dtype=dtype)
     certificate = trained.flow.certify()
     if orders is not None:
-        norm_orders_picture(norm_orders(trained.flow), orders)
+        with replacing(orders) as temporary:
+            norm_orders_picture(norm_orders(trained.flow), temporary)
     show(str(certificate), {**certificate.as_dict(), "step": trained.step}, json)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.sample import check_output
-from contraflow.errors import ConfigurationError, ShapeError
+from contraflow.errors import ConfigurationError
 from contraflow.evaluation import (
     LatentNormality,
     Scores,
@@ -26,7 +26,8 @@ from contraflow.evaluation import (
 )
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.recipes import TrainedFlow, load_run
-from contraflow.recipes.build import load_data_for, make_generator
+from contraflow.recipes.build import make_generator
+from contraflow.recipes.own_data import rows_to_judge
 from contraflow.recipes.run import draw_samples
 from contraflow.recipes.writing import replacing
 
@@ -37,7 +38,7 @@ def evaluate(
     run: Path,
     data: str | None = None,
     root: str | None = None,
-    split: Literal["test", "validation", "train"] = "test",
+    split: Literal["test", "validation", "train"] | None = None,
     draws: int = 1,
     exact_terms: int = 20,
     exact: bool = False,
@@ -56,9 +57,10 @@ def evaluate(
 
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
-        data: other data than the run was trained on: a name or a path; columns are matched by name.
+        data: other data than the run was trained on: a name, of which the split is scored, or a file or folder, of
+            which all rows are; columns are matched by name.
         root: folder of the named data sets.
-        split: which part of the data.
+        split: which part of the data; test when not given, and of another file or folder all rows.
         draws: independent estimates averaged for every row.
         exact_terms: terms of the series before the roulette.
         exact: dense Jacobians instead of the roulette, for small dimensions.
@@ -77,20 +79,12 @@ def evaluate(
     if calibration is not None:
         check_output(calibration, force, (".png",))
     trained = load_run(run, device=device, dtype=dtype)
-    settings = trained.recipe.data
-    if data is not None:
-        settings.name, settings.columns = data, None
     if root is not None:
-        settings.root = root
+        trained.recipe.data.root = root
     bar = ProgressBar()
-    dataset = load_data_for(trained.columns, settings, trained.recipe.seed, bar.note)
-    if dataset.event_shape != trained.flow.event_shape:
-        raise ShapeError(
-            f"{run} takes data of shape {trained.flow.event_shape}; {settings.name} has {dataset.event_shape}."
-        )
+    judged = rows_to_judge(trained, data, split, bar.note)
     estimator: LogDetEstimator = Exact() if exact else replace(EVALUATION, exact_terms=exact_terms)
-    rows, labels = getattr(dataset, split)[:limit], getattr(dataset, f"{split}_labels")
-    labels = None if labels is None else labels[:limit]
+    rows, labels = judged.rows[:limit], None if judged.labels is None else judged.labels[:limit]
     with bar:
         scores = score(
             trained.flow,
@@ -99,10 +93,13 @@ def evaluate(
             draws=draws,
             batch_size=batch_size,
             generator=make_generator(trained.flow.device, seed),
-            progress=lambda done, total: bar.phase(split, done, total),
+            progress=lambda done, total: bar.phase("rows" if judged.split == "all" else judged.split, done, total),
         )
     report, classified = report_scores(trained.flow, scores, estimator), report_classes(trained.flow, scores, labels)
-    lines, values = [str(report)], {**report.as_dict(), "data": settings.name, "split": split, "step": trained.step}
+    lines, values = (
+        [str(report)],
+        {**report.as_dict(), "data": judged.data, "split": judged.split, "step": trained.step},
+    )
     if classified is not None:
         lines.append(str(classified))
         values["classification"] = classified.as_dict()

@@ -6,8 +6,11 @@ import inspect
 import io
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from contraflow.cli.benchmark import benchmark
@@ -21,7 +24,10 @@ from contraflow.cli.reproduce import reproduce
 from contraflow.cli.sample import sample
 from contraflow.cli.score import score
 from contraflow.cli.train import train_command
-from contraflow.errors import ConfigurationError, ContraflowError, unknown_name
+from contraflow.errors import ConfigurationError, ContraflowError, first_line, unknown_name
+
+#: Set it to anything to see the traceback of an error that nobody foresaw.
+TRACEBACK_VARIABLE = "CONTRAFLOW_TRACEBACK"
 
 #: Command → plain function; help comes from its types and docstring.
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -42,8 +48,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for an error that the user can mend, or 130 after Ctrl-C."""
+    """Run one command; the exit code is 0, 2 for an error, said in one line, or 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # a shell that has closed a stream (`>&-`) leaves None in its place
+    sys.stdout, sys.stderr = (one or open(os.devnull, "w", encoding="utf-8") for one in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding has ± as \xb1
@@ -52,15 +60,49 @@ def main(argv: Sequence[str] | None = None) -> int:
             _run(arguments)
         finally:
             sys.stdout.flush()  # a reader that has left is met here, not when the interpreter ends
-    except ContraflowError as error:
-        print(f"contraflow: error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader of a pipe has left (`contraflow score … | head`): nothing to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return 0
+    except Exception as error:
+        if isinstance(error, OSError):
+            _drop_output()
+        if os.environ.get(TRACEBACK_VARIABLE):
+            traceback.print_exc()
+        with suppress(OSError):  # standard error may be what is full
+            print(f"contraflow: error: {explained(error)}", file=sys.stderr)
+        return 2
     return 0
+
+
+def explained(error: Exception) -> str:
+    """What to tell a person of an error: what happened, and what to do about it.
+
+    >>> explained(FileNotFoundError(2, "No such file or directory", "a.png"))
+    'a.png: No such file or directory.'
+    """
+    if isinstance(error, ContraflowError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'standard output'}: {error.strerror}."
+    if isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error):
+        return f"not enough memory ({first_line(error)}). Take fewer rows at once, a smaller flow or less data."
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    where = "".join(f", {Path(one.filename).name} line {one.lineno}" for one in place)
+    return (
+        f"{type(error).__name__}: {first_line(error)}{where}. Nobody foresaw this, so it is a fault of contraflow: "
+        f"please report it, with what {TRACEBACK_VARIABLE}=1 prints."
+    )
+
+
+def _drop_output() -> None:
+    """Let what is still to be written to standard output go nowhere, where it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> None:

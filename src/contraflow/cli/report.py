@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.sample import check_output
 from contraflow.recipes import load_run
-from contraflow.recipes.build import load_data_for
+from contraflow.recipes.own_data import load_own_data
 from contraflow.report import ReportSettings, Subject, write_report
 
 
@@ -44,10 +43,10 @@ def report(
     check_output(out, force, (".html",))
     settings = ReportSettings(rows, samples, other, root, seed)
     trained = load_run(run, device=device, dtype=dtype)
-    own = trained.recipe.data
+    if root is not None:
+        trained.recipe.data.root = root
     with ProgressBar() as bar:
-        data = load_data_for(trained.columns, replace(own, root=root or own.root), trained.recipe.seed, bar.note)
-        subject = Subject(trained, data, settings, bar.phase, bar.note)
+        subject = Subject(trained, load_own_data(trained, bar.note), settings, bar.phase)
         write_report(subject, out)
     score = subject.test_score.report
     show(f"report {out}\ntest {score}", {**score.as_dict(), "report": str(out), "step": trained.step}, json)

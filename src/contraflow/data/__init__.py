@@ -4,11 +4,12 @@ from contraflow.data.augmentation import flip_and_crop, mutate_pixels
 from contraflow.data.columns import columns_of, indices_of, refuse_columns_without_density, remarks
 from contraflow.data.dataset import Dataset
 from contraflow.data.dequantisation import dequantise, quantise
+from contraflow.data.fingerprint import Fingerprint
 from contraflow.data.image_folder import read_image_folder
 from contraflow.data.image_preprocessing import ImagePreprocessing, channel_moments
 from contraflow.data.matching import load_matching
 from contraflow.data.other_rows import DRAWN_IMAGES, OtherRows, draw_rows, fit_images, load_other_rows
-from contraflow.data.path_dataset import read_rows
+from contraflow.data.path_dataset import has_own_splits, read_rows
 from contraflow.data.preprocessing import preprocessing_from_config
 from contraflow.data.registry import DATASETS, Entry, check, fetch, load_dataset
 from contraflow.data.root import data_root
@@ -24,6 +25,7 @@ __all__ = [
     "TOY_DENSITIES",
     "Dataset",
     "Entry",
+    "Fingerprint",
     "ImagePreprocessing",
     "OtherRows",
     "TablePreprocessing",
@@ -38,6 +40,7 @@ __all__ = [
     "fetch",
     "fit_images",
     "flip_and_crop",
+    "has_own_splits",
     "indices_of",
     "keep_labels",
     "load_dataset",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,23 @@ def load_path(
     Raises:
         DataError: absent, another kind of file, or not what its suffix says.
     """
-    if path.suffix.lower() == ".npz" and path.is_file():
-        arrays = read_npz(path)
-        if len(arrays) != 1:
-            data = _from_splits(path, arrays)
-            tell_match(path, data.event_shape, None, columns, note)
-            return data
+    if has_own_splits(path):
+        data = _from_splits(path, read_npz(path))
+        tell_match(path, data.event_shape, None, columns, note)
+        return data
     rows, names = _rows_and_names(path, columns, size, grey, note)
     return _split(path, rows, seed, names)
+
+
+def has_own_splits(path: Path) -> bool:
+    """Whether a file is an .npz of several arrays: train, validation and test rows."""
+    if path.suffix.lower() != ".npz" or not path.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return len(archive.namelist()) != 1
+    except (OSError, zipfile.BadZipFile):
+        return False  # whoever reads it says so
 
 
 def read_rows(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from contraflow.evaluation.calibration import Reliability
+from contraflow.evaluation.pictures import left_out, png_figure, shortened
 
 _BINS = 20
 #: Columns that are shown, more would be a wall.
@@ -32,24 +33,23 @@ def calibration_picture(
         names: of the columns.
         samples: how many the values are ranks among, as for `draw_uniform`.
     """
-    from matplotlib.figure import Figure
-
     columns = min(uniform.shape[1], MOST_COLUMNS)
     panels = columns + (classes is not None)
     wide = min(panels, 4)
     tall = math.ceil(panels / wide)
-    figure = Figure(figsize=(3.2 * wide, 2.8 * tall), layout="constrained")
-    axes = list(figure.subplots(tall, wide, squeeze=False).flat)
-    for one in axes[panels:]:
-        one.set_axis_off()
-    colours = ("tab:blue", "grey")
-    if classes is not None:
-        draw_reliability(axes.pop(0), classes, colours)
-    for index in range(columns):
-        draw_uniform(axes[index], uniform[:, index], colours, samples)
-        title = names[index] if names else f"{index}"
-        axes[index].set(title=title, xlabel="probability integral", ylabel="rows")
-    figure.savefig(path, format="png", dpi=130)
+    with png_figure(path, 3.2 * wide, 2.8 * tall, dpi=130) as figure:
+        axes = list(figure.subplots(tall, wide, squeeze=False).flat)
+        for one in axes[panels:]:
+            one.set_axis_off()
+        colours = ("tab:blue", "grey")
+        if classes is not None:
+            draw_reliability(axes.pop(0), classes, colours)
+        for index in range(columns):
+            draw_uniform(axes[index], uniform[:, index], colours, samples)
+            title = shortened(names[index]) if names else f"{index}"
+            axes[index].set(title=title, xlabel="probability integral", ylabel="rows")
+        if columns < uniform.shape[1]:
+            figure.suptitle(left_out(columns, uniform.shape[1]))
 
 
 def draw_reliability(axes: Any, found: Reliability, colours: tuple[str, str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from contraflow.evaluation.pictures import density_on_grid
+from contraflow.evaluation.pictures import aspect_of, density_on_grid, png_figure
 
 
 def scores_picture(
@@ -25,23 +25,20 @@ def scores_picture(
         truth: the score of the true distribution, as a line.
         title: of the picture.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 1.2 + 0.4 * len(scores)), layout="constrained")
-    axes = figure.subplots()
-    for place, values in enumerate(scores.values()):
-        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-        axes.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.4)
-        axes.errorbar(
-            [statistics.mean(values)], [place], xerr=[error], fmt="|", color="black", capsize=4, markersize=12
-        )
-    if truth is not None:
-        axes.axvline(truth, color="tab:green", linestyle="--", label="true density")
-        axes.legend()
-    axes.set_yticks(range(len(scores)), labels=list(scores))
-    axes.invert_yaxis()
-    axes.set(xlabel=f"held-out {unit}", title=title)
-    figure.savefig(path, format="png", dpi=150)
+    with png_figure(path, 6, 1.2 + 0.4 * len(scores)) as figure:
+        axes = figure.subplots()
+        for place, values in enumerate(scores.values()):
+            error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+            axes.plot(values, [place] * len(values), "o", color="tab:blue", alpha=0.4)
+            axes.errorbar(
+                [statistics.mean(values)], [place], xerr=[error], fmt="|", color="black", capsize=4, markersize=12
+            )
+        if truth is not None:
+            axes.axvline(truth, color="tab:green", linestyle="--", label="true density")
+            axes.legend()
+        axes.set_yticks(range(len(scores)), labels=list(scores))
+        axes.invert_yaxis()
+        axes.set(xlabel=f"held-out {unit}", title=title)
 
 
 @torch.no_grad()
@@ -56,17 +53,22 @@ def densities_picture(
         path: PNG file.
         points: grid points a side.
     """
-    from matplotlib.figure import Figure
-
     wide = min(4, len(densities))
     high = math.ceil(len(densities) / wide)
-    figure = Figure(figsize=(2.4 * wide, 2.6 * high), layout="constrained")
     found = {title: density_on_grid(log_prob, data, points) for title, log_prob in densities.items()}
     brightest = next(iter(found.values()))[0].max()
-    panels = figure.subplots(high, wide, squeeze=False).ravel()
-    for axes in panels:
-        axes.set_axis_off()
-    for axes, (title, (density, extent)) in zip(panels, found.items(), strict=False):
-        axes.imshow(density, origin="lower", extent=extent, cmap="viridis", vmin=0, vmax=brightest)
-        axes.set_title(title, fontsize="small")
-    figure.savefig(path, format="png", dpi=150)
+    with png_figure(path, 2.4 * wide, 2.6 * high) as figure:
+        panels = figure.subplots(high, wide, squeeze=False).ravel()
+        for axes in panels:
+            axes.set_axis_off()
+        for axes, (title, (density, extent)) in zip(panels, found.items(), strict=False):
+            axes.imshow(
+                density,
+                origin="lower",
+                extent=extent,
+                cmap="viridis",
+                vmin=0,
+                vmax=brightest,
+                aspect=aspect_of(extent),
+            )
+            axes.set_title(title, fontsize="small")

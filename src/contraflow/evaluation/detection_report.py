@@ -14,6 +14,7 @@ from torch import Tensor
 
 from contraflow.evaluation.detection import Detection, detect
 from contraflow.evaluation.out_of_distribution import Evidence, TypicalityTest, out_of_distribution_scores
+from contraflow.evaluation.pictures import png_figure, span
 
 COLUMNS = ("against", "score", "AUROC [95 %]", "average precision", "FPR95")
 
@@ -121,28 +122,31 @@ def scores_histograms(report: DetectionReport, path: Path) -> None:
         report: of `report_detection`.
         path: PNG file.
     """
-    from matplotlib.figure import Figure
-
     names = list(report.scores[report.inside])
-    figure = Figure(figsize=(7, 1.8 * len(names)), layout="constrained")
-    for axes, score in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
-        values = {name: row[score] for name, row in report.scores.items()}
-        low, high = _range(values[report.inside], torch.cat(list(values.values())))
-        for name, one in values.items():
-            style: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
-            if name == report.inside:
-                style = {"color": "black", "alpha": 0.35}
-            weights = np.full(len(one), 1 / len(one))
-            axes.hist(one.clamp(low, high).numpy(), bins=80, range=(low, high), weights=weights, label=name, **style)
-        axes.set_title(f"{score}: further right, further outside", fontsize="small")
-        axes.set_yticks([])
-    figure.axes[0].legend(fontsize="small")
-    figure.savefig(path, format="png", dpi=150)
+    with png_figure(path, 7, 1.8 * len(names)) as figure:
+        for axes, score in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
+            _draw_score(axes, report, score)
+        figure.axes[0].legend(fontsize="small")
+
+
+def _draw_score(axes: Any, report: DetectionReport, score: str) -> None:
+    values = {name: row[score] for name, row in report.scores.items()}
+    low, high = _range(values[report.inside], torch.cat(list(values.values())))
+    for name, one in values.items():
+        style: dict[str, Any] = {"histtype": "step", "linewidth": 1.5}
+        if name == report.inside:
+            style = {"color": "black", "alpha": 0.35}
+        weights = np.full(len(one), 1 / len(one))
+        axes.hist(one.clamp(low, high).numpy(), bins=80, range=(low, high), weights=weights, label=name, **style)
+    axes.set_title(f"{score}: further right, further outside", fontsize="small")
+    axes.set_yticks([])
 
 
 def _range(inside: Tensor, every: Tensor) -> tuple[float, float]:
     """The range to show."""
-    first, last = torch.quantile(inside[inside.isfinite()], torch.tensor([0.01, 0.99], dtype=inside.dtype)).tolist()
+    finite = inside[inside.isfinite()]
+    if not len(finite):
+        return -1.0, 1.0
+    first, last = torch.quantile(finite, torch.tensor([0.01, 0.99], dtype=inside.dtype)).tolist()
     margin = 8 * (last - first)
-    low, high = max(first - margin, every.min().item()), min(last + margin, every.max().item())
-    return (low, high) if high > low else (low - 1, low + 1)
+    return span(max(first - margin, every.min().item()), min(last + margin, every.max().item()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +16,30 @@ from torch import Tensor
 from contraflow.errors import ShapeError
 from contraflow.flow import Flow
 from contraflow.lipschitz import NormOrders
+
+#: Columns of a table that are shown, more would be a wall.
+MOST_COLUMNS = 24
+
+
+@contextmanager
+def png_figure(path: Path, width: float, height: float, dpi: int = 150) -> Iterator[Any]:
+    """A figure of matplotlib that is written to a PNG file at the end.
+
+    Names of columns and files stand in it as they are: a dollar sign begins no mathematics.
+
+    Args:
+        path: the file.
+        width, height: in inches.
+        dpi: pixels an inch.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box stands for it
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        figure.savefig(path, format="png", dpi=dpi)
 
 
 def image_grid(images: Tensor, levels: int, *, columns: int | None = None, gap: int = 1) -> np.ndarray:
@@ -60,21 +86,16 @@ def density_picture(flow: Flow, data: Tensor, samples: Tensor, path: Path, *, po
         path: PNG file.
         points: grid points a side.
     """
-    from matplotlib.figure import Figure
-
-    density, (left_end, right_end, bottom, top) = density_on_grid(flow.log_prob, data, points)
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    for axes, cloud, title in ((left, data, "data"), (middle, samples, "samples")):
-        axes.scatter(*cloud[:5000].T.tolist(), s=0.5, color="black", linewidths=0)
-        axes.set_title(title)
-    right.imshow(density, origin="lower", extent=(left_end, right_end, bottom, top), cmap="viridis")
-    right.set_title("density")
-    for axes in (left, middle, right):
-        axes.set(xlim=(left_end, right_end), ylim=(bottom, top), aspect="equal")
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.savefig(path, format="png", dpi=150)
+    density, extent = density_on_grid(flow.log_prob, data, points)
+    with png_figure(path, 9, 3.2) as figure:
+        left, middle, right = figure.subplots(1, 3)
+        for axes, cloud, title in ((left, data, "data"), (middle, samples, "samples")):
+            axes.scatter(*cloud[:5000].T.tolist(), s=0.5, color="black", linewidths=0)
+            axes.set_title(title)
+        right.imshow(density, origin="lower", extent=extent, cmap="viridis")
+        right.set_title("density")
+        for axes in (left, middle, right):
+            axes.set(xlim=extent[:2], ylim=extent[2:], aspect=aspect_of(extent), xticks=[], yticks=[])
 
 
 def density_on_grid(
@@ -87,34 +108,61 @@ def density_on_grid(
         data: ``(n, 2)``; the grid reaches a little beyond it, in its dtype.
         points: a side.
     """
-    low, high = zip(*(_span(column.min().item(), column.max().item(), 0.08) for column in data.T), strict=True)
-    xs, ys = (torch.linspace(low[axis], high[axis], points, dtype=torch.float64) for axis in (0, 1))
+    largest = torch.finfo(data.dtype).max
+    spans = [span(column.min().item(), column.max().item(), 0.08) for column in data.T]
+    (left, right), (bottom, top) = ((max(low, -largest), min(high, largest)) for low, high in spans)
+    xs, ys = (torch.from_numpy(np.linspace(*ends, points)) for ends in ((left, right), (bottom, top)))
     grid = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), dim=-1).reshape(-1, 2).to(data.dtype)
-    density = torch.cat([log_prob(part) for part in grid.split(10_000)]).exp().reshape(points, points)
-    return density.numpy(), (low[0], high[0], low[1], high[1])
+    # in float64: columns far from 1 have densities that float32 cannot hold
+    density = torch.cat([log_prob(part) for part in grid.split(10_000)]).double().exp().reshape(points, points)
+    return density.numpy(), (left, right, bottom, top)
+
+
+def aspect_of(extent: tuple[float, float, float, float]) -> str:
+    """``equal`` units on both axes of left, right, bottom and top, unless one side would be a line: then ``auto``.
+
+    >>> aspect_of((0, 2, 0, 3)), aspect_of((0, 1e9, 0, 1e-6))
+    ('equal', 'auto')
+    """
+    wide, high = extent[1] / 2 - extent[0] / 2, extent[3] / 2 - extent[2] / 2  # halves, which cannot overflow
+    return "equal" if 0.1 * wide <= high <= 10 * wide else "auto"
 
 
 def scatter_picture(data: Tensor, samples: Tensor, path: Path, columns: tuple[str, ...] | None = None) -> None:
-    """Histograms of every column, data against samples, for tables.
+    """Histograms of the columns of a table, data against samples; of a wide one the first 24, and it says so.
 
     Args:
         data, samples: ``(n, D)``.
         path: PNG file.
         columns: names of the columns.
     """
-    from matplotlib.figure import Figure
-
-    count = data.shape[1]
+    count = min(data.shape[1], MOST_COLUMNS)
     wide = min(count, 4)
-    figure = Figure(figsize=(2.6 * wide, 2.2 * math.ceil(count / wide)), layout="constrained")
-    for index, axes in enumerate(np.ravel(figure.subplots(math.ceil(count / wide), wide, squeeze=False))):
-        if index >= count:
+    high = math.ceil(count / wide)
+    with png_figure(path, 2.6 * wide, 2.2 * high) as figure:
+        panels = np.ravel(figure.subplots(high, wide, squeeze=False))
+        for index, axes in enumerate(panels[:count]):
+            draw_column(axes, data[:, index], samples[:, index])
+            axes.set_title(shortened(columns[index]) if columns else f"column {index}")
+        for axes in panels[count:]:
             axes.set_axis_off()
-            continue
-        draw_column(axes, data[:, index], samples[:, index])
-        axes.set_title(columns[index] if columns else f"column {index}")
-    figure.axes[0].legend()
-    figure.savefig(path, format="png", dpi=150)
+        panels[0].legend()
+        if count < data.shape[1]:
+            figure.suptitle(left_out(count, data.shape[1]))
+
+
+def left_out(shown: int, columns: int) -> str:
+    """Which columns a picture shows, a sentence; nothing where it shows all.
+
+    >>> left_out(24, 900)
+    'Shown are the first 24 of 900 columns.'
+    """
+    return f"Shown are the first {shown} of {columns:,} columns." if shown < columns else ""
+
+
+def shortened(name: str) -> str:
+    """A name that fits over a small panel."""
+    return name if len(name) <= 20 else f"{name[:19]}…"
 
 
 def draw_column(
@@ -124,25 +172,29 @@ def draw_column(
 
     Args:
         axes: of matplotlib.
-        data, samples: ``(n,)``; the middle 99.8 % of the data is shown.
+        data, samples: ``(n,)``; the middle 99.8 % of the data is shown. Samples that are not finite have no bar.
         colours: of data and samples.
         bars: of each histogram.
     """
     ends = torch.quantile(data[:100_000].double(), torch.tensor([0.001, 0.999]).double()).tolist()
-    bins = np.linspace(*_span(*ends), bars)
+    bins = np.linspace(*span(*ends), bars)
     style: dict[str, Any]
     for rows, style in (
-        (data, {"alpha": 0.5, "label": "data", "color": colours[0]}),
+        (data, {"histtype": "stepfilled", "alpha": 0.5, "label": "data", "color": colours[0]}),
         (samples, {"histtype": "step", "label": "samples", "color": colours[1]}),
     ):
         # not density=True: it divides by the rows inside of the bins, and there may be none
-        weights = np.full(len(rows), 1 / (len(rows) * (bins[1] - bins[0])))
-        axes.hist(rows.numpy(), bins=bins, weights=weights, **style)
+        finite = rows[rows.isfinite()].numpy()
+        axes.hist(finite, bins=bins, weights=np.full(len(finite), (bars - 1) / len(rows)), **style)
     axes.set_yticks([])
 
 
-def _span(low: float, high: float, margin: float = 0.0) -> tuple[float, float]:
-    """The range to show, wider by a margin on both sides; one row, or a constant column, has a range too."""
+def span(low: float, high: float, margin: float = 0.0) -> tuple[float, float]:
+    """The range to show, wider by a margin on both sides; one row, or a constant column, has a range too.
+
+    >>> span(0.0, 2.0, 0.1), span(3.0, 3.0), span(1e9, 1e9 + 10)
+    ((-0.2, 2.2), (0.0, 6.0), (1000000000.0, 1000000010.0))
+    """
     largest = max(abs(low), abs(high), 1e-30)
     width = high - low
     half = margin * width if width > 1e-12 * largest else largest
@@ -161,13 +213,10 @@ def norm_orders_picture(orders: NormOrders, path: Path) -> None:
     Raises:
         ShapeError: there is no block.
     """
-    from matplotlib.figure import Figure
-
     if not orders.blocks:
         raise ShapeError("no residual block with norm orders: there is nothing to draw.")
-    figure = Figure(figsize=(6, 3.2), layout="constrained")
-    draw_norm_orders(figure.subplots(), orders)
-    figure.savefig(path, format="png", dpi=150)
+    with png_figure(path, 6, 3.2) as figure:
+        draw_norm_orders(figure.subplots(), orders)
 
 
 def draw_norm_orders(axes: Any, orders: NormOrders) -> None:

@@ -229,11 +229,11 @@ class LipschitzLayer(nn.Module, ABC):
 
     def remember(self, values: tuple[float, float]) -> None:
         """v belongs to the weight as it is now."""
-        self.seen = Seen(self._version(), values)
+        self.seen = Seen(self._trace(), values)
 
     def stepped(self) -> bool:
         """Whether the weight's version, or the norm, is another one than v was found for."""
-        return self.seen is None or self.seen.version != self._version()
+        return self.seen is None or self.seen.version != self._trace()
 
     def change(self, values: tuple[float, float]) -> float:
         """How far ‖W v‖/‖v‖ and ‖W‖_F are from those of the weight that v was found for, relatively."""
@@ -241,7 +241,7 @@ class LipschitzLayer(nn.Module, ABC):
         pairs = zip(values, self.seen.values, strict=True)
         return max(0.0 if now == then else abs(now - then) / max(abs(then), _TINY) for now, then in pairs)
 
-    def _version(self) -> Any:
+    def _trace(self) -> Any:
         weight = without_transforms(self.weight)
         return 0 if weight.is_inference() else weight._version, self.norm.version()
 

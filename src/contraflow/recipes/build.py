@@ -20,6 +20,7 @@ from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Bijection
 from contraflow.data import (
     Dataset,
+    Fingerprint,
     ImagePreprocessing,
     TablePreprocessing,
     channel_moments,
@@ -36,7 +37,7 @@ from contraflow.data.tables import Note, untold
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, first_line, unknown_name
 from contraflow.flow import Flow
 from contraflow.recipes.recipe import DataSettings, Recipe, check_seed, is_a
-from contraflow.training import load_checkpoint
+from contraflow.training import Checkpoint, load_checkpoint
 from contraflow.training.average import with_weights
 
 
@@ -248,7 +249,11 @@ def _at_most(parameters: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class TrainedFlow:
-    """A run read back: its flow with the weights for evaluation, and how it came to be."""
+    """A run read back: its flow with the weights for evaluation, and how it came to be.
+
+    Attributes:
+        fingerprint: of its data; ``None`` in runs from before there were any.
+    """
 
     flow: Flow
     recipe: Recipe
@@ -256,6 +261,12 @@ class TrainedFlow:
     levels: int | None
     step: int
     path: Path
+    fingerprint: Fingerprint | None = None
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run, or the checkpoint itself where that was moved elsewhere."""
+        return self.path.parents[1] if self.path.parent.name == "checkpoints" else self.path
 
 
 def describe(recipe: Recipe, data: Dataset, preprocessing: Bijection | None) -> dict[str, Any]:
@@ -267,7 +278,23 @@ def describe(recipe: Recipe, data: Dataset, preprocessing: Bijection | None) -> 
         "levels": data.levels,
         "columns": list(data.columns) if data.columns else None,
         "preprocessing": ours.config() if ours is not None else None,
+        "data": Fingerprint.of(data).as_dict(),
     }
+
+
+def recorded_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
+    """Of the data that a run was trained on; ``None`` in runs from before there were any.
+
+    Raises:
+        CheckpointError: config.json has something else in its place.
+    """
+    found = checkpoint.config.get("data")
+    try:
+        return None if found is None else Fingerprint.from_dict(found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path / 'config.json'}: damaged fingerprint of the data: {first_line(error)}."
+        ) from error
 
 
 def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = None) -> TrainedFlow:
@@ -303,4 +330,5 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
         flow = flow.to(getattr(torch, dtype))
     flow = with_weights(flow, checkpoint.evaluation_weights())
     names = tuple(columns) if columns else None
-    return TrainedFlow(flow, recipe, names, levels, checkpoint.progress["step"], checkpoint.path)
+    fingerprint = recorded_fingerprint(checkpoint)
+    return TrainedFlow(flow, recipe, names, levels, checkpoint.progress["step"], checkpoint.path, fingerprint)

@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 from contraflow.data import ImagePreprocessing, draw_rows
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import ImageFeatures, QualityReport, measure_quality
-from contraflow.recipes.build import TrainedFlow, load_data, make_generator
+from contraflow.recipes.build import TrainedFlow, make_generator
+from contraflow.recipes.own_data import load_own_data
 from contraflow.recipes.run import Silent, Watcher, draw_samples
 
 
@@ -38,6 +39,7 @@ def judge_samples(
 
     Raises:
         ConfigurationError: a flow of something else, or too few images.
+        DataError: the flow's own data have changed since it was trained.
     """
     preprocessing = trained.flow.preprocessing
     if not isinstance(preprocessing, ImagePreprocessing):
@@ -45,7 +47,7 @@ def judge_samples(
             f"{trained.path}: a flow of rows of shape {trained.flow.event_shape}; FID is of images."
         )
     told = watcher or Silent()
-    data = load_data(trained.recipe.data, trained.recipe.seed).require_train()
+    data = load_own_data(trained, told.note).require_train()
     count = min(samples, len(data.test), len(data.train))
     drawn = Generator().manual_seed(seed)
     train, test = (preprocessing.reduce(draw_rows(rows, count, drawn)) for rows in (data.train, data.test))

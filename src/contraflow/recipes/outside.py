@@ -14,7 +14,8 @@ from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import DetectionReport, Evidence, gather_evidence, report_detection
 from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION
-from contraflow.recipes.build import TrainedFlow, load_data_for, make_generator
+from contraflow.recipes.build import TrainedFlow, make_generator
+from contraflow.recipes.own_data import load_own_data
 from contraflow.recipes.run import Silent, Watcher
 
 
@@ -73,6 +74,7 @@ def compare_with_others(
 
     Raises:
         ConfigurationError: the flow's own data among the others, or too few rows.
+        DataError: the flow's own data have changed since it was trained.
         ShapeError: other data, or a background flow, of another shape.
     """
     if background is not None:
@@ -119,7 +121,7 @@ def _sets(
 ) -> tuple[list[OtherRows], Tensor]:
     """The own test rows first, then the others; and own rows that the flow was not trained on, apart."""
     settings = trained.recipe.data
-    own = load_data_for(trained.columns, settings, trained.recipe.seed, note)
+    own = load_own_data(trained, note)
     sets = [OtherRows(own.name, draw_rows(own.test, limit, generator))]
     held_out = draw_rows(own.validation, limit, generator)
     for name in names:

@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from contraflow.architectures import HybridFlow
 from contraflow.data import Dataset, ImagePreprocessing
-from contraflow.errors import ConfigurationError, OutputError
+from contraflow.errors import ConfigurationError, DataError, OutputError
 from contraflow.evaluation import (
     ClassificationReport,
     LikelihoodReport,
@@ -44,11 +44,13 @@ from contraflow.recipes.build import (
     load_data,
     load_data_for,
     make_preprocessing,
+    recorded_fingerprint,
     training_rows,
 )
+from contraflow.recipes.own_data import check_unchanged
 from contraflow.recipes.recipe import Recipe
 from contraflow.recipes.writing import append_line, replacing, write_json, write_text
-from contraflow.training import TrainingState, load_checkpoint, save_checkpoint, train
+from contraflow.training import Checkpoint, TrainingState, load_checkpoint, save_checkpoint, train
 from contraflow.training.average import with_weights
 from contraflow.training.loop import StepRecord
 
@@ -109,16 +111,22 @@ def run_recipe(
         tensorboard: also write TensorBoard events to out/tensorboard.
 
     Raises:
+        DataError: on `resume`, the data are no longer what the run was trained on.
         KeyboardInterrupt: after a checkpoint was written.
         TrainingError: the loss is not finite; the last good checkpoint is kept.
     """
     watcher = watcher or Silent()
     if tensorboard:
         _summary_writer()
-    data = (_data_to_go_on(recipe, out) if resume else load_data(recipe.data, recipe.seed)).require_train()
+    checkpoint = load_checkpoint(out) if resume else None
+    data = (
+        load_data(recipe.data, recipe.seed) if checkpoint is None else _data_to_go_on(recipe, checkpoint)
+    ).require_train()
+    if checkpoint is not None:
+        check_unchanged(recorded_fingerprint(checkpoint), data, out, _REMEDY, watcher.note)
     run = _Run(recipe, out, data, watcher)
-    if resume:
-        run.resume()
+    if checkpoint is not None:
+        run.resume(checkpoint)
     else:
         run.begin(force)
     try:
@@ -145,10 +153,13 @@ def best_validation(recipe: Recipe, out: Path) -> float:
     return run.state.best_score
 
 
-def _data_to_go_on(recipe: Recipe, out: Path) -> Dataset:
+def _data_to_go_on(recipe: Recipe, checkpoint: Checkpoint) -> Dataset:
     """The data by the columns they began with: those of the file may stand in another order by now."""
-    began_with = load_checkpoint(out).config.get("columns")
-    return load_data_for(recipe.data.columns or began_with, recipe.data, recipe.seed)
+    return load_data_for(recipe.data.columns or checkpoint.config.get("columns"), recipe.data, recipe.seed)
+
+
+#: Of data that are not those of the run to go on with.
+_REMEDY = "Restore it, and data and seed of the run, to go on; or train a new run on it with --out."
 
 
 class _Interruption:
@@ -202,10 +213,20 @@ class _Run:
         self.save()
         self.log.touch()
 
-    def resume(self) -> None:
-        """Take over the newest checkpoint and drop the log's lines after it."""
-        checkpoint = load_checkpoint(self.out)
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take over the newest checkpoint and drop the log's lines after it.
+
+        Raises:
+            DataError: there are not the training rows that it is in the middle of.
+        """
         checkpoint.restore(self.state)
+        drawn, rows = len(self.state.order), len(training_rows(self.recipe, self.data)[0])
+        # more rows under a known fingerprint come of a larger data.limit, and are drawn from the next epoch on
+        if drawn > rows or (0 < drawn < rows and recorded_fingerprint(checkpoint) is None):
+            raise DataError(
+                f"{self.data.name}: {rows:,} training rows (data.limit={self.recipe.data.limit}), where {self.out} was "
+                f"trained on {drawn:,}. {_REMEDY}"
+            )
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
         kept = [line for line in lines if _logged_step(line) <= self.state.step]
         write_text(self.log, "".join(f"{line}\n" for line in kept))

@@ -8,7 +8,8 @@ from torch import Tensor
 from contraflow.architectures import MixtureFlow
 from contraflow.evaluation import latent_normality, latents, probability_integrals
 from contraflow.evaluation.calibration_pictures import MOST_COLUMNS, draw_uniform
-from contraflow.report.columns import names, shortened
+from contraflow.evaluation.pictures import left_out, shortened
+from contraflow.report.columns import names
 from contraflow.report.drawing import colour, drawing, panels
 from contraflow.report.page import figure, paragraph
 from contraflow.report.subject import Subject
@@ -55,11 +56,10 @@ def integral_histograms(subject: Subject, rows: Tensor) -> str:
         for index, (axes, name) in enumerate(zip(grid, names(subject), strict=False)):
             draw_uniform(axes, uniform[:, index], (colour("data"), colour("quiet")), samples)
             axes.set(title=shortened(name), yticks=[])
-    rest = uniform.shape[1] - count
     return figure(
         picture.svg,
         "Probability integrals.",
         f"The share of {samples:,} samples below the value of each test row: of an exact density nineteen bars "
         "in twenty end within the band. A hill says that the samples of a column are too wide, a valley that they are "
-        f"too narrow, a slope that they are shifted.{f' The other {rest} columns are left out.' if rest else ''}",
+        f"too narrow, a slope that they are shifted. {left_out(count, uniform.shape[1])}",
     )

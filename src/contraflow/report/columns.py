@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contraflow.evaluation.pictures import draw_column
+from contraflow.evaluation.pictures import MOST_COLUMNS, draw_column, left_out, shortened, span
 from contraflow.report.drawing import colour, drawing, panels
 from contraflow.report.page import figure
 from contraflow.report.subject import Subject
 
-#: Columns that are shown, more would be a wall; points of a scatter plot; test rows that are enough of a picture.
-_MARGINALS, _PAIRS = 24, 6
+#: Columns of which every pair is shown; points of a scatter plot; test rows that are enough of a picture.
+_PAIRS = 6
 _POINTS = 1500
 _ENOUGH = 500
 
@@ -33,11 +33,6 @@ def names(subject: Subject) -> list[str]:
     return list(subject.trained.columns or (f"column {index}" for index in range(count)))
 
 
-def shortened(name: str) -> str:
-    """A name that fits over a small panel."""
-    return name if len(name) <= 20 else f"{name[:19]}…"
-
-
 def rows_to_show(subject: Subject) -> Tensor:
     """Test rows, or all rows where those are few."""
     data = subject.data
@@ -46,7 +41,7 @@ def rows_to_show(subject: Subject) -> Tensor:
 
 def marginals(subject: Subject) -> str:
     """Histograms of every column, data and samples."""
-    count = min(subject.trained.flow.dimensions, _MARGINALS)
+    count = min(subject.trained.flow.dimensions, MOST_COLUMNS)
     data = rows_to_show(subject)
     bars = min(80, 10 + int(2 * math.sqrt(len(data))))
     with panels("marginals", "histograms of every column", count, 1.45) as (picture, grid):
@@ -54,12 +49,11 @@ def marginals(subject: Subject) -> str:
             draw_column(axes, data[:, index], subject.samples[:, index], (colour("data"), colour("model")), bars)
             axes.set_title(shortened(name))
         grid[0].legend()
-    rest = subject.trained.flow.dimensions - count
     return figure(
         picture.svg,
         "Columns.",
         "Data (filled) and samples (line). Look for sharp edges, spikes and heavy tails that the samples round "
-        f"off.{f' The other {rest} columns are left out.' if rest else ''}",
+        f"off. {left_out(count, subject.trained.flow.dimensions)}",
     )
 
 
@@ -68,9 +62,8 @@ def pairs(subject: Subject) -> str:
     count = min(subject.trained.flow.dimensions, _PAIRS)
     data, samples = rows_to_show(subject)[:_POINTS, :count], subject.samples[:_POINTS, :count]
     labels = names(subject)
-    quantiles = data.double().quantile(data.new_tensor([0.002, 0.998]).double(), dim=0)
-    margin = 0.05 * (quantiles[1] - quantiles[0]).clamp_min(1e-9)
-    ends = list(zip((quantiles[0] - margin).tolist(), (quantiles[1] + margin).tolist(), strict=True))
+    quantiles = data.double().quantile(torch.tensor([0.002, 0.998], dtype=torch.float64), dim=0)
+    ends = [span(low, high, 0.05) for low, high in quantiles.T.tolist()]
     with drawing("pairs", "scatter plots of every pair of columns", height=7.4) as picture:
         grid = picture.figure.subplots(count, count, squeeze=False)
         for row, column in np.ndindex(count, count):
@@ -92,11 +85,10 @@ def pairs(subject: Subject) -> str:
                 linewidths=0,
                 rasterized=True,
             )
-    rest = subject.trained.flow.dimensions - count
     return figure(
         picture.svg,
         "Pairs of columns.",
         "Data below the diagonal (blue), samples above it (orange), at the same scales: the picture ought to be "
         "symmetric when its diagonal is a mirror. "
-        f"{f'Only the first {count} of {count + rest} columns are shown.' if rest else ''}",
+        f"{left_out(count, subject.trained.flow.dimensions)}",
     )

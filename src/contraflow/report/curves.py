@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from contraflow.evaluation.pictures import span
 from contraflow.report.drawing import colour, drawing
 from contraflow.report.page import figure, paragraph
 from contraflow.report.subject import Subject
@@ -54,11 +55,12 @@ def likelihood_curve(subject: Subject) -> str:
         validation = series(subject.log, f"validation {_key(subject)}")
         if len(validation[0]):
             axes.plot(*validation, "o", markersize=4, color=colour("held"), label="validation, averaged weights")
-        axes.axhline(test.value, color=colour("ink"), linewidth=0.9, linestyle=(0, (4, 3)), label="test, at the end")
+        at_the_end = [test.value] if math.isfinite(test.value) else []
+        for value in at_the_end:
+            axes.axhline(value, color=colour("ink"), linewidth=0.9, linestyle=(0, (4, 3)), label="test, at the end")
         # the worst of the first steps may be beyond every scale
-        low, high = np.quantile(np.append(mean, test.value), [0, 0.97] if images else [0.03, 1])
-        margin = 0.12 * (high - low) or 1.0
-        axes.set(xlabel="step", ylabel=test.unit, ylim=(low - margin, high + margin))
+        low, high = np.quantile(np.append(mean, at_the_end), [0, 0.97] if images else [0.03, 1])
+        axes.set(xlabel="step", ylabel=test.unit, ylim=span(low, high, 0.12))
         axes.legend(loc="best")
     better = "lower" if images else "higher"
     return figure(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from contraflow.data import load_matching
-from contraflow.errors import ConfigurationError, DataError, ShapeError
+from contraflow.errors import DataError, DomainError, ShapeError
+from contraflow.evaluation.pictures import span
 from contraflow.logdet import EVALUATION, Exact
 from contraflow.report.drawing import colour, drawing
 from contraflow.report.page import command, figure, paragraph, table
@@ -175,9 +176,9 @@ def _frame(values: dict[str, np.ndarray]) -> tuple[float, float]:
     """The range to show: all sets, but not farther than six spreads of the test rows from them."""
     test = values["test"]
     if not len(test):
-        raise ConfigurationError("no test row has a finite log p(x): there is no likelihood to report.")
+        raise DomainError("no test row has a finite log p(x): there is no likelihood to report.")
     first, middle, last = np.quantile(test, [0.02, 0.5, 0.98])
     reach = 6 * max(last - first, 1e-6 * max(abs(middle), 1e-6))
     everything = np.concatenate(list(values.values()))
     low, high = max(float(everything.min()), middle - reach), min(float(everything.max()), middle + reach)
-    return low, high if high > low else low + 1.0
+    return span(low, high)

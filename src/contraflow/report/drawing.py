@@ -131,9 +131,13 @@ def _for_the_page(svg: str, name: str, alt: str) -> str:
 def power_of_ten(value: float, position: int = 0) -> str:
     """A tick of a logarithmic axis; matplotlib's own need the mathtext that names of columns must not be read as.
 
-    >>> power_of_ten(1e-3), power_of_ten(1.0), power_of_ten(200.0)
-    ('10⁻³', '1', '')
+    An axis whose limits underflow asks for one at 0, which has none.
+
+    >>> power_of_ten(1e-3), power_of_ten(1.0), power_of_ten(200.0), power_of_ten(0.0)
+    ('10⁻³', '1', '', '')
     """
+    if not value > 0:
+        return ""
     exponent = math.log10(value)
     if abs(exponent - round(exponent)) > 1e-6:
         return ""

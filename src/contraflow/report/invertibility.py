@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
 from contraflow.bijections import ResidualBlock
 from contraflow.evaluation import BlockSeries, Reconstruction, series_decay
@@ -170,12 +169,15 @@ def reconstruction(subject: Subject) -> str:
     from matplotlib.ticker import MaxNLocator
 
     found = subject.reconstruction
-    error = np.maximum(found.error.numpy(), torch.finfo(torch.float64).tiny)
+    error = found.error.numpy()
+    shown = error[(error > 0) & np.isfinite(error)]  # what has a place on a logarithmic axis
     solved = bool((found.evaluations > 0).any())
     with drawing("reconstruction", "errors of x after the way to the latent and back", height=2.4) as picture:
         panels = np.ravel(picture.figure.subplots(1, 2 if solved else 1, squeeze=False))
-        ends = math.floor(math.log10(error.min())), math.ceil(math.log10(error.max()) + 0.01)
-        panels[0].hist(error, bins=np.logspace(*ends, 40), color=colour("data"), alpha=0.6)
+        ends = (
+            (math.floor(math.log10(shown.min())), math.ceil(math.log10(shown.max()) + 0.01)) if len(shown) else (-1, 1)
+        )
+        panels[0].hist(shown, bins=np.logspace(*ends, 40), color=colour("data"), alpha=0.6)
         panels[0].set(xscale="log", title="largest error of a row", yticks=[], xlabel=_unit(subject))
         panels[0].xaxis.set_major_formatter(power_of_ten)
         panels[0].minorticks_off()
@@ -188,8 +190,15 @@ def reconstruction(subject: Subject) -> str:
         picture.svg,
         "Reconstruction.",
         f"f⁻¹(f(x)) against x for {len(error)} test rows. The largest error is {error.max():.2g} "
-        f"{_unit(subject)}{_identical(found.identical)}. {_bound(found)}",
+        f"{_unit(subject)}{_identical(found.identical)}. {_left_out(error)}{_bound(found)}",
     )
+
+
+def _left_out(error: np.ndarray) -> str:
+    """What a logarithmic axis has no place for."""
+    exact, beyond = int((error == 0).sum()), int((~np.isfinite(error)).sum())
+    said = f"{exact:,} of the rows come back bit for bit and have no bar. " if exact else ""
+    return f"{said}{beyond:,} do not come back to a finite number. " if beyond else said
 
 
 def _unit(subject: Subject) -> str:

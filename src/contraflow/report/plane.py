@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contraflow.evaluation.pictures import density_on_grid
+from contraflow.evaluation.pictures import aspect_of, density_on_grid
 from contraflow.logdet import Exact
 from contraflow.report.drawing import colour, drawing
 from contraflow.report.page import figure
@@ -58,7 +58,7 @@ def _scatter(axes: Any, cloud: Tensor, paint: str) -> None:
 
 
 def _bare(axes: Any, extent: tuple[float, float, float, float]) -> None:
-    axes.set(xlim=extent[:2], ylim=extent[2:], aspect="equal", xticks=[], yticks=[])
+    axes.set(xlim=extent[:2], ylim=extent[2:], aspect=aspect_of(extent), xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -81,7 +81,7 @@ def warped_grids(subject: Subject) -> str:
             right.plot(*line.T.tolist(), color=colour("held"), linewidth=0.7)
         right.set_title("circles of equal latent density, in data space")
         for axes in (left, right):
-            axes.set(aspect="equal")
+            axes.set_aspect(aspect_of((*axes.get_xlim(), *axes.get_ylim())))
             axes.grid(False)
     return figure(
         picture.svg,
@@ -95,8 +95,7 @@ def warped_grids(subject: Subject) -> str:
 def grid_lines(low: Tensor, high: Tensor) -> Tensor:
     """21 vertical and 21 horizontal lines of 200 points over a box, ``(2, 21, 200, 2)``."""
     ends = list(zip(low.tolist(), high.tolist(), strict=True))
-    places = [torch.linspace(*pair, 21, dtype=low.dtype) for pair in ends]
-    along = [torch.linspace(*pair, 200, dtype=low.dtype) for pair in ends]
+    places, along = ([torch.linspace(*one, count, dtype=low.dtype) for one in ends] for count in (21, 200))
     vertical = torch.stack([places[0][:, None].expand(21, 200), along[1].expand(21, 200)], dim=-1)
     horizontal = torch.stack([along[0].expand(21, 200), places[1][:, None].expand(21, 200)], dim=-1)
     return torch.stack([vertical, horizontal])

@@ -1,0 +1,163 @@
+"""What a run remembers of its data, so that a changed file is not taken for the one that it was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from contraflow.data.dataset import Dataset
+
+_SPLITS = ("train", "validation", "test")
+#: Bytes of a split that are read for its checksum; of larger ones evenly spaced rows are.
+_ENOUGH = 2**27
+#: Rows hashed at once, in bytes: what a processor's cache holds.
+_AT_ONCE = 2**20
+#: Training rows that are remembered one by one.
+_REMEMBERED = 256
+#: An odd number with well mixed bits, of splitmix64 (G. Steele, D. Lea, C. Flood, Fast splittable pseudorandom number
+#: generators, 2014), and where every row starts.
+_FACTOR, _START = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Shape, columns, rows and checksums of a data set, split by split.
+
+    Attributes:
+        event_shape: of one row.
+        dtype: of the rows, for instance ``float32``.
+        columns: names of the columns of a table, or ``None``.
+        rows: split → how many rows.
+        checksums: split → SHA-256 over the hashes of its rows in their order, and its labels; empty for data that are
+            drawn by a formula and not read, since their last digits are the machine's.
+        remembered: hashes of some training rows, evenly spaced.
+    """
+
+    event_shape: tuple[int, ...]
+    dtype: str
+    columns: tuple[str, ...] | None
+    rows: dict[str, int]
+    checksums: dict[str, str]
+    remembered: tuple[str, ...]
+
+    @classmethod
+    def of(cls, data: Dataset) -> Fingerprint:
+        """The fingerprint of a data set; of a split beyond 128 MB, of evenly spaced rows of that size."""
+        drawn = data.density is not None
+        splits = {} if drawn else {split: getattr(data, split) for split in _SPLITS}
+        hashes = {split: row_hashes(rows[:: _stride(rows)]) for split, rows in splits.items()}
+        checksums = {}
+        for split, values in hashes.items():
+            labels = getattr(data, f"{split}_labels")
+            summed = hashlib.sha256(values.tobytes())
+            summed.update(b"" if labels is None else labels.numpy().tobytes())
+            checksums[split] = summed.hexdigest()
+        train = hashes.get("train", np.empty(0, np.uint64))
+        remembered = train[:: max(1, -(-len(train) // _REMEMBERED))]
+        return cls(
+            data.event_shape,
+            str(data.test.dtype).removeprefix("torch."),
+            data.columns,
+            {split: len(getattr(data, split)) for split in _SPLITS},
+            checksums,
+            tuple(f"{value:016x}" for value in remembered.tolist()),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "event_shape": list(self.event_shape),
+            "dtype": self.dtype,
+            "columns": None if self.columns is None else list(self.columns),
+            "rows": self.rows,
+            "checksums": self.checksums,
+            "remembered": list(self.remembered),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Fingerprint:
+        """The fingerprint that `as_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is another thing.
+        """
+        columns = values["columns"]
+        return cls(
+            tuple(int(size) for size in values["event_shape"]),
+            str(values["dtype"]),
+            None if columns is None else tuple(str(name) for name in columns),
+            {split: int(values["rows"][split]) for split in _SPLITS},
+            {str(split): str(found) for split, found in dict(values["checksums"]).items()},
+            tuple(str(one) for one in values["remembered"]),
+        )
+
+    def change(self, now: Fingerprint) -> str:
+        """What is no longer as it was, in a few words; empty where nothing has changed."""
+        if self.columns != now.columns:
+            return _change_of_columns(self.columns or (), now.columns or ())
+        if (self.event_shape, self.dtype) != (now.event_shape, now.dtype):
+            return f"rows of {now.dtype} {now.event_shape}, not of {self.dtype} {self.event_shape}"
+        if (before := sum(self.rows.values())) != (after := sum(now.rows.values())):
+            return f"{after:,} rows, not {before:,}"
+        if self.rows != now.rows:
+            return f"{_counts(now.rows)} rows, not {_counts(self.rows)}"
+        if not self.checksums or not now.checksums or self.checksums == now.checksums:
+            return ""
+        changed = [split for split in _SPLITS if self.checksums.get(split) != now.checksums.get(split)]
+        return f"as many rows, but other values or another order in {', '.join(changed)}"
+
+    def share_among(self, rows: Tensor) -> float:
+        """Which share of the training rows is found, bit for bit, among other rows ``(n, *event_shape)``.
+
+        It is an estimate from up to 256 training rows; 0 where they are of another shape or dtype, or not remembered.
+        """
+        alike = (tuple(rows.shape[1:]), str(rows.dtype)) == (self.event_shape, f"torch.{self.dtype}")
+        if not alike or not self.remembered:
+            return 0.0
+        wanted = np.unique(np.array([int(one, 16) for one in self.remembered], np.uint64))
+        found = row_hashes(rows)
+        nearest = np.searchsorted(wanted, found).clip(max=len(wanted) - 1)  # np.isin would sort all rows
+        return len(np.unique(nearest[wanted[nearest] == found])) / len(wanted)
+
+
+def row_hashes(rows: Tensor) -> np.ndarray:
+    """64 bits for each row ``(n, …)``, uint64 ``(n,)``: equal rows have equal ones, others all but surely have not."""
+    values = rows.flatten(1).numpy()
+    width = values.shape[1] * values.itemsize
+    found = np.empty(len(values), np.uint64)
+    step = max(1, _AT_ONCE // width)
+    for start in range(0, len(values), step):
+        part = np.ascontiguousarray(values[start : start + step]).view(np.uint8).reshape(-1, width)
+        words = np.pad(part, ((0, 0), (0, -width % 8))).view(np.uint64)
+        mixed = np.full(len(part), _START)
+        for word in words.T:
+            # the shift brings high bits down: without it, two flipped signs in a row would cancel each other
+            mixed = (mixed ^ word) * _FACTOR
+            mixed ^= mixed >> np.uint64(29)
+        found[start : start + step] = mixed
+    return found
+
+
+def _stride(rows: Tensor) -> int:
+    return max(1, -(-rows.numel() * rows.element_size() // _ENOUGH))
+
+
+def _counts(rows: Mapping[str, int]) -> str:
+    return " + ".join(f"{rows[split]:,}" for split in _SPLITS)
+
+
+def _change_of_columns(before: tuple[str, ...], after: tuple[str, ...]) -> str:
+    missing, new = ([name for name in one if name not in other] for one, other in ((before, after), (after, before)))
+    parts = [f"without {_named(missing)}"] if missing else []
+    parts += [f"with the new {_named(new)}"] if new else []
+    return " and ".join(parts) or f"its columns in another order: {', '.join(after)}"
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - 4} others" if len(names) > 4 else ""
+    return f"column{'s' if len(names) > 1 else ''} {', '.join(map(repr, names[:4]))}{more}"
