@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.architecture import Architecture, context_shape
 from contraflow.bijections import ActNorm, Bijection, Chain, Coupling, Flatten, alternate
 from contraflow.distributions import StandardNormal
 from contraflow.flow import Flow
@@ -46,7 +46,7 @@ def nice(
         net = MLP(parts.seen, parts.changed, hidden, context_features=context_features)
         chain.append(Coupling(parts, net, affine=False))
     chain.append(ActNorm(features))
-    return Flow(event_shape, Chain(chain), StandardNormal((features,)), preprocessing)
+    return Flow(event_shape, Chain(chain), StandardNormal((features,)), preprocessing, context_shape(context_features))
 
 
 _PAPER = "Dinh et al. 2014"
