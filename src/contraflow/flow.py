@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
 
 from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, invert, with_inverse, with_logdet
-from contraflow.distributions import ClassNormal, StandardNormal
+from contraflow.distributions import ClassNormal, GivenDistribution, StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError
 from contraflow.inputs import (
     FLOATS,
@@ -26,6 +27,8 @@ from contraflow.lipschitz import Certificate
 from contraflow.lipschitz.certification import certify_contraction
 from contraflow.logdet import EVALUATION, AdaptiveRoulette, Exact, LogDetEstimator, RussianRoulette
 from contraflow.numerics import FixedPointSolver, fixed_means, two_stage_means
+
+_OF_A_BASE = ("event_shape", "anchor", "log_prob", "sample")
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,14 @@ class Flow(nn.Module):
     Args:
         event_shape: shape of one x, for instance ``(2,)`` or ``(1, 28, 28)``.
         bijection: f after the preprocessing.
-        base: p_Z; a standard normal of the latent's shape when not given.
+        base: p_Z; a standard normal of the latent's shape when not given. A distribution of `torch.distributions` is
+            taken as a fixed one, in the dtype of the bijection: `contraflow.distributions.GivenDistribution`.
         preprocessing: a bijection from the data as given; identity when not given.
         context_shape: shape of the context of one x, where bijection or base are conditional; without it a context
             is refused.
+
+    Raises:
+        ConfigurationError: a base that is none, or that is no density on as many numbers as x has.
 
     >>> import torch, contraflow
     >>> flow = contraflow.Flow((2,), contraflow.Chain([contraflow.ActNorm(2)]))
@@ -88,7 +95,7 @@ class Flow(nn.Module):
         self,
         event_shape: Sequence[int],
         bijection: Bijection,
-        base: StandardNormal | ClassNormal | None = None,
+        base: StandardNormal | ClassNormal | Distribution | None = None,
         preprocessing: Bijection | None = None,
         context_shape: Sequence[int] | None = None,
     ) -> None:
@@ -96,8 +103,27 @@ class Flow(nn.Module):
         self.event_shape = tuple(event_shape)
         self.context_shape = None if context_shape is None else tuple(context_shape)
         self.bijection = bijection
-        self.base: StandardNormal | ClassNormal = base if base is not None else StandardNormal(self.event_shape)
         self.preprocessing = preprocessing if preprocessing is not None else Chain([])
+        self.base: StandardNormal | ClassNormal | GivenDistribution = self._as_base(base)
+
+    def _as_base(
+        self, base: StandardNormal | ClassNormal | Distribution | None
+    ) -> StandardNormal | ClassNormal | GivenDistribution:
+        if base is None:
+            return StandardNormal(self.event_shape)
+        found = GivenDistribution(base) if isinstance(base, Distribution) else base
+        if not isinstance(found, nn.Module) or not all(hasattr(found, name) for name in _OF_A_BASE):
+            raise ConfigurationError(
+                f"base {base!r} is no base: give a distribution of torch.distributions, or a module with "
+                f"{', '.join(_OF_A_BASE)} like contraflow.StandardNormal's."
+            )
+        if math.prod(found.event_shape) != self.dimensions:
+            raise ConfigurationError(
+                f"base {base} is over events of shape {tuple(found.event_shape)}, and x has shape {self.event_shape}: "
+                "a bijection keeps the number of dimensions."
+            )
+        weights = next(self.parameters(), None)
+        return found.to(weights) if weights is not None and isinstance(found, GivenDistribution) else found
 
     @property
     def dimensions(self) -> int:

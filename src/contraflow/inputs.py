@@ -42,7 +42,7 @@ def as_rows(x: Tensor, shape: tuple[int, ...], kind: str = "tensor") -> tuple[Te
             "have any number of dimensions."
         )
     batch = x.shape[:leading]
-    return x if leading == 1 else x.reshape(batch.numel(), *shape), batch
+    return x if leading == 1 else x.reshape((batch.numel(), *shape)), batch
 
 
 def in_batch(rows: Tensor, batch: torch.Size) -> Tensor:
@@ -51,7 +51,7 @@ def in_batch(rows: Tensor, batch: torch.Size) -> Tensor:
     >>> in_batch(torch.zeros(20), torch.Size([4, 5])).shape
     torch.Size([4, 5])
     """
-    return rows if len(batch) == 1 else rows.reshape(*batch, *rows.shape[1:])
+    return rows if len(batch) == 1 else rows.reshape((*batch, *rows.shape[1:]))
 
 
 def sample_shape(n: int | Sequence[int], temperature: float = 1.0) -> torch.Size:
@@ -110,7 +110,7 @@ def accept_context(
             f"a context for a batch of {tuple(given_for)} was given for samples in a batch of {tuple(batch)}: give a "
             "row for each, or one row for all."
         )
-    return rows if given_for == batch else rows.expand(batch.numel(), *shape)
+    return rows if given_for == batch else rows.expand((batch.numel(), *shape))
 
 
 def accept(

@@ -176,6 +176,7 @@ def test_a_class_that_is_never_drawn_is_named():
 def test_samples_of_images_are_integer_levels():
     for classifier in CLASSIFIERS:
         flow = hybrid((1, 4, 4), **SMALL, classifier=classifier, preprocessing=ImagePreprocessing(17)).float()
+        flow.log_prob(torch.randint(0, 17, (20, 1, 4, 4)))  # sets ActNorm
         x = flow.sample(3, torch.tensor([0, 1, 1]), generator=seeded())
         assert (x.shape, x.dtype) == ((3, 1, 4, 4), torch.uint8)
 

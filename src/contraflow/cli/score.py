@@ -43,7 +43,7 @@ def score(
 
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
-        file: CSV, Parquet, .npy, .npz, or a folder of images.
+        file: CSV, Parquet, .npy, .npz, or a folder of images, which are cropped at the centre and scaled to the run's.
         out: a .csv file to write; standard output when not given.
         draws: independent estimates averaged for every row; the standard error needs two.
         target_error: wanted standard error of every row in nats; sets the number of draws row by row.
@@ -63,7 +63,7 @@ def score(
     shape = trained.flow.event_shape
     pictures = len(shape) == 3 and file.is_dir()
     rows = read_rows(
-        file, columns=trained.columns, size=shape[1] if pictures else None, grey=pictures and shape[0] == 1
+        file, columns=trained.columns, size=(shape[1], shape[2]) if pictures else None, grey=pictures and shape[0] == 1
     )
     if tuple(rows.shape[1:]) != shape:
         raise ShapeError(f"{file}: rows of shape {tuple(rows.shape[1:])}, where {run} takes {shape}.")

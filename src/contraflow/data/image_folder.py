@@ -27,12 +27,15 @@ _SAMPLE_FORMAT, _UNSIGNED = 339, 1  # tag of TIFF, and its value for unsigned wh
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
-def read_image_folder(folder: str | os.PathLike[str], *, size: int | None = None, grey: bool = False) -> Tensor:
+def read_image_folder(
+    folder: str | os.PathLike[str], *, size: int | tuple[int, int] | None = None, grey: bool = False
+) -> Tensor:
     """Every image below a folder, in the order of their paths.
 
     Args:
         folder: searched with its subfolders; files with other suffixes are passed over.
-        size: crop each image to its central square and scale it to size × size; None keeps all as they are.
+        size: height and width in pixels, or one number for both: the largest rectangle of that shape at the centre of
+            each image is cut out and scaled; None keeps all as they are.
         grey: one channel instead of red, green, blue. Transparency is dropped.
 
     Returns:
@@ -44,8 +47,10 @@ def read_image_folder(folder: str | os.PathLike[str], *, size: int | None = None
         ConfigurationError: size is not positive.
     """
     folder = Path(folder)
-    if size is not None and size < 1:
-        raise ConfigurationError(f"size must be at least 1 pixel, got {size}.")
+    if isinstance(size, int):
+        size = (size, size)
+    if size is not None and min(size) < 1:
+        raise ConfigurationError(f"size must be at least 1 pixel, got {' × '.join(map(str, size))}.")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not files:
         raise DataError(f"{folder}: no image file found; looked for {', '.join(sorted(_SUFFIXES))}.")
@@ -62,7 +67,7 @@ def read_image_folder(folder: str | os.PathLike[str], *, size: int | None = None
 
 
 def read_image(
-    file: Path | BinaryIO, length: int, source: str, *, size: int | None = None, grey: bool = False
+    file: Path | BinaryIO, length: int, source: str, *, size: tuple[int, int] | None = None, grey: bool = False
 ) -> np.ndarray:
     """One image.
 
@@ -70,7 +75,8 @@ def read_image(
         file: its path, or a stream that holds it.
         length: its bytes.
         source: what errors call it.
-        size, grey: see `read_image_folder`.
+        size: height and width; see `read_image_folder`.
+        grey: see `read_image_folder`.
 
     Returns:
         uint8 ``(C, H, W)``.
@@ -93,7 +99,7 @@ def read_image(
                     )
                 image = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
         if size is not None:
-            image = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
+            image = ImageOps.fit(image, size[::-1], method=Image.Resampling.LANCZOS)
     except DataError:
         raise
     except UnidentifiedImageError as error:  # which names a stream by its address in memory

@@ -47,7 +47,11 @@ def load_path(
 
 
 def read_rows(
-    path: Path, *, columns: Sequence[str] | None = None, size: int | None = None, grey: bool = False
+    path: Path,
+    *,
+    columns: Sequence[str] | None = None,
+    size: int | tuple[int, int] | None = None,
+    grey: bool = False,
 ) -> Tensor:
     """All rows of a file or folder, in their order, unsplit: what `contraflow score` reads.
 
@@ -58,7 +62,7 @@ def read_rows(
 
 
 def _rows_and_names(
-    path: Path, columns: Sequence[str] | None, size: int | None, grey: bool
+    path: Path, columns: Sequence[str] | None, size: int | tuple[int, int] | None, grey: bool
 ) -> tuple[Tensor, tuple[str, ...] | None]:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder.")
