@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each message repeats the input and says what to do."""
+"""The errors, and the one warning, a user can meet. Each message repeats the input and says what to do."""
 
 from __future__ import annotations
 
@@ -52,6 +52,10 @@ class SolverError(ContraflowError, RuntimeError):
 
 class TrainingError(ContraflowError, RuntimeError):
     """Training cannot go on, for instance because the loss is NaN or infinite."""
+
+
+class UnstartedWarning(UserWarning):
+    """A flow with ActNorm is used before its first batch, which will change its density and its samples."""
 
 
 def first_line(error: BaseException) -> str:

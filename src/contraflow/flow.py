@@ -8,15 +8,28 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
 
 from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, invert, with_inverse, with_logdet
-from contraflow.distributions import ClassNormal, StandardNormal
+from contraflow.distributions import ClassNormal, GivenDistribution, StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError
-from contraflow.inputs import FLOATS, INTEGERS, accept, named, narrow
+from contraflow.inputs import (
+    FLOATS,
+    INTEGERS,
+    accept,
+    accept_context,
+    as_rows,
+    in_batch,
+    named,
+    narrow,
+    sample_shape,
+)
 from contraflow.lipschitz import Certificate, shared_scales
 from contraflow.lipschitz.certification import certify_contraction
 from contraflow.logdet import EVALUATION, AdaptiveRoulette, Exact, LogDetEstimator, RussianRoulette
 from contraflow.numerics import FixedPointSolver, fixed_means, two_stage_means
+
+_OF_A_BASE = ("event_shape", "anchor", "log_prob", "sample")
 
 
 @dataclass(frozen=True)
@@ -60,11 +73,20 @@ class Flow(nn.Module):
     float16 and bfloat16, as data, as weights or by autocast, are refused with a `DomainError`, by `certify` and
     `update_lipschitz` too: docs/choosing.md.
 
+    A batch may have any number of dimensions, as in `torch.distributions`: x ``(*batch, *event_shape)`` gives
+    ``(*batch,)``, one x a scalar tensor. A context has the same batch, or is one row for all.
+
     Args:
         event_shape: shape of one x, for instance ``(2,)`` or ``(1, 28, 28)``.
         bijection: f after the preprocessing.
-        base: p_Z; a standard normal of the latent's shape when not given.
+        base: p_Z; a standard normal of the latent's shape when not given. A distribution of `torch.distributions` is
+            taken as a fixed one, in the dtype of the bijection: `contraflow.distributions.GivenDistribution`.
         preprocessing: a bijection from the data as given; identity when not given.
+        context_shape: shape of the context of one x, where bijection or base are conditional; without it a context
+            is refused.
+
+    Raises:
+        ConfigurationError: a base that is none, or that is no density on as many numbers as x has.
 
     >>> import torch, contraflow
     >>> flow = contraflow.Flow((2,), contraflow.Chain([contraflow.ActNorm(2)]))
@@ -76,14 +98,35 @@ class Flow(nn.Module):
         self,
         event_shape: Sequence[int],
         bijection: Bijection,
-        base: StandardNormal | ClassNormal | None = None,
+        base: StandardNormal | ClassNormal | Distribution | None = None,
         preprocessing: Bijection | None = None,
+        context_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
+        self.context_shape = None if context_shape is None else tuple(context_shape)
         self.bijection = bijection
-        self.base: StandardNormal | ClassNormal = base if base is not None else StandardNormal(self.event_shape)
         self.preprocessing = preprocessing if preprocessing is not None else Chain([])
+        self.base: StandardNormal | ClassNormal | GivenDistribution = self._as_base(base)
+
+    def _as_base(
+        self, base: StandardNormal | ClassNormal | Distribution | None
+    ) -> StandardNormal | ClassNormal | GivenDistribution:
+        if base is None:
+            return StandardNormal(self.event_shape)
+        found = GivenDistribution(base) if isinstance(base, Distribution) else base
+        if not isinstance(found, nn.Module) or not all(hasattr(found, name) for name in _OF_A_BASE):
+            raise ConfigurationError(
+                f"base {base!r} is no base: give a distribution of torch.distributions, or a module with "
+                f"{', '.join(_OF_A_BASE)} like contraflow.StandardNormal's."
+            )
+        if math.prod(found.event_shape) != self.dimensions:
+            raise ConfigurationError(
+                f"base {base} is over events of shape {tuple(found.event_shape)}, and x has shape {self.event_shape}: "
+                "a bijection keeps the number of dimensions."
+            )
+        weights = next(self.parameters(), None)
+        return found.to(weights) if weights is not None and isinstance(found, GivenDistribution) else found
 
     @property
     def dimensions(self) -> int:
@@ -139,73 +182,99 @@ class Flow(nn.Module):
         blocks = [(name, one) for name, one in self.named_modules() if isinstance(one, ResidualBlock)]
         return Certificate(tuple(certify_contraction(name, one.g) for name, one in blocks))
 
-    def _preprocess(self, x: Tensor, context: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        x = accept(x, self.event_shape, (*FLOATS, *INTEGERS), self.dtype, in_float64=self.preprocessing.in_float64)
-        y, logdet = self.preprocessing.forward_and_logdet(x, context, generator=generator)
-        return narrow(y, self.dtype), logdet.to(self.dtype)
+    def _enter(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
+        """x and its context as rows, and the shape of their batch."""
+        in_float64 = self.preprocessing.in_float64
+        rows = accept(x, self.event_shape, (*FLOATS, *INTEGERS), self.dtype, in_float64=in_float64)
+        batch = x.shape[: x.ndim - len(self.event_shape)]
+        return rows, accept_context(context, self.context_shape, batch, self.dtype), batch
 
-    def _restore(self, y: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
-        """The data that `_preprocess` gives y for."""
-        y = y.double() if self.preprocessing.in_float64 else y
-        return self.preprocessing.inverse(y, context, generator=generator)
+    def _preprocess(self, rows: Tensor, context: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """Preprocessed rows in the dtype that the flow computes in, and their log-determinant."""
+        h, logdet = self.preprocessing.forward_and_logdet(rows, context, generator=generator)
+        return narrow(h, self.dtype), logdet.to(self.dtype)
+
+    def _restore(self, h: Tensor, context: Tensor | None, generator: Generator | None) -> Tensor:
+        """The data that `_preprocess` gives h for."""
+        h = h.double() if self.preprocessing.in_float64 else h
+        return self.preprocessing.inverse(h, context, generator=generator)
+
+    def _encode(self, rows: Tensor, context: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor]:
+        """`forward_and_logdet` of rows."""
+        h, first = self._preprocess(rows, context, generator)
+        with shared_scales(self):
+            z, second = self.bijection.forward_and_logdet(h, context, generator=generator)
+        return z, first + second
 
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """z = f(x) and log|det ∂f/∂x| in nats, preprocessing included."""
-        x, first = self._preprocess(x, context, generator)
-        with shared_scales(self):
-            z, second = self.bijection.forward_and_logdet(x, context, generator=generator)
-        return z, first + second
+        rows, context, batch = self._enter(x, context)
+        z, logdet = self._encode(rows, context, generator)
+        return in_batch(z, batch), in_batch(logdet, batch)
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """z = f(x)."""
-        x, _ = self._preprocess(x, context, generator)
+        rows, context, batch = self._enter(x, context)
+        h, _ = self._preprocess(rows, context, generator)
         with shared_scales(self):
-            return self.bijection(x, context, generator=generator)
+            return in_batch(self.bijection(h, context, generator=generator), batch)
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         """x = f⁻¹(z), differentiable.
 
         Raises:
             ShapeError, DomainError: z has another shape, is no floating-point tensor, or is not finite.
+            ConfigurationError, ShapeError, DomainError: a context that the flow cannot use.
             InversionError: a residual block did not reach its tolerance; the message names it.
         """
-        z = accept(z, self.base.event_shape, FLOATS, self.dtype)
+        rows, context, batch = self._enter_latent(z, context)
         try:
             with shared_scales(self):
-                x = self.bijection.inverse(z, context, generator=generator)
+                x = self.bijection.inverse(rows, context, generator=generator)
         except InversionError as error:
             names = [name for name, module in self.named_modules() if module is error.block]
             raise InversionError(f"{names[0] if names else 'a block'}: {error}") from error
-        return self._restore(x, context, generator)
+        return in_batch(self._restore(x, context, generator), batch)
+
+    def _enter_latent(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
+        rows = accept(z, self.base.event_shape, FLOATS, self.dtype)
+        batch = z.shape[: z.ndim - len(self.base.event_shape)]
+        return rows, accept_context(context, self.context_shape, batch, self.dtype), batch
 
     def invert(self, z: Tensor, context: Tensor | None = None) -> Inversion:
         """`inverse` without gradients, with every block's evaluations and error bound, and one on the error of x.
 
+        The reports of blocks are row by row, whatever the shape of the batch.
+
         >>> from contraflow import residual_flow
-        >>> found = residual_flow((2,), blocks=2, hidden=(16,)).invert(torch.zeros(3, 2))
+        >>> found = residual_flow((2,), blocks=2, hidden=(16,), actnorm=False).invert(torch.zeros(3, 2))
         >>> len(found.blocks), found.error_bound.shape
         (2, torch.Size([3]))
         """
-        return invert(self, Chain([self.preprocessing, self.bijection]), z, context)
+        rows, context, batch = self._enter_latent(z, context)
+        found = invert(self, Chain([self.preprocessing, self.bijection]), rows, context)
+        return replace(found, value=in_batch(found.value, batch), error_bound=in_batch(found.error_bound, batch))
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        """log p(x) in nats, ``(batch,)``; an unbiased estimate under a roulette estimator.
+        """log p(x) in nats, ``(*batch,)``; an unbiased estimate under a roulette estimator. log p(x|c) with a context.
 
         It is -inf where log p(x) lies below the range of the dtype (in float32 for values beyond about 1e19), and NaN
         where a number on the way overflows, which `log_prob_estimate` refuses.
 
         Args:
-            x: ``(batch, *event_shape)``; for images the integer levels as given.
-            context: reserved for conditional flows.
+            x: ``(*batch, *event_shape)``; for images the integer levels as given.
+            context: c, ``(*batch, *context_shape)``, or one row for all; where the flow takes one, it is needed.
             generator: source of probes, truncations and dequantisation noise.
 
         Raises:
-            ShapeError, DomainError: x has another shape, or is not finite or out of range.
+            ShapeError, DomainError: x or the context has another shape, or is not finite or out of range.
+            ConfigurationError: the flow takes no context, and one was given.
         """
-        z, logdet = self.forward_and_logdet(x, context, generator=generator)
-        return self.base.log_prob(z, context) + logdet
+        rows, context, batch = self._enter(x, context)
+        z, logdet = self._encode(rows, context, generator)
+        return in_batch(self.base.log_prob(z, context) + logdet, batch)
 
     @torch.no_grad()
     def log_prob_estimate(
@@ -227,8 +296,8 @@ class Flow(nn.Module):
         (docs/maths/log-density-error-bar.md). Samples that have theirs leave the batch.
 
         Args:
-            x: ``(batch, *event_shape)``; for images the integer levels, whose dequantisation noise is averaged too.
-            context: reserved for conditional flows.
+            x: ``(*batch, *event_shape)``; for images the integer levels, whose dequantisation noise is averaged too.
+            context: as for `log_prob`.
             target_error: wanted standard error of every sample in nats.
             probes: number of estimates instead of a target; 16 when neither is given.
             budget: most estimates of a sample under a target, those of the pilot included; at least 20.
@@ -237,7 +306,8 @@ class Flow(nn.Module):
             generator: source of all noise.
 
         Raises:
-            ConfigurationError: both a target and a number of probes, or one that cannot be.
+            ConfigurationError: both a target and a number of probes, or one that cannot be; a context as for
+                `log_prob`.
             ShapeError, DomainError: as for `log_prob`; DomainError also where an estimate is NaN.
 
         >>> from contraflow import residual_flow
@@ -250,6 +320,8 @@ class Flow(nn.Module):
         if isinstance(estimator, (RussianRoulette, AdaptiveRoulette)):
             estimator = replace(estimator, stratified=False)
         flow = self.with_logdet(estimator)
+        x, batch = as_rows(x, self.event_shape)
+        context = self._rows_given(context, batch)
         at_once = batch_size or max(len(x), 256)
 
         drawn: list[tuple[Tensor, Tensor]] = []
@@ -274,9 +346,15 @@ class Flow(nn.Module):
                 "samples, or compute with flow.double()."
             )
         classes = _means_by_row(drawn, len(x)) if drawn else None
-        return LogProbEstimate(
+        estimate = LogProbEstimate(
             found.value, found.standard_error, found.draws, reached, found.degrees_of_freedom, classes
         )
+        given = {name: one for name, one in vars(estimate).items() if one is not None}
+        return LogProbEstimate(**{name: in_batch(one, batch) for name, one in given.items()})
+
+    def _rows_given(self, context: Tensor | None, batch: torch.Size) -> Tensor | None:
+        """What `_log_prob_and_classes` is given besides x, a row for every row of x."""
+        return accept_context(context, self.context_shape, batch, self.dtype)
 
     def _log_prob_and_classes(
         self, x: Tensor, context: Tensor | None, generator: Generator | None
@@ -285,33 +363,53 @@ class Flow(nn.Module):
         return self.log_prob(x, context, generator=generator), None
 
     def bits_per_dim(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        r"""-log p(x) / (D ln 2), ``(batch,)``."""
+        r"""-log p(x) / (D ln 2), ``(*batch,)``."""
         return -self.log_prob(x, context, generator=generator) / (self.dimensions * math.log(2))
 
     def rsample(
-        self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
+        self,
+        n: int | Sequence[int] = (),
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        generator: Generator | None = None,
     ) -> Tensor:
-        """n samples ``(n, *event_shape)`` with gradients to the parameters, by implicit differentiation.
+        """n samples as `sample` draws them, with gradients to the parameters, by implicit differentiation.
 
         Images come as real numbers before quantisation.
 
+        Args:
+            n, context, temperature: as for `sample`.
+
         Raises:
-            ConfigurationError: n or the temperature is negative, or the temperature not finite.
+            ConfigurationError, ShapeError, DomainError: as for `sample`.
         """
-        if n < 0 or not 0 <= temperature < math.inf:
-            raise ConfigurationError(f"n={n}, temperature={temperature}: neither can be negative or infinite.")
-        z = self.base.sample(n, context, temperature=temperature, generator=generator)
-        return self.inverse(z, context, generator=generator)
+        batch = sample_shape(n, temperature)
+        rows = accept_context(context, self.context_shape, batch, self.dtype)
+        z = self.base.sample(batch.numel(), rows, temperature=temperature, generator=generator)
+        return in_batch(self.inverse(z, rows, generator=generator), batch)
 
     @torch.no_grad()
     def sample(
-        self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
+        self,
+        n: int | Sequence[int] = (),
+        context: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        generator: Generator | None = None,
     ) -> Tensor:
         """n samples as data look: images as integer levels (uint8), others as real numbers, dequantised columns whole.
 
         Args:
-            n: number of samples.
+            n: number of samples, for ``(n, *event_shape)``, or the shape of their batch as in `torch.distributions`;
+                without it one sample ``(*event_shape,)``.
+            context: one row for each sample, ``(*batch, *context_shape)``, or one row for all.
             temperature: factor on the standard deviation of the base; below 1 it favours likelier samples.
+
+        Raises:
+            ConfigurationError: n is no whole number or shape, n or the temperature is negative, or the temperature
+                not finite; a context for a flow that takes none.
+            ShapeError, DomainError: a context that is missing or as for `log_prob`, or for another number of samples.
         """
         x = self.rsample(n, context, temperature=temperature, generator=generator)
         quantise = getattr(self.preprocessing, "quantise", None)

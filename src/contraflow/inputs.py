@@ -1,16 +1,116 @@
-"""What a flow accepts to compute with: shape, precision, finite numbers. Checked once, where a tensor enters."""
+"""What a flow accepts to compute with: shape, precision, finite numbers. Checked once, where a tensor enters.
+
+A tensor enters as ``(*batch, *event)``, its batch of any number of dimensions, and is computed with as rows
+``(n, *event)``; `in_batch` gives results the batch back.
+"""
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from contraflow.errors import DomainError, ShapeError
+from contraflow.errors import ConfigurationError, DomainError, ShapeError
 
 FLOATS = (torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def as_rows(x: Tensor, shape: tuple[int, ...], kind: str = "tensor") -> tuple[Tensor, torch.Size]:
+    """x ``(*batch, *shape)`` as rows ``(n, *shape)``, and its batch shape.
+
+    Args:
+        x: the batch may be empty, or have no dimension: then x is one event, a single row.
+        shape: of one event.
+        kind: what errors call x.
+
+    Raises:
+        ShapeError: no tensor, or another shape.
+
+    >>> rows, batch = as_rows(torch.zeros(4, 5, 2), (2,))
+    >>> rows.shape, batch
+    (torch.Size([20, 2]), torch.Size([4, 5]))
+    """
+    leading = x.ndim - len(shape) if isinstance(x, Tensor) else -1
+    if leading < 0 or tuple(x.shape[leading:]) != shape:
+        given = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise ShapeError(
+            f"this flow takes a {kind} of shape ({', '.join(map(str, ('batch', *shape)))}), not {given}; the batch may "
+            "have any number of dimensions."
+        )
+    batch = x.shape[:leading]
+    return x if leading == 1 else x.reshape((batch.numel(), *shape)), batch
+
+
+def in_batch(rows: Tensor, batch: torch.Size) -> Tensor:
+    """Rows ``(n, …)`` as ``(*batch, …)``.
+
+    >>> in_batch(torch.zeros(20), torch.Size([4, 5])).shape
+    torch.Size([4, 5])
+    """
+    return rows if len(batch) == 1 else rows.reshape((*batch, *rows.shape[1:]))
+
+
+def sample_shape(n: int | Sequence[int], temperature: float = 1.0) -> torch.Size:
+    """The batch shape that a number of samples, or a shape as in `torch.distributions`, asks for.
+
+    Raises:
+        ConfigurationError: n is neither a whole number nor a sequence of them, or negative; or the temperature, a
+            factor on a standard deviation, is negative or not finite.
+
+    >>> sample_shape(5), sample_shape((2, 3)), sample_shape(())
+    (torch.Size([5]), torch.Size([2, 3]), torch.Size([]))
+    """
+    try:
+        sizes = [operator.index(one) for one in (n if isinstance(n, Sequence) else [n])]
+    except TypeError:
+        raise ConfigurationError(
+            f"n={n!r}: give a whole number of samples, as in sample(5), or a shape, as in sample((2, 3))."
+        ) from None
+    if any(size < 0 for size in sizes) or not 0 <= temperature < math.inf:
+        raise ConfigurationError(f"n={n}, temperature={temperature}: neither can be negative or infinite.")
+    return torch.Size(sizes)
+
+
+def accept_context(
+    context: Tensor | None, shape: tuple[int, ...] | None, batch: torch.Size, computed_in: torch.dtype
+) -> Tensor | None:
+    """A row of the context for every row of a batch, ``(n, *shape)``; ``None`` for a flow that takes none.
+
+    Args:
+        context: ``(*batch, *shape)``, or one row for all: ``shape`` or ``(1, *shape)``.
+        shape: of the context of one event; ``None`` where the flow takes none.
+        batch: shape of the batch that the context is for.
+        computed_in: dtype of the flow's weights.
+
+    Raises:
+        ConfigurationError: the flow takes no context, and one was given.
+        ShapeError: the context is missing, has another shape, or another number of rows.
+        DomainError: as for `accept`.
+    """
+    if shape is None:
+        if context is None:
+            return None
+        given = f"of shape {tuple(context.shape)}" if isinstance(context, Tensor) else f"a {type(context).__name__},"
+        raise ConfigurationError(
+            f"a context {given} was given to a flow that takes none: log p(x) would stand for log p(x|context). Build "
+            "it with context_features=…, which real_nvp, glow and nice have, or a flow of your own with "
+            "context_shape=…."
+        )
+    if context is None:
+        wanted = ", ".join(map(str, ("batch", *shape)))
+        raise ShapeError(f"this flow needs a context of shape ({wanted}), and none was given.")
+    rows = accept(context, shape, (*FLOATS, *INTEGERS), computed_in, "context")
+    given_for = context.shape[: context.ndim - len(shape)]
+    if given_for != batch and given_for.numel() != 1:
+        raise ShapeError(
+            f"a context for a batch of {tuple(given_for)} was given for samples in a batch of {tuple(batch)}: give a "
+            "row for each, or one row for all."
+        )
+    return rows if given_for == batch else rows.expand((batch.numel(), *shape))
 
 
 def accept(
@@ -18,33 +118,33 @@ def accept(
     shape: tuple[int, ...],
     dtypes: Sequence[torch.dtype],
     computed_in: torch.dtype,
+    kind: str = "tensor",
     *,
     in_float64: bool = False,
 ) -> Tensor:
-    """x in the dtype that the flow computes in.
+    """x as rows ``(n, *shape)``, in the dtype that the flow computes in.
 
     Args:
-        x: ``(batch, *shape)``; the batch may be empty.
+        x: ``(*batch, *shape)``; the batch may be empty.
         shape: of one event.
         dtypes: those allowed for x.
         computed_in: dtype of the flow's weights.
         in_float64: leave float64 as it is, and bring integers to it: what comes next needs all their digits.
+        kind: what errors call x.
 
     Raises:
         ShapeError: no tensor, or another shape.
         DomainError: a dtype not allowed; weights or autocast in half precision; NaN, infinity, or a number that is
-            infinite in `computed_in` (the samples are named).
+            infinite in `computed_in` (the samples are named, counted row by row).
     """
-    if not isinstance(x, Tensor) or not x.ndim or tuple(x.shape[1:]) != shape:
-        given = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise ShapeError(f"this flow takes a tensor of shape (batch, {', '.join(map(str, shape))}), not {given}.")
+    x, _ = as_rows(x, shape, kind)
     refuse_half(computed_in, x.device)
     if x.dtype not in dtypes:
         known = ", ".join(str(one).removeprefix("torch.") for one in dtypes)
-        raise DomainError(f"dtype {x.dtype}: give {known}; promote half precision by x.float().")
+        raise DomainError(f"a {kind} of dtype {x.dtype}: give {known}; promote half precision by x.float().")
     accepted = x.to(torch.float64 if in_float64 and x.dtype != torch.float32 else computed_in)
     if x.is_floating_point() and not _all_finite(accepted):
-        raise _not_finite(x, accepted)
+        raise _not_finite(x, accepted, kind)
     return accepted
 
 
@@ -56,7 +156,7 @@ def narrow(x: Tensor, computed_in: torch.dtype) -> Tensor:
     """
     narrowed = x.to(computed_in)
     if narrowed is not x and not _all_finite(narrowed):
-        raise _not_finite(x, narrowed)
+        raise _not_finite(x, narrowed, "tensor")
     return narrowed
 
 
@@ -89,13 +189,15 @@ def named(bad: Tensor, most: int = 5) -> str:
     return f"sample{'s' if len(rows) > 1 else ''} {listed}" + (f" and {len(rows) - most} more" if rows[most:] else "")
 
 
-def _not_finite(given: Tensor, accepted: Tensor) -> DomainError:
-    bad = ~given.isfinite().flatten(1).all(dim=1)
+def _not_finite(given: Tensor, accepted: Tensor, kind: str) -> DomainError:
+    where = "" if kind == "tensor" else f" of the {kind}"
+    bad = ~given.isfinite().reshape(len(given), -1).all(dim=1)
     if bool(bad.any()):
-        return DomainError(f"NaN or infinity in {named(bad)}. Drop or fill such rows.")
-    bad = ~accepted.isfinite().flatten(1).all(dim=1)
+        return DomainError(f"NaN or infinity in {named(bad)}{where}. Drop or fill such rows.")
+    bad = ~accepted.isfinite().reshape(len(given), -1).all(dim=1)
     return DomainError(
-        f"numbers beyond the range of {accepted.dtype} in {named(bad)}. Rescale them, or compute with flow.double()."
+        f"numbers beyond the range of {accepted.dtype} in {named(bad)}{where}. Rescale them, or compute with "
+        "flow.double()."
     )
 
 

@@ -212,6 +212,26 @@ def test_a_folder_of_images_is_scored(run: Path, tmp_path: Path, capsys: pytest.
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_images_that_are_not_square(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained, scored, sampled and evaluated: a folder's scores are those of the array of its images."""
+    folder, run = tmp_path / "images", tmp_path / "run"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 4, 6), dtype=np.uint8)
+    for index, one in enumerate(pixels):
+        Image.fromarray(one).save(folder / f"{index:02d}.png")
+    options = [f"data.name={folder}", "data.grey=true", "architecture.name=nice", "training.steps=1"]
+    assert main(["train", "digits", *options, "--out", str(run)]) == 0
+    assert main(["evaluate", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["score", str(run), str(folder)]) == 0
+    scored = capsys.readouterr().out
+    np.save(tmp_path / "x.npy", pixels)
+    assert main(["score", str(run), str(tmp_path / "x.npy")]) == 0
+    assert capsys.readouterr().out == scored
+    assert main(["sample", str(run), "--n", "2", "--out", str(tmp_path / "s.npy")]) == 0
+    assert np.load(tmp_path / "s.npy").shape == (2, 1, 4, 6)
+
+
 @pytest.mark.parametrize("name", ["recipes", "architectures", "data"])
 def test_catalogues(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name]) == 0

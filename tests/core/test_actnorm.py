@@ -8,8 +8,9 @@ import pickle
 import pytest
 import torch
 
+import contraflow
 from contraflow import ActNorm
-from contraflow.errors import ShapeError
+from contraflow.errors import ShapeError, UnstartedWarning
 
 
 def per_channel(z: torch.Tensor) -> torch.Tensor:
@@ -94,6 +95,37 @@ def test_loading_an_unused_state_makes_it_wait_for_a_batch():
     target.load_state_dict(ActNorm(2).state_dict())
     z = target(4 + torch.randn(30, 2))
     assert z.mean().abs() < 1e-9
+
+
+@pytest.mark.parametrize("shape", [(30, 2), (5, 2, 3, 3)])
+def test_before_its_first_batch_it_is_the_identity_and_says_so(shape):
+    """Evaluation and sampling set nothing: both are of the same map, and a warning says that it will change."""
+    actnorm, x = ActNorm(2).eval(), 5 + torch.randn(shape)
+    with pytest.warns(UnstartedWarning, match="no batch yet"):
+        z, logdet = actnorm.forward_and_logdet(x)
+    with pytest.warns(UnstartedWarning, match="no batch yet"):
+        back = actnorm.train().inverse(x)
+    assert torch.equal(z, x)
+    assert torch.equal(back, x)
+    assert not logdet.any()
+    assert not actnorm.initialised
+    actnorm.forward(x)
+    assert actnorm.initialised
+    expected = actnorm.forward(x)
+    torch.testing.assert_close(actnorm.eval().inverse(expected), x)  # from here on without a word
+
+
+@pytest.mark.parametrize("name", ["residual_flow", "maf", "glow"])
+def test_a_fresh_flow_says_that_its_density_will_change(name):
+    flow, x = getattr(contraflow, name)((2,)), 5 + 3 * torch.randn(50, 2)
+    for use in (lambda: flow.sample(5), lambda: flow.eval().log_prob(x), lambda: flow.log_prob_estimate(x, probes=1)):
+        with pytest.warns(UnstartedWarning):
+            use()
+    flow.train().log_prob(x)
+    before = flow.log_prob(x, generator=torch.Generator().manual_seed(0))
+    flow.sample(5)
+    flow.eval()
+    torch.testing.assert_close(flow.log_prob(x, generator=torch.Generator().manual_seed(0)), before)
 
 
 def test_copies_keep_what_was_set():

@@ -176,6 +176,7 @@ def test_a_class_that_is_never_drawn_is_named():
 def test_samples_of_images_are_integer_levels():
     for classifier in CLASSIFIERS:
         flow = hybrid((1, 4, 4), **SMALL, classifier=classifier, preprocessing=ImagePreprocessing(17)).float()
+        flow.log_prob(torch.randint(0, 17, (20, 1, 4, 4)))  # sets ActNorm
         x = flow.sample(3, torch.tensor([0, 1, 1]), generator=seeded())
         assert (x.shape, x.dtype) == ((3, 1, 4, 4), torch.uint8)
 
@@ -313,9 +314,11 @@ def test_the_estimate_has_the_classes_of_its_own_passes(classifier, monkeypatch)
     for _ in range(3):
         drawn += [same.log_prob_and_logits(part, generator=generator) for part in x.split(5)]
     passes: list[int] = []
-    original = type(flow)._preprocess
+    original = type(flow).log_prob_and_logits
     monkeypatch.setattr(
-        type(flow), "_preprocess", lambda self, x, *rest: passes.append(len(x)) or original(self, x, *rest)
+        type(flow),
+        "log_prob_and_logits",
+        lambda self, x, **options: passes.append(len(x)) or original(self, x, **options),
     )
     found = flow.log_prob_estimate(x, probes=3, batch_size=5, estimator=EVALUATION, generator=seeded(1))
     assert passes == [5, 5, 5]

@@ -205,13 +205,13 @@ def test_the_classifier_is_scored_by_the_passes_of_the_likelihood(
     hybrid: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject, seen = subject_of(hybrid), []
-    original = Flow._preprocess
+    original = Flow._enter
 
     def counted(self: Flow, x: torch.Tensor, *rest: object) -> object:
         seen.append(len(x))
         return original(self, x, *rest)
 
-    monkeypatch.setattr(Flow, "_preprocess", counted)
+    monkeypatch.setattr(Flow, "_enter", counted)
     assert subject.classification is not None
     assert subject.classification.rows == 40
     assert seen == [40, 40], "the recipe's two draws"

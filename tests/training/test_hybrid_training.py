@@ -100,13 +100,13 @@ def test_nothing_is_estimated_where_it_has_no_weight(monkeypatch: pytest.MonkeyP
 def test_the_network_is_run_once_a_step_where_all_labels_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     flow, (x, y) = tiny(), rows()
     passes: list[int] = []
-    original = type(flow)._preprocess
+    original = type(flow)._enter
 
     def counted(self: Flow, *arguments: object) -> object:
         passes.append(1)
         return original(self, *arguments)
 
-    monkeypatch.setattr(type(flow), "_preprocess", counted)
+    monkeypatch.setattr(type(flow), "_enter", counted)
     Objective(flow, 1.0, y).terms(Batch(x, y), seeded())
     assert len(passes) == 1
 
@@ -263,13 +263,13 @@ def test_evaluation_passes_over_the_rows_once(
 ) -> None:
     """And so the command repeats the numbers of training, those of the classes too."""
     seen: list[int] = []
-    original = Flow._preprocess
+    original = Flow._enter
 
     def counted(self: Flow, x: Tensor, *rest: object) -> object:
         seen.append(len(x))
         return original(self, x, *rest)
 
-    monkeypatch.setattr(Flow, "_preprocess", counted)
+    monkeypatch.setattr(Flow, "_enter", counted)
     capsys.readouterr()
     command = ["evaluate", str(classifier), "--limit", "30", "--draws", "1", "--seed", "0", "--json"]
     assert main(command) == 0

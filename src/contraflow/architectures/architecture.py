@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from contraflow.errors import ShapeError
+from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.flow import Flow
 
 
@@ -47,6 +47,17 @@ def image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
         raise ShapeError(f"an image flow takes images, event shape (C, H, W), not {tuple(event_shape)}.")
     channels, height, width = event_shape
     return int(channels), int(height), int(width)
+
+
+def context_shape(context_features: int) -> tuple[int] | None:
+    """What `Flow` calls the shape of a context of so many features; ``None`` where there are none.
+
+    Raises:
+        ConfigurationError: a negative number.
+    """
+    if context_features < 0:
+        raise ConfigurationError(f"context_features={context_features}: it cannot be negative.")
+    return (context_features,) if context_features else None
 
 
 def check_halvings(sides: tuple[int, int], halvings: int, levels: int) -> None:

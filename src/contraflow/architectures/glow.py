@@ -8,7 +8,13 @@ from functools import partial
 
 from torch import nn
 
-from contraflow.architectures.architecture import Architecture, check_halvings, image_shape, vector_features
+from contraflow.architectures.architecture import (
+    Architecture,
+    check_halvings,
+    context_shape,
+    image_shape,
+    vector_features,
+)
 from contraflow.bijections import (
     ActNorm,
     Bijection,
@@ -63,7 +69,7 @@ def glow(
         preprocessing: as for `Flow`.
 
     Raises:
-        ConfigurationError: an unknown `linear`.
+        ConfigurationError: an unknown `linear`, or `context_features` is negative.
         ShapeError: a vector of one number, or an image that cannot be halved as often as there are levels.
 
     >>> glow((1, 8, 8), steps=1, hidden=4).dimensions
@@ -71,6 +77,7 @@ def glow(
     """
     if linear not in LINEARS:
         raise unknown_name("linear", linear, LINEARS)
+    given = context_shape(context_features)
 
     def step(channels: int, net: Callable[[int, int], nn.Module]) -> Chain:
         parts = halves(channels)
@@ -82,7 +89,8 @@ def glow(
         features = vector_features(event_shape)
         dense = partial(MLP, hidden=(hidden, hidden), context_features=context_features)
         chain: list[Bijection] = [step(features, dense) for _ in range(levels * steps)]
-        return Flow(event_shape, Chain([*chain, ActNorm(features)]), preprocessing=preprocessing)
+        dense_chain = Chain([*chain, ActNorm(features)])
+        return Flow(event_shape, dense_chain, None, preprocessing, given)
     channels, height, width = image_shape(event_shape)
     check_halvings((height, width), levels, levels)
     convolutional = partial(ConvNet, context_features=context_features)
@@ -100,7 +108,8 @@ def glow(
         body.append(Chain(chain))
         shapes.append((channels, height, width))
         channels //= 2
-    return Flow(event_shape, MultiScale(body, shapes), StandardNormal((math.prod(event_shape),)), preprocessing)
+    base = StandardNormal((math.prod(event_shape),))
+    return Flow(event_shape, MultiScale(body, shapes), base, preprocessing, given)
 
 
 _PAPER = "Kingma and Dhariwal 2018"

@@ -13,6 +13,8 @@ from contraflow.bijections import Bijection, Chain
 from contraflow.distributions import ClassNormal, StandardNormal
 from contraflow.errors import DomainError, ShapeError
 from contraflow.flow import Flow
+from contraflow.inputs import in_batch, sample_shape
+from contraflow.lipschitz import shared_scales
 
 UNKNOWN = -1  # the label of a row without one
 
@@ -20,8 +22,8 @@ UNKNOWN = -1  # the label of a row without one
 class HybridFlow(Flow, ABC):
     r"""A flow that is also a classifier: log p(x, y) = log p(x) + log p(y|x).
 
-    Everything of `Flow` holds. Labels y are int64 ``(batch,)`` in 0 … classes - 1; -1 stands for an unknown one, over
-    which p(x, y) is summed, so that log p(x) remains.
+    Everything of `Flow` holds, and it takes no context. Labels y are int64 ``(*batch,)`` in 0 … classes - 1, or one
+    for all; -1 stands for an unknown one, over which p(x, y) is summed, so that log p(x) remains.
 
     Nalisnick, Matsukawa, Teh, Gorur, Lakshminarayanan, Hybrid models with deep and invertible features, 2019
     (arXiv:1902.02767); Chen et al. 2019 (arXiv:1906.02735), section 5.3.
@@ -34,34 +36,46 @@ class HybridFlow(Flow, ABC):
 
     @abstractmethod
     def log_prob_and_logits(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        """log p(x) in nats, ``(batch,)``, and class logits ``(batch, classes)``, from one pass."""
+        """log p(x) in nats, ``(*batch,)``, and class logits ``(*batch, classes)``, from one pass."""
 
     @abstractmethod
     def class_logits(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """log p(y|x) up to a constant for every x, ``(batch, classes)``; without log-determinants, so cheaper.
+        """log p(y|x) up to a constant for every x, ``(*batch, classes)``; without log-determinants, so cheaper.
 
         Args:
-            x: ``(batch, *event_shape)``; for images the integer levels as given.
+            x: ``(*batch, *event_shape)``; for images the integer levels as given.
             generator: source of dequantisation noise.
         """
 
     def log_prob(self, x: Tensor, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        """log p(x) in nats, ``(batch,)``, or log p(x, y) where there are labels; unbiased as in `Flow.log_prob`.
+        """log p(x) in nats, ``(*batch,)``, or log p(x, y) where there are labels; unbiased as in `Flow.log_prob`.
 
         Raises:
             ShapeError, DomainError: as for `Flow.log_prob`; or y has another shape, dtype or range.
         """
         if y is None:
             return super().log_prob(x, generator=generator)
-        return self._log_prob_and_classes(x, y, generator)[0]
+        rows, _, batch = self._enter(x, None)
+        return in_batch(self._log_prob_and_classes(rows, self._rows_given(y, batch), generator)[0], batch)
 
     def _log_prob_and_classes(
         self, x: Tensor, context: Tensor | None, generator: Generator | None
     ) -> tuple[Tensor, Tensor]:
-        y = None if context is None else self.check_labels(context, len(x))
         log_prob, logits = self.log_prob_and_logits(x, generator=generator)
         classes = logits.double().softmax(dim=1)
-        return log_prob if y is None else log_prob + label_log_prob(logits, y), classes
+        return log_prob if context is None else log_prob + label_log_prob(logits, context), classes
+
+    def _rows_given(self, context: Tensor | None, batch: torch.Size) -> Tensor | None:
+        """Labels y where there are some, one for every row."""
+        if context is None:
+            return None
+        if not isinstance(context, Tensor) or (context.numel() != 1 and context.shape != batch):
+            given = f"shape {tuple(context.shape)}" if isinstance(context, Tensor) else type(context).__name__
+            raise ShapeError(
+                f"labels of {given} were given for {batch.numel()} rows; they must be a tensor {tuple(batch)}, or one "
+                "label for all."
+            )
+        return self.check_labels(context.reshape(-1).expand(batch.numel()), batch.numel())
 
     def check_labels(self, y: Tensor, count: int) -> Tensor:
         """Labels that can be some of `count` rows.
@@ -80,16 +94,16 @@ class HybridFlow(Flow, ABC):
             )
         return y
 
-    def check_wanted(self, y: Tensor, count: int) -> Tensor:
-        """Labels to draw samples of: none of them unknown.
+    def _wanted(self, y: Tensor, batch: torch.Size) -> Tensor:
+        """Labels to draw samples of, one for each: none of them unknown.
 
         Raises:
             ShapeError, DomainError: another shape, dtype or range.
         """
-        y = self.check_labels(y, count)
-        if count and int(y.min()) == UNKNOWN:
+        rows = cast(Tensor, self._rows_given(y, batch))
+        if len(rows) and int(rows.min()) == UNKNOWN:
             raise DomainError("a label of -1, an unknown one, was given to draw samples of; give a class.")
-        return y
+        return rows
 
 
 def label_log_prob(logits: Tensor, y: Tensor) -> Tensor:
@@ -129,23 +143,27 @@ class BranchedFlow(HybridFlow):
         self.classes = classes
 
     def log_prob_and_logits(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        h, first = self._preprocess(x, None, generator)
+        rows, _, batch = self._enter(x, None)
+        h, first = self._preprocess(rows, None, generator)
         second = h.new_zeros(len(h))
         seen = []
-        for level in cast(Chain, self.bijection):
-            h, logdet = level.forward_and_logdet(h, generator=generator)
-            second = second + logdet
-            seen.append(h)
+        with shared_scales(self):
+            for level in cast(Chain, self.bijection):
+                h, logdet = level.forward_and_logdet(h, generator=generator)
+                second = second + logdet
+                seen.append(h)
         # in the order of `Flow.log_prob`, so that both give the same number to the last bit
-        return self.base.log_prob(h) + (first + second), self._classify(seen)
+        return in_batch(self.base.log_prob(h) + (first + second), batch), in_batch(self._classify(seen), batch)
 
     def class_logits(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        h, _ = self._preprocess(x, None, generator)
+        rows, _, batch = self._enter(x, None)
+        h, _ = self._preprocess(rows, None, generator)
         seen = []
-        for level in cast(Chain, self.bijection):
-            h = level(h, generator=generator)
-            seen.append(h)
-        return self._classify(seen)
+        with shared_scales(self):
+            for level in cast(Chain, self.bijection):
+                h = level(h, generator=generator)
+                seen.append(h)
+        return in_batch(self._classify(seen), batch)
 
     def _classify(self, seen: list[Tensor]) -> Tensor:
         features = [branch(h) for branch, h in zip(self.branches, seen, strict=False)]
@@ -154,14 +172,14 @@ class BranchedFlow(HybridFlow):
     @torch.no_grad()
     def sample(
         self,
-        n: int,
+        n: int | Sequence[int] = (),
         y: Tensor | None = None,
         *,
         temperature: float = 1.0,
         generator: Generator | None = None,
         budget: int = 1000,
     ) -> Tensor:
-        """n samples as data look, as `Flow.sample`; of the classes y ``(n,)`` where they are given.
+        """n samples as data look, as `Flow.sample`; of the classes y, one each or one for all, where they are given.
 
         Those are exact, by rejection: a sample x of p(x) draws its label from p(y|x) and is kept where that label is
         still wanted, so what is kept follows p(x|y). It costs 1/p(y) draws a sample.
@@ -173,24 +191,27 @@ class BranchedFlow(HybridFlow):
             ShapeError, DomainError: labels of another shape, dtype or range, or unknown ones.
             DomainError: the budget is spent, since the model hardly ever draws such a class.
         """
-        if y is None or not n:
+        batch = sample_shape(n, temperature)
+        count = batch.numel()
+        if y is None or not count:
             return super().sample(n, temperature=temperature, generator=generator)
-        y = self.check_wanted(y, n)
+        y = self._wanted(y, batch)
         wanted = y.bincount(minlength=self.classes).tolist()
         found: list[list[Tensor]] = [[] for _ in range(self.classes)]
         for _ in range(budget):
-            x = super().sample(max(n, self.classes), temperature=temperature, generator=generator)
+            x = super().sample(max(count, self.classes), temperature=temperature, generator=generator)
             probabilities = self.class_logits(x, generator=generator).softmax(dim=1)
             drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
             for row, label in zip(x, drawn.tolist(), strict=True):
                 found[label].append(row)
             if all(len(rows) >= count for rows, count in zip(found, wanted, strict=True)):
                 streams = [iter(rows) for rows in found]
-                return torch.stack([next(streams[label]) for label in y.tolist()])
+                return in_batch(torch.stack([next(streams[label]) for label in y.tolist()]), batch)
         short = [label for label in range(self.classes) if len(found[label]) < wanted[label]]
         raise DomainError(
-            f"{budget} rounds of {max(n, self.classes)} draws do not hold the samples wanted of classes {short}: the "
-            "model hardly ever draws them. Raise the budget, or train a flow with architecture.options.classifier=base."
+            f"{budget} rounds of {max(count, self.classes)} draws do not hold the samples wanted of classes {short}: "
+            "the model hardly ever draws them. Raise the budget, or train a flow with "
+            "architecture.options.classifier=base."
         )
 
 
@@ -217,18 +238,26 @@ class MixtureFlow(HybridFlow):
         self.classes = len(base.prior_logits)
 
     def log_prob_and_logits(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        z, logdet = self.forward_and_logdet(x, generator=generator)
+        rows, _, batch = self._enter(x, None)
+        z, logdet = self._encode(rows, None, generator)
         joint = self.base.log_joint(z)
-        return joint.logsumexp(dim=1) + logdet, joint
+        return in_batch(joint.logsumexp(dim=1) + logdet, batch), in_batch(joint, batch)
 
     def class_logits(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        return self.base.log_joint(self(x, generator=generator))
+        rows, _, batch = self._enter(x, None)
+        return in_batch(self.base.log_joint(self(rows, generator=generator)), batch)
 
     def rsample(
-        self, n: int, y: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
+        self,
+        n: int | Sequence[int] = (),
+        y: Tensor | None = None,
+        *,
+        temperature: float = 1.0,
+        generator: Generator | None = None,
     ) -> Tensor:
-        """n samples as for `Flow.rsample`; of the classes y ``(n,)`` where they are given, from their Gaussians."""
+        """n samples as for `Flow.rsample`; of the classes y, one each or one for all, from their Gaussians."""
         if y is None:
             return super().rsample(n, temperature=temperature, generator=generator)
-        z = self.base.sample(n, self.check_wanted(y, n), temperature=temperature, generator=generator)
-        return self.inverse(z, generator=generator)
+        batch = sample_shape(n, temperature)
+        z = self.base.sample(batch.numel(), self._wanted(y, batch), temperature=temperature, generator=generator)
+        return in_batch(self.inverse(z, generator=generator), batch)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
-from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.architecture import Architecture, context_shape
 from contraflow.bijections import ActNorm, Bijection, Chain, Coupling, Flatten, alternate
 from contraflow.distributions import StandardNormal
 from contraflow.flow import Flow
@@ -34,11 +34,13 @@ def nice(
         preprocessing: as for `Flow`.
 
     Raises:
+        ConfigurationError: `context_features` is negative.
         ShapeError: an event of one number.
 
     >>> nice((1, 4, 4), couplings=2, hidden=(8,)).dimensions
     16
     """
+    given = context_shape(context_features)
     features = math.prod(event_shape)
     chain: list[Bijection] = [Flatten(event_shape)] if len(event_shape) > 1 else []
     for index in range(couplings):
@@ -46,7 +48,7 @@ def nice(
         net = MLP(parts.seen, parts.changed, hidden, context_features=context_features)
         chain.append(Coupling(parts, net, affine=False))
     chain.append(ActNorm(features))
-    return Flow(event_shape, Chain(chain), StandardNormal((features,)), preprocessing)
+    return Flow(event_shape, Chain(chain), StandardNormal((features,)), preprocessing, given)
 
 
 _PAPER = "Dinh et al. 2014"

@@ -8,7 +8,13 @@ from functools import partial
 
 from torch import nn
 
-from contraflow.architectures.architecture import Architecture, check_halvings, image_shape, vector_features
+from contraflow.architectures.architecture import (
+    Architecture,
+    check_halvings,
+    context_shape,
+    image_shape,
+    vector_features,
+)
 from contraflow.bijections import (
     ActNorm,
     Bijection,
@@ -53,15 +59,18 @@ def real_nvp(
         preprocessing: as for `Flow`.
 
     Raises:
+        ConfigurationError: `context_features` is negative.
         ShapeError: a vector of one number, or an image that cannot be halved as often as there are levels to come.
 
     >>> real_nvp((1, 8, 8), blocks=1, hidden=4).dimensions
     64
     """
+    given = context_shape(context_features)
     affine = partial(Coupling, scale_bound=scale_bound)
     if len(event_shape) == 1:
         dense = partial(MLP, hidden=(hidden,) * blocks, context_features=context_features)
-        return Flow(event_shape, _of_vectors(vector_features(event_shape), levels, affine, dense), None, preprocessing)
+        dense_chain = _of_vectors(vector_features(event_shape), levels, affine, dense)
+        return Flow(event_shape, dense_chain, None, preprocessing, given)
     channels, height, width = image_shape(event_shape)
     check_halvings((height, width), levels - 1, levels)
     body: list[Bijection] = []
@@ -79,7 +88,8 @@ def real_nvp(
         body.append(Chain(chain))
         shapes.append((channels, height, width))
         channels //= 2
-    return Flow(event_shape, MultiScale(body, shapes), StandardNormal((math.prod(event_shape),)), preprocessing)
+    base = StandardNormal((math.prod(event_shape),))
+    return Flow(event_shape, MultiScale(body, shapes), base, preprocessing, given)
 
 
 def _of_vectors(

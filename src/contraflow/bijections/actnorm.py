@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from contraflow.bijections.bijection import Bijection
-from contraflow.errors import ShapeError
+from contraflow.errors import DomainError, ShapeError, UnstartedWarning
 
 
 class ActNorm(Bijection):
     r"""z = (x + b)·exp(s) per channel; log|det| = (elements per channel)·Σ s.
 
-    The first batch sets b and s so that every channel leaves with mean 0 and variance 1; a channel that is constant
-    in that batch, or a batch of one vector, keeps scale 1. A loaded checkpoint counts as initialised, so it is never
-    set again.
+    The first batch that goes forward in training mode sets b and s so that every channel leaves with mean 0 and
+    variance 1; a channel that is constant in that batch, or a batch of one vector, keeps scale 1. A loaded checkpoint
+    counts as initialised, so it is never set again. Until then it is the identity, and says so by an
+    `UnstartedWarning` where it is used all the same: by an inverse, or forward in evaluation mode.
 
     Kingma and Dhariwal, Glow, 2018 (arXiv:1807.03039).
 
@@ -40,14 +42,24 @@ class ActNorm(Bijection):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
-        """Set shift and scale from a batch."""
+        """Set shift and scale from a batch.
+
+        Raises:
+            DomainError: inside `torch.func.vmap`, where there is no batch.
+        """
         rows = x.detach().transpose(0, 1).flatten(1)
         std, mean = torch.std_mean(rows, dim=1, correction=0)
         # A spread at the level of rounding is no spread: the channel is constant.
         # Below the normal numbers it has no finite inverse.
         limits = torch.finfo(std.dtype)
         constant = std <= (100 * limits.eps * rows.abs().amax(dim=1)).clamp(min=limits.tiny)
-        self.shift.copy_(-mean)
+        try:
+            self.shift.copy_(-mean)
+        except RuntimeError as error:  # torch.func.vmap shows one row at a time, and allows no writing
+            raise DomainError(
+                "ActNorm has seen no batch yet, and torch.func cannot show it one: give flow.log_prob a batch of data "
+                "first."
+            ) from error
         self.log_scale.copy_(-torch.where(constant, torch.ones_like(std), std).log())
         self.initialised.fill_(True)
         self._ready = True
@@ -70,8 +82,11 @@ class ActNorm(Bijection):
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         self._check(x)
-        if not self._is_ready() and x.shape[0]:
-            self.initialise(x)
+        if x.shape[0] and not self._is_ready():
+            if self.training:
+                self.initialise(x)
+            else:
+                _warn_unstarted()
         shift, log_scale, logdet = self._per_channel(x)
         return (x + shift) * log_scale.exp(), logdet
 
@@ -79,11 +94,22 @@ class ActNorm(Bijection):
         self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         self._check(z)
+        if z.shape[0] and not self._is_ready():
+            _warn_unstarted()
         shift, log_scale, logdet = self._per_channel(z)
         return z * (-log_scale).exp() - shift, -logdet
 
     def inverse_lipschitz_bound(self) -> float:
         return (-self.log_scale).exp().max().item()
+
+
+def _warn_unstarted() -> None:
+    warnings.warn(
+        "ActNorm has seen no batch yet and is the identity: the first batch in training mode sets it, after which "
+        "samples and densities are others. Give flow.log_prob a batch of data, or load a checkpoint, before this.",
+        UnstartedWarning,
+        stacklevel=4,
+    )
 
 
 def _on_load(module: nn.Module, incompatible: Any) -> None:

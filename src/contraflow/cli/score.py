@@ -43,7 +43,8 @@ def score(
 
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
-        file: CSV, Parquet, .npy, .npz, or a folder of images; columns are matched by name.
+        file: CSV, Parquet, .npy, .npz, or a folder of images, which are cropped at the centre and scaled to the run's;
+            columns are matched by name.
         out: a .csv file to write; standard output when not given.
         draws: independent estimates averaged for every row; the standard error needs two.
         target_error: wanted standard error of every row in nats; sets the number of draws row by row.
@@ -66,7 +67,7 @@ def score(
     rows = read_rows(
         file,
         columns=trained.columns,
-        size=shape[1] if pictures else None,
+        size=(shape[1], shape[2]) if pictures else None,
         grey=pictures and shape[0] == 1,
         note=bar.note,
     )

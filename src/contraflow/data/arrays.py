@@ -1,4 +1,4 @@
-"""Arrays from ``.npy`` and ``.npz`` files, without pickle and with their size checked first."""
+"""Arrays from ``.npy`` and ``.npz`` files, without pickle and with their size checked first, and images among them."""
 
 from __future__ import annotations
 
@@ -49,6 +49,40 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # as above
         raise _broken(str(path), error) from error
+
+
+def images_from_array(values: np.ndarray, source: str) -> np.ndarray:
+    """Images ``(n, C, H, W)``, C in 1, 3, of an array of theirs, grey images ``(n, H, W)`` or ``(n, H, W, C)``.
+
+    Where either end may be the channels, the reading counts in which images are square.
+
+    Raises:
+        DataError: an empty array, another number of channels (transparency is one), one image alone, or an array
+            that can be read either way.
+    """
+    if 0 in values.shape:
+        raise DataError(f"{source}: an array of shape {values.shape} holds no image.")
+    if values.ndim == 3:
+        if values.shape[2] in (3, 4) and values.shape[1] != values.shape[2]:
+            raise DataError(
+                f"{source}: shape {values.shape} looks like one colour image, where (n, H, W) or (n, H, W, 3) is "
+                "expected. Stack images along a first dimension."
+            )
+        return values[:, None]
+    readings = [one for one in (values, values.transpose(0, 3, 1, 2)) if one.shape[1] in (1, 3)]
+    if not readings:
+        raise DataError(
+            f"{source}: images of shape {values.shape} are neither (n, C, H, W) nor (n, H, W, C) with C in 1, 3. Drop "
+            "transparency with x[..., :3], or of grey images with x[..., :1]."
+        )
+    if len(readings) == 2:
+        readings = [one for one in readings if one.shape[2] == one.shape[3]]
+    if len(readings) != 1:
+        raise DataError(
+            f"{source}: images of shape {values.shape} may be (n, C, H, W) or (n, H, W, C). Give grey ones as "
+            "(n, H, W), and colour ones as a folder of files."
+        )
+    return np.ascontiguousarray(readings[0])
 
 
 def _broken(source: str, error: Exception) -> DataError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -13,31 +14,43 @@ from torch import Tensor
 
 from contraflow.errors import ConfigurationError, DataError
 
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
 # pillow tells formats by content, not by suffix, and hands PostScript, whatever it is called, to Ghostscript to run
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # a blank picture in the tightest of these formats; a header that claims more is false
 _PIXELS_A_BYTE = 10_000
+# what pillow calls colour of 16 bits a channel, of which it keeps the upper 8 without a word
+_DEEP_LAYOUT = re.compile(r";16[BLN]")
+_SAMPLE_FORMAT, _UNSIGNED = 339, 1  # tag of TIFF, and its value for unsigned whole numbers
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
-def read_image_folder(folder: str | os.PathLike[str], *, size: int | None = None, grey: bool = False) -> Tensor:
+def read_image_folder(
+    folder: str | os.PathLike[str], *, size: int | tuple[int, int] | None = None, grey: bool = False
+) -> Tensor:
     """Every image below a folder, in the order of their paths.
 
     Args:
         folder: searched with its subfolders; files with other suffixes are passed over.
-        size: crop each image to its central square and scale it to size × size; None keeps all as they are.
+        size: height and width in pixels, or one number for both: the largest rectangle of that shape at the centre of
+            each image is cut out and scaled; None keeps all as they are.
         grey: one channel instead of red, green, blue. Transparency is dropped.
 
     Returns:
         uint8 ``(n, C, H, W)``.
 
     Raises:
-        DataError: no image, a file that cannot be read, more than 8 bits a channel, or differing sizes.
+        DataError: no image, a file that cannot be read, more than 8 bits a channel, numbers with a sign, several
+            frames, or differing sizes.
         ConfigurationError: size is not positive.
     """
     folder = Path(folder)
-    if size is not None and size < 1:
-        raise ConfigurationError(f"size must be at least 1 pixel, got {size}.")
+    if isinstance(size, int):
+        size = (size, size)
+    if size is not None and min(size) < 1:
+        raise ConfigurationError(f"size must be at least 1 pixel, got {' × '.join(map(str, size))}.")
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not files:
         raise DataError(f"{folder}: no image file found; looked for {', '.join(sorted(_SUFFIXES))}.")
@@ -54,7 +67,7 @@ def read_image_folder(folder: str | os.PathLike[str], *, size: int | None = None
 
 
 def read_image(
-    file: Path | BinaryIO, length: int, source: str, *, size: int | None = None, grey: bool = False
+    file: Path | BinaryIO, length: int, source: str, *, size: tuple[int, int] | None = None, grey: bool = False
 ) -> np.ndarray:
     """One image.
 
@@ -62,13 +75,14 @@ def read_image(
         file: its path, or a stream that holds it.
         length: its bytes.
         source: what errors call it.
-        size, grey: see `read_image_folder`.
+        size: height and width; see `read_image_folder`.
+        grey: see `read_image_folder`.
 
     Returns:
         uint8 ``(C, H, W)``.
 
     Raises:
-        DataError: cannot be read, or more than 8 bits a channel.
+        DataError: cannot be read, more than 8 bits a channel, numbers with a sign, or several frames.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -77,8 +91,7 @@ def read_image(
             # pillow only warns of an image whose header claims an absurd number of pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as opened:
-                if opened.mode.startswith(("I", "F")):
-                    raise DataError(f"{source}: more than 8 bits a channel (mode {opened.mode}). Convert it to 8 bits.")
+                _refuse_what_would_be_lost(opened, source)
                 if opened.width * opened.height > _PIXELS_A_BYTE * length:
                     raise DataError(
                         f"{source}: claims {opened.width} × {opened.height} pixels, which a file of "
@@ -86,7 +99,7 @@ def read_image(
                     )
                 image = ImageOps.exif_transpose(opened).convert("L" if grey else "RGB")
         if size is not None:
-            image = ImageOps.fit(image, (size, size), method=Image.Resampling.LANCZOS)
+            image = ImageOps.fit(image, size[::-1], method=Image.Resampling.LANCZOS)
     except DataError:
         raise
     except UnidentifiedImageError as error:  # which names a stream by its address in memory
@@ -94,3 +107,22 @@ def read_image(
     except Exception as error:  # each of pillow's formats has errors of its own
         raise DataError(f"{source}: cannot be read as an image ({type(error).__name__}: {error}).") from error
     return np.asarray(image).reshape(image.height, image.width, -1).transpose(2, 0, 1)
+
+
+def _refuse_what_would_be_lost(opened: ImageFile, source: str) -> None:
+    """Nothing for an image that fits into uint8 without loss."""
+    # the arguments of its decoder: the layout of the file's channels, and for PNM the largest number
+    arguments = [one for tile in opened.tile for one in (tile.args if isinstance(tile.args, tuple) else (tile.args,))]
+    deep = any(isinstance(one, str) and _DEEP_LAYOUT.search(one) for one in arguments)
+    largest = max(one for one in (*arguments, 0) if isinstance(one, int)) if opened.format == "PPM" else 0
+    if deep or largest > 255 or opened.mode.startswith(("I", "F")):
+        raise DataError(
+            f"{source}: more than 8 bits a channel ({opened.format}, mode {opened.mode}). Convert it to 8 bits."
+        )
+    formats = getattr(opened, "tag_v2", {}).get(_SAMPLE_FORMAT, (_UNSIGNED,))
+    if any(one != _UNSIGNED for one in formats):
+        raise DataError(f"{source}: its channels are no unsigned whole numbers. Convert it to 8 bits without a sign.")
+    # a photograph in an MPO file has previews or depth maps behind it
+    frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
+    if frames > 1:
+        raise DataError(f"{source}: holds {frames} frames, and a sample is one image. Save the frames as files.")

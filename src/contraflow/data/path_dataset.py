@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contraflow.data.arrays import read_npy, read_npz
+from contraflow.data.arrays import images_from_array, read_npy, read_npz
 from contraflow.data.csv_table import read_csv
 from contraflow.data.dataset import Dataset
 from contraflow.data.image_folder import read_image_folder
@@ -65,7 +65,7 @@ def read_rows(
     path: Path,
     *,
     columns: Sequence[str] | None = None,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     grey: bool = False,
     note: Note = untold,
 ) -> Tensor:
@@ -85,7 +85,7 @@ def read_rows(
 
 
 def _rows_and_names(
-    path: Path, columns: Sequence[str] | None, size: int | None, grey: bool, note: Note
+    path: Path, columns: Sequence[str] | None, size: int | tuple[int, int] | None, grey: bool, note: Note
 ) -> tuple[Tensor, tuple[str, ...] | None]:
     suffix = path.suffix.lower()
     if is_folder(path):
@@ -136,13 +136,11 @@ def rows_from_array(values: np.ndarray, source: str, columns: Sequence[str] | No
         DataError: another shape or dtype, or values that are not finite in float64.
     """
     if values.dtype == np.uint8 and values.ndim in (3, 4):
-        images = values[:, None] if values.ndim == 3 else values
-        if images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
-            images = images.transpose(0, 3, 1, 2)
-        return torch.from_numpy(np.ascontiguousarray(images))
+        return torch.from_numpy(images_from_array(values, source))
     if values.ndim != 2 or values.dtype.kind not in "fiub" or 0 in values.shape:
         raise DataError(
             f"{source}: expected real numbers (n, D) or uint8 images (n, C, H, W), got {values.dtype} {values.shape}."
+            + (" Save images as numpy.uint8, 0 … 255." if values.ndim > 2 else "")
         )
     with np.errstate(over="ignore"):
         rows = values.astype(np.float32 if values.dtype in (np.float16, np.float32) else np.float64)

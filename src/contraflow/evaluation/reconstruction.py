@@ -56,7 +56,8 @@ def reconstruct(flow: Flow, x: Tensor, *, batch_size: int = 200, generator: Gene
     quantise = None if x.is_floating_point() else getattr(flow.preprocessing, "quantise", None)
     parts, same = [], []
     for batch in x.split(batch_size):
-        between, _ = flow._preprocess(batch.to(flow.device), None, generator)
+        rows, *_ = flow._enter(batch.to(flow.device), None)
+        between, _ = flow._preprocess(rows, None, generator)
         found = flow.invert(flow.bijection(between))
         given = flow._restore(between, None, generator)
         error = (found.value - given).flatten(1).abs().amax(dim=1).double()

@@ -374,7 +374,8 @@ def _sampling_seconds(flow: Flow, batch_size: int, generator: Generator) -> floa
 
 @torch.no_grad()
 def _inverse_error(flow: Flow, data: Dataset, generator: Generator) -> float | None:
-    x, _ = flow._preprocess(data.test[:_INVERTED_ROWS].to(flow.device), None, generator)
+    rows, *_ = flow._enter(data.test[:_INVERTED_ROWS].to(flow.device), None)
+    x, _ = flow._preprocess(rows, None, generator)
     try:
         error = (x - flow.bijection.inverse(flow.bijection(x))).abs().max().item()
     except InversionError:

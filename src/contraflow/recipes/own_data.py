@@ -86,7 +86,7 @@ def rows_to_judge(trained: TrainedFlow, data: str | None, split: str | None, not
         judged = _of_split(trained, other, split)
         return judged if _is_own(trained, other) else _compared(trained, judged, note)
     pictures = len(shape) == 3 and path.is_dir()
-    size, grey = shape[1] if pictures else None, pictures and shape[0] == 1
+    size, grey = (shape[1], shape[2]) if pictures else None, pictures and shape[0] == 1
     rows = read_rows(path, columns=trained.columns, size=size, grey=grey, note=note)
     if _has_all(trained, rows) and _is_own(
         trained, same := load_data_for(trained.columns, settings, trained.recipe.seed)
