@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from contraflow.numerics import alias
+
 if TYPE_CHECKING:
     from contraflow.lipschitz.activations import Activation
     from contraflow.lipschitz.network import LipschitzNetwork
@@ -127,7 +129,7 @@ def _twice_differentiable(
     net: LipschitzNetwork, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients of g(x) and J t with a graph of their own, for a backward pass under ``create_graph``."""
-    x, t, *tensors = inputs
+    x, t, *tensors = map(alias, inputs)
     start = x if x.requires_grad else x.detach().requires_grad_()
     gx = net.value(tensors, start)
     # J t is the derivative of Jᵀu in u.

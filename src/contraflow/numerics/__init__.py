@@ -1,5 +1,6 @@
 """Numerical routines that know tensors and closures, not modules."""
 
+from contraflow.numerics.aliases import alias
 from contraflow.numerics.bisection import Bisection, Root, implicit
 from contraflow.numerics.block_cholesky import BlockTridiagonal, is_below, norm_from_above
 from contraflow.numerics.fixed_point import Anderson, FixedPoint, FixedPointSolver, Picard
@@ -24,6 +25,7 @@ __all__ = [
     "Order",
     "Picard",
     "Root",
+    "alias",
     "batch_jacobian",
     "below_diagonal",
     "dual_order",
