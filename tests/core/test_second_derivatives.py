@@ -47,16 +47,14 @@ def test_the_hessian_of_an_exact_density(route):
 
 
 @ROUTES
-@pytest.mark.parametrize(
-    "estimator", [cf.RussianRoulette(), cf.PowerSeries(4), cf.AdaptiveRoulette(), cf.EVALUATION], ids=str
-)
+@pytest.mark.parametrize("estimator", [cf.TRAINING, cf.PowerSeries(3), cf.AdaptiveRoulette()], ids=str)
 def test_the_hessian_of_an_estimate_is_that_of_its_value_with_the_same_draws(route, estimator):
     flow = bent_flow(logdet=estimator, gradient=route).eval()
 
     def log_prob(x):
-        return flow.log_prob(x.reshape(3, 2), generator=torch.Generator().manual_seed(4)).sum()
+        return flow.log_prob(x.reshape(2, 2), generator=torch.Generator().manual_seed(4)).sum()
 
-    x = torch.randn(6)
+    x = torch.randn(4)
     truth = central_differences(lambda y: log_prob(y).detach(), x)
     torch.testing.assert_close(torch.autograd.functional.hessian(log_prob, x), truth, rtol=1e-3, atol=1e-4)
 

@@ -127,10 +127,9 @@ def series(
 ) -> tuple[Tensor, Tensor]:
     """Plain double backward through every term: memory grows with hidden width times terms."""
     tensors = g.tensors()
-    x = _attached(x)
-    estimate = estimator.estimate(
-        lambda x: _linearize(g, tensors, x, create_graph=torch.is_grad_enabled()), x, generator
-    )
+    if not _wanted(x, tensors):
+        return _without_gradient(g, tensors, estimator, x, generator)
+    estimate = estimator.estimate(lambda x: _linearize(g, tensors, x, create_graph=True), _attached(x), generator)
     return estimate.gx, estimate.value
 
 
@@ -139,9 +138,9 @@ def neumann(
 ) -> tuple[Tensor, Tensor]:
     """Theorem 2 with the graph of g kept: memory grows with hidden width, not with the number of terms."""
     tensors = g.tensors()
+    if not _wanted(x, tensors):
+        return _without_gradient(g, tensors, estimator, x, generator)
     estimate = _detached_estimate(g, tensors, estimator, x, generator)
-    if not torch.is_grad_enabled():
-        return estimate.gx, estimate.value
     start = _attached(x)
     gx = g.value(tensors, start)
     surrogate = _surrogate(gx, start, estimate)
@@ -174,9 +173,8 @@ def backward_in_forward(
     backward pass computes them again with their weights. (Five public codes use the first sample's weight instead.)
     """
     tensors = g.tensors()
-    if not torch.is_grad_enabled():
-        estimate = _detached_estimate(g, tensors, estimator, x, generator)
-        return estimate.gx, estimate.value
+    if not _wanted(x, tensors):
+        return _without_gradient(g, tensors, estimator, x, generator)
     return g.value(tensors, x), _BackwardInForward.apply(g, estimator, generator, x, *tensors)
 
 
@@ -257,6 +255,18 @@ def _twice_differentiable(
     asked = [one for one, need in zip(aliases, wanted, strict=True) if need]
     found = iter(torch.autograd.grad(outputs, asked, cotangents, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in wanted]
+
+
+def _wanted(x: Tensor, tensors: Sequence[Tensor]) -> bool:
+    """Whether anybody can ask for a gradient: not of frozen weights at a fixed x."""
+    return torch.is_grad_enabled() and any(one.requires_grad for one in (x, *tensors))
+
+
+def _without_gradient(
+    g: Contraction, tensors: Sequence[Tensor], estimator: LogDetEstimator, x: Tensor, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    estimate = _detached_estimate(g, tensors, estimator, x, generator)
+    return estimate.gx, estimate.value
 
 
 def _detached_estimate(
