@@ -58,8 +58,7 @@ CHANGES = {
     "a shorter file": (ROWS[:100], "a,b", "100 rows, not 200"),
     "one number": (np.where(np.arange(400).reshape(200, 2) == 7, 0, ROWS[:200]), "a,b", "other values or another"),
     "sorted rows": (ROWS[:200][ROWS[:200, 0].argsort()], "a,b", "another order in train, validation, test"),
-    "a new column": (ROWS[:200].repeat(2, 1)[:, 1:], "a,b,c", "the new column 'c'"),
-    "swapped columns": (ROWS[:200], "b,a", "another order: b, a"),
+    "columns that have changed names": (ROWS[:200], "b,a", "other values or another"),
 }
 
 

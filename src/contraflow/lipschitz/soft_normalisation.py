@@ -236,8 +236,10 @@ class LipschitzLayer(nn.Module, ABC):
         return self.seen is None or self.seen.version != self._trace()
 
     def change(self, values: tuple[float, float]) -> float:
-        """How far ‖W v‖/‖v‖ and ‖W‖_F are from those of the weight that v was found for, relatively."""
-        assert self.seen is not None
+        """How far ‖W v‖/‖v‖ and ‖W‖_F are from those of the weight that v was found for, relatively; infinite where
+        there was none."""
+        if self.seen is None:
+            return math.inf
         pairs = zip(values, self.seen.values, strict=True)
         return max(0.0 if now == then else abs(now - then) / max(abs(then), _TINY) for now, then in pairs)
 
@@ -332,21 +334,21 @@ def _scales_of_kind(layers: list[LipschitzLayer]) -> Sequence[Tensor]:
 @torch.no_grad()
 def _refresh_moved(layers: list[LipschitzLayer], stack: Tensor | None) -> None:
     """Refresh every v that does not belong to its weight."""
-    fresh = {layer for layer in layers if layer.stepped()}
-    if fresh:
-        refresh([layer for layer in layers if layer in fresh], *WARM, doubtful=True)
-    values = _values(layers, stack)
-    changes = {x: x.change(now) for x, now in zip(layers, values, strict=True) if x not in fresh}
+    changes = [layer.change(now) for layer, now in zip(layers, _values(layers, stack), strict=True)]
     # "Not at most" instead of "above": a change from or to NaN counts.
-    if changed := [layer for layer, change in changes.items() if not change <= _CHANGED]:
-        for layer in changed:
-            if not changes[layer] <= _REPLACED:
-                layer.begin_anew()
-        refresh(changed, *WARM)
-        values = _values(layers, stack)
-        fresh.update(changed)
-    for layer, now in zip(layers, values, strict=True):
-        if layer in fresh:
+    moved = {
+        layer: change
+        for layer, change in zip(layers, changes, strict=True)
+        if layer.stepped() or not change <= _CHANGED
+    }
+    if not moved:
+        return
+    for layer, change in moved.items():
+        if layer.seen is not None and not change <= _REPLACED:
+            layer.begin_anew()
+    refresh(list(moved), *WARM, doubtful=True)
+    for layer, now in zip(layers, _values(layers, stack), strict=True):
+        if layer in moved:
             layer.remember(now)
 
 
