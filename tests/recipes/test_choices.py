@@ -103,6 +103,15 @@ def test_numbers_are_checked_by_the_classes() -> None:
         ESTIMATOR.changed(TRAINING, {"p": 1.5}, "estimator")
 
 
+def test_what_has_no_name_cannot_be_written_down() -> None:
+    for value, match in (
+        (RussianRoulette(Zeta()), "Zeta is no law that a recipe can write down. Known: geometric, poisson. Enter it"),
+        (RussianRoulette(series_dtype=torch.float64), r"torch.float64 is no series_dtype .* Known: same, bfloat16"),
+    ):
+        with pytest.raises(ConfigurationError, match=match):
+            Recipe(estimator=value).as_dict()
+
+
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=["estimator", "objective"])
 def test_keys_are_said_and_belong_to_one_place(choice: Choice) -> None:
     """Every key has help, and no two choices that stand beside each other share a key."""

@@ -165,6 +165,7 @@ def test_seeds_are_checked(seed: int) -> None:
         ({"evaluation": {"estimator": {"q": 1}}}, "unknown key 'evaluation.estimator.q'"),
         ({"estimator": {"kind": "series", "terms": "5"}}, "estimator.terms='5' is of another type"),
         ({"estimator": {"kind": "serie"}}, "Did you mean 'series'"),
+        ({"estimator": {"kind": ["series"]}}, "unknown estimator.kind"),
         ({"estimator": {"series_dtype": "float16"}}, "series_dtype='float16'"),
         ({"estimator": {"p": 2.0}}, "p=2.0"),
         ({"evaluation": {"draws": 0}}, "evaluation.draws=0"),

@@ -29,7 +29,7 @@ from contraflow.data import Dataset
 from contraflow.errors import ConfigurationError, DomainError, InversionError, ShapeError
 from contraflow.evaluation import Reconstruction
 from contraflow.flow import Flow
-from contraflow.recipes import TrainedFlow, load_run
+from contraflow.recipes import Run, load_run
 from contraflow.recipes.build import load_data
 from contraflow.report import (
     SECTIONS,
@@ -127,7 +127,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @functools.cache
-def read(run: Path) -> tuple[TrainedFlow, Dataset]:
+def read(run: Path) -> tuple[Run, Dataset]:
     trained = load_run(run)
     return trained, load_data(trained.recipe.data, trained.recipe.seed)
 

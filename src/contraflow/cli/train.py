@@ -145,7 +145,7 @@ def _from_file(source: str) -> tuple[Recipe, str]:
     if isinstance(architecture, dict) and "name" in architecture:
         base = with_architecture(base, str(architecture["name"]))
     _check_keys(values, base, source, "")
-    return base, yaml.safe_dump(values)
+    return base, yaml.safe_dump(values, sort_keys=False)
 
 
 def _read(path: Path) -> dict[str, Any]:

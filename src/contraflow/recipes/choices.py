@@ -96,16 +96,19 @@ class Choice:
     def as_keys(self, value: Any) -> dict[str, Any]:
         """The keys of a value object, all that its class takes.
 
+        Raises:
+            ConfigurationError: a class, or the value of a field, that has no name here.
+
         >>> ESTIMATOR.as_keys(PowerSeries(5))
         {'kind': 'series', 'terms': 5, 'probe': 'rademacher', 'probes': 1}
         """
-        found: dict[str, Any] = {self.tag: next(name for name, cls in self.classes.items() if type(value) is cls)}
+        found: dict[str, Any] = {self.tag: _name_of(type(value), self.classes, self.tag)}
         for one in fields(value):
             inner = getattr(value, one.name)
             if one.name in self.parts:
                 found |= self.parts[one.name].as_keys(inner)
             elif one.name in self.names:
-                found[one.name] = next(name for name, known in self.names[one.name].items() if known == inner)
+                found[one.name] = _name_of(inner, self.names[one.name], one.name)
             else:
                 found[one.name] = inner
         return found
@@ -162,7 +165,7 @@ class Choice:
     def _tags(self, keys: Mapping[str, Any], where: str) -> dict[str, str]:
         """Tag → name, of all choices in force."""
         name = keys.get(self.tag, next(iter(self.classes)))
-        if name not in self.classes:
+        if not isinstance(name, str) or name not in self.classes:
             raise unknown_name(f"{where}.{self.tag}", str(name), self.classes)
         found = {self.tag: name}
         for one in fields(self.classes[name]):
@@ -181,6 +184,17 @@ class Choice:
             elif one.name in keys:
                 named = self.names.get(one.name)
                 yield one.name, keys[one.name] if named is None else named[keys[one.name]]
+
+
+def _name_of(value: Any, names: Mapping[str, Any], key: str) -> str:
+    for name, known in names.items():
+        if known == value:
+            return name
+    said = value.__name__ if isinstance(value, type) else value
+    raise ConfigurationError(
+        f"{said} is no {key} that a recipe can write down. Known: {', '.join(names)}. Enter it in "
+        "contraflow.recipes.choices."
+    )
 
 
 def _taken(known: Mapping[str, Sequence[Key]], tags: Mapping[str, str]) -> set[str]:

@@ -186,6 +186,8 @@ class _Run:
         self.recipe, self.out, self.data, self.watcher = recipe, out, data, watcher
         self.preprocessing = make_preprocessing(recipe, data)
         self.flow = build_flow(recipe, data.event_shape, self.preprocessing)
+        self.rows, self.labels = training_rows(recipe, data)
+        recipe.objective.check(self.flow, self.labels)  # before anything is written
         self.config = describe(recipe, data, self.preprocessing)
         self.evaluation_estimator = recipe.evaluation.estimator
         self.state = TrainingState.begin(self.flow, recipe.training, recipe.seed)
@@ -219,7 +221,7 @@ class _Run:
             DataError: there are not the training rows that it is in the middle of.
         """
         checkpoint.restore(self.state)
-        drawn, rows = len(self.state.order), len(training_rows(self.recipe, self.data)[0])
+        drawn, rows = len(self.state.order), len(self.rows)
         # more rows under a known fingerprint come of a larger data.limit, and are drawn from the next epoch on
         if drawn > rows or (0 < drawn < rows and recorded_fingerprint(checkpoint) is None):
             raise DataError(
@@ -238,11 +240,10 @@ class _Run:
     def train(self, tensorboard: bool) -> None:
         """All remaining steps, with log, validation and checkpoints."""
         settings = self.recipe.training
-        rows, labels = training_rows(self.recipe, self.data)
         preprocessing = self.flow.preprocessing
         augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
         board = _summary_writer()(str(self.out / "tensorboard")) if tensorboard else None
-        records = train(self.state, rows, settings, self.recipe.objective, augment, labels)
+        records = train(self.state, self.rows, settings, self.recipe.objective, augment, self.labels)
         with _Interruption() as interruption, board or contextlib.nullcontext():
             for record in records:
                 validated = self._validate(record.step)

@@ -15,12 +15,11 @@ from contraflow.report.subject import Subject
 def origin(subject: Subject) -> list[str]:
     """The section at the end."""
     recipe = subject.trained.recipe
+    again: list[str] = []
+    if recipe.recipe in RECIPES:
+        again = [paragraph("The command that trains this run again:"), command(training_command(recipe, "RUN"))]
     return [
-        *(
-            [paragraph("The command that trains this run again:"), command(training_command(recipe, "RUN"))]
-            if recipe.recipe in RECIPES
-            else []
-        ),
+        *again,
         details("The whole recipe", json.dumps(recipe.as_dict(), indent=2)),
         paragraph(
             f"Computed from the weights of step {subject.trained.step:,} with seed {subject.settings.seed} by "
