@@ -15,7 +15,6 @@ import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Generator
@@ -27,7 +26,7 @@ from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Chain
 from contraflow.evaluation import evaluate_likelihood, gaussian_baseline
 from contraflow.flow import Flow
-from contraflow.recipes import RECIPES, Recipe, TrainedFlow, load_run
+from contraflow.recipes import RECIPES, Recipe, Run, TrainingLog, load_run
 from contraflow.recipes.build import load_data, make_preprocessing
 
 #: Recipe → seeds to run.
@@ -92,27 +91,27 @@ def summary(name: str) -> str:
 
 def timing(folder: Path) -> tuple[float, float, int]:
     """Minutes from the first to the last line of the log, median seconds of a step, steps."""
-    lines: list[dict[str, Any]] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = TrainingLog(folder).records()
     seconds = statistics.median(line["seconds"] for line in lines)
     return (lines[-1]["time"] - lines[0]["time"]) / 60, seconds, lines[-1]["step"]
 
 
 def course(folder: Path) -> str:
     """The validation score on the way, under the averaged weights of the time."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    lines = TrainingLog(folder).records()
     names = ("validation nats", "validation bits_per_dim")
     scores = {line["step"]: line[name] for line in lines for name in names if name in line}
     shown = list(scores)[:: -max(1, len(scores) // 4)][::-1]
     return "On validation rows: " + ", ".join(f"{scores[step]:.3f} after {step:,} steps" for step in shown) + "."
 
 
-def fit(run: TrainedFlow) -> str:
+def fit(run: Run) -> str:
     """The score on rows that the run was trained on: far above that of the test set, it would have learned them."""
     settings = run.recipe.evaluation
     report = evaluate_likelihood(
         run.flow,
         load_data(run.recipe.data, run.recipe.seed).require_train().train[:_TRAINING_ROWS],
-        estimator=settings.estimator.build(),
+        estimator=settings.estimator,
         draws=settings.draws,
         batch_size=settings.batch_size,
         generator=Generator().manual_seed(run.recipe.seed),

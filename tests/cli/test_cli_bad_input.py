@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from contraflow.cli import COMMANDS, main
+from contraflow.cli.parsing import Command
 
 TINY = [
     "architecture.options.blocks=[1,1]",
@@ -64,6 +65,17 @@ TRAIN = [
     ("digits", ["data.name=absent.csv"], ["absent.csv: no such file"]),
     ("digits", ["evaluation.samples=0"], ["evaluation.samples=0"]),
     ("digits", ["evaluation.estimator.kind=series", "evaluation.estimator.terms=0"], ["terms=0"]),
+    ("digits", ["estimator.terms=3"], ["estimator.terms=3: kind=roulette does not take it, kind=series does."]),
+    ("digits", ["estimator.rate=3"], ["estimator.rate=3.0: law=geometric does not take it, law=poisson does."]),
+    ("digits", ["estimator.kind=exact", "estimator.p=0.5"], ["p=0.5: kind=exact does not take it, law=geometric does"]),
+    ("moons", ["evaluation.estimator.probes=2"], ["probes=2: kind=exact does not take it", "and kind=series do."]),
+    ("digits", ["estimator.kind=adaptive", "estimator.exact_terms=2"], ["kind=adaptive does not take it"]),
+    ("digits", ["estimator.law=adaptive"], ["'geometric', 'poisson'", "adaptive"]),
+    ("digits", ["estimator.p=1.5"], ["Geometric(p=1.5)"]),
+    ("digits", ["estimator.trems=3"], ["Did you mean '--estimator.terms'?"]),
+    ("digits", ["objective.likelihood_weight=1"], ["kind=likelihood does not take it, kind=hybrid does."]),
+    ("digits_hybrid", ["objective.likelihood_weight=-1"], ["objective.likelihood_weight=-1"]),
+    ("digits", ["objective.kind=hybrid"], ["objective.kind=hybrid needs an architecture with a classifier"]),
     ("digits", ["architecture.name=residual_flow_digit"], ["Did you mean 'residual_flow_digits'?"]),
     ("digits", ["architecture.options.hiden=8"], ["Did you mean 'hidden'?"]),
     ("digits", ["architecture.options.hidden=eight"], ["architecture.options=", "'eight'"]),
@@ -107,6 +119,8 @@ YAML = [
     ("recipe: digits\ntrainng: {steps: 3}\n", ["key in", "Did you mean 'training'?"]),
     ("recipe: digits\ntraining: {step: 3}\n", ["'training.step'", "Did you mean 'training.steps'?"]),
     ("recipe: digits\nevaluation: {estimator: {q: 3}}\n", ["'evaluation.estimator.q'"]),
+    ("recipe: digits\nestimator: {kind: series, p: 0.5}\n", ["estimator.p=0.5: kind=series does not take it"]),
+    ("recipe: digits\nestimator: 3\n", ["estimator=3"]),
     ("recipe: digits\narchitecture: {options: {hiden: 3}}\n", ["Did you mean 'hidden'?"]),
     ("recipe: digits\ntraining: {steps: many}\n", ["training.steps", "many"]),
     ("recipe: digits\ntraining: 3\n", ["training=3"]),
@@ -336,7 +350,7 @@ def test_errors_of_the_system_are_one_line(
     def fails(run: Path) -> None:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setitem(COMMANDS, "certify", fails)
+    monkeypatch.setitem(COMMANDS, "certify", Command(fails))
     refused(["certify", run], capsys, "ZeroDivisionError: division by zero, test_cli_bad_input.py line", "report it")
     monkeypatch.setenv("CONTRAFLOW_TRACEBACK", "1")
     assert main(["certify", str(run)]) == 2

@@ -87,6 +87,7 @@ def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         "score": ("run", "file", "--draws", "--seed", "--device", "--dtype", "--json"),
         "report": ("run", "--out", "--rows", "--other", "--seed", "--json"),
         "data": ("list, fetch or check", "--root"),
+        "completion": ("shell", "bash, zsh or tcsh"),
     }
     for word in words.get(name, ("--json",)):
         assert word in text, word

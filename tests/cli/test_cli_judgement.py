@@ -76,7 +76,7 @@ def test_ood_prints_a_table_and_json_agrees(
 def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("hybrid") / "run"
     options = ["architecture.options.block=coupling", "architecture.options.branch_features=16"]
-    options += ["architecture.options.hidden=16", "training.steps=80", "training.likelihood_weight=0.02"]
+    options += ["architecture.options.hidden=16", "training.steps=80", "objective.likelihood_weight=0.02"]
     options += ["training.warmup_steps=5", "training.learning_rate=0.02"]
     assert main(["train", "digits_hybrid", "--out", str(out), *TINY, *options]) == 0
     return out

@@ -27,7 +27,7 @@ from contraflow.bijections import with_logdet
 from contraflow.errors import DomainError
 from contraflow.logdet import GRADIENTS, SeriesDecay
 from contraflow.logdet.adaptive import BEGINNING, EVERY, LEVELS, Products, best_law
-from contraflow.recipes.recipe import EstimatorSettings
+from contraflow.recipes import Recipe
 from contraflow.testing import check_bijection
 from contraflow.training import TrainingSettings, TrainingState, load_checkpoint, save_checkpoint, train
 
@@ -346,7 +346,8 @@ def test_single_precision_states_give_the_same_law(rate):
 
 
 def test_recipes_know_it():
-    assert EstimatorSettings(law="adaptive", probes=2).build() == AdaptiveRoulette(probes=2)
+    changed = Recipe().changed({"estimator": {"kind": "adaptive", "probes": 2}})
+    assert changed.estimator == AdaptiveRoulette(probes=2)
 
 
 def test_no_probe_is_refused():

@@ -223,7 +223,7 @@ def test_a_recipe_does_not_replace_the_truncation_of_an_iresnet(recipe, shape):
     chosen = with_architecture(RECIPES[recipe](), "iresnet")
     flow = build_flow(chosen, shape, None)
     assert flow.estimator_name == "5 terms (biased), 1 probe"
-    evaluated = flow.with_logdet(chosen.evaluation.estimator.build()).estimator_name
+    evaluated = flow.with_logdet(chosen.evaluation.estimator).estimator_name
     assert "biased" not in evaluated
     chosen.architecture.options = {"logdet": "exact"}
     with pytest.raises(ContraflowError, match="unknown architecture option 'logdet'"):

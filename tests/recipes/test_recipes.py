@@ -15,9 +15,19 @@ from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 from contraflow.bijections import Bijection
 from contraflow.data import DATASETS, Dataset, ImagePreprocessing, TablePreprocessing
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError
-from contraflow.logdet import Exact, Gaussian, Geometric, Poisson, PowerSeries, RussianRoulette
-from contraflow.recipes import RECIPES, EstimatorSettings, EvaluationSettings, Recipe, build_flow, with_architecture
+from contraflow.logdet import (
+    EVALUATION,
+    TRAINING,
+    AdaptiveRoulette,
+    Exact,
+    LogDetEstimator,
+    Poisson,
+    PowerSeries,
+    RussianRoulette,
+)
+from contraflow.recipes import RECIPES, EvaluationSettings, Recipe, build_flow, with_architecture
 from contraflow.recipes.build import architecture_options, make_device, make_preprocessing
+from contraflow.training import Hybrid
 
 SHAPES = {
     "digits": (1, 8, 8),
@@ -58,7 +68,6 @@ def test_every_recipe_builds(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         flow = build_flow(recipe, data.event_shape, preprocessing)
     assert flow.event_shape == data.event_shape
     assert sum(one.numel() for one in flow.parameters()) > 1000
-    recipe.evaluation.estimator.build()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -110,7 +119,6 @@ def digits(change: Callable[[Recipe], object]) -> Recipe:
         (lambda r: r.architecture.options.update(hidden=-1), "cannot be built so"),
         (lambda r: setattr(r, "device", "gpu"), "device=gpu: it must be cpu, cuda or cuda:N"),
         (lambda r: setattr(r, "device", "cpu:x"), "device=cpu:x"),
-        (lambda r: setattr(r.estimator, "p", 1.5), r"Geometric\(p=1.5\)"),
     ],
 )
 def test_what_cannot_be_built_is_named(change: Callable[[Recipe], object], match: str) -> None:
@@ -146,26 +154,69 @@ def test_seeds_are_checked(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "values",
-    [None, [], {"nonsense": 1}, {"training": {"step": 1}}, {"training": 3}, {"evaluation": {"estimator": {"q": 1}}}],
+    ("values", "match"),
+    [
+        (None, "recipe=None, where it takes keys"),
+        ([], "where it takes keys"),
+        ({"nonsense": 1}, "unknown key 'nonsense'"),
+        ({"training": {"step": 1}}, "Did you mean 'training.steps'"),
+        ({"training": 3}, "training=3, where it takes keys"),
+        ({"training": {"steps": "many"}}, "training.steps='many' is of another type"),
+        ({"evaluation": {"estimator": {"q": 1}}}, "unknown key 'evaluation.estimator.q'"),
+        ({"estimator": {"kind": "series", "terms": "5"}}, "estimator.terms='5' is of another type"),
+        ({"estimator": {"kind": "serie"}}, "Did you mean 'series'"),
+        ({"estimator": {"kind": ["series"]}}, "unknown estimator.kind"),
+        ({"estimator": {"series_dtype": "float16"}}, "series_dtype='float16'"),
+        ({"estimator": {"p": 2.0}}, "p=2.0"),
+        ({"evaluation": {"draws": 0}}, "evaluation.draws=0"),
+        ({"architecture": {"norms": {"kind": "mixed"}}}, "mixed norms need orders"),
+    ],
 )
-def test_a_configuration_of_another_version(values: object) -> None:
-    with pytest.raises(CheckpointError, match="is not what this version of contraflow writes"):
+def test_a_configuration_that_is_none(values: object, match: str) -> None:
+    with pytest.raises(CheckpointError, match=f"config.json: .*{match}"):
         Recipe.from_dict(values)
 
 
-def test_estimators() -> None:
-    assert isinstance(EstimatorSettings(kind="exact").build(), Exact)
-    series = EstimatorSettings(kind="series", terms=7).build()
-    assert isinstance(series, PowerSeries)
-    assert series.terms == 7
-    default = EstimatorSettings().build()
-    assert isinstance(default, RussianRoulette)
-    assert (default.exact_terms, default.law) == (2, Geometric(0.5))
-    poisson = EstimatorSettings(law="poisson", rate=3.0, exact_terms=4, probe="gaussian", probes=2).build()
-    assert isinstance(poisson, RussianRoulette)
-    assert (poisson.exact_terms, poisson.law, poisson.probe, poisson.probes) == (4, Poisson(3.0), Gaussian(), 2)
-    assert Recipe().evaluation.estimator.exact_terms == 20
+FLAT = {  # as runs recorded an estimator before it was a choice: the keys of all kinds at once
+    "kind": "roulette",
+    "law": "geometric",
+    "p": 0.5,
+    "rate": 2.0,
+    "exact_terms": 2,
+    "terms": 5,
+    "probe": "rademacher",
+    "probes": 1,
+    "stratified": True,
+    "series_dtype": "same",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, TRAINING),
+        ({"law": "poisson", "rate": 3.0}, RussianRoulette(Poisson(3.0))),
+        ({"law": "adaptive", "probes": 2}, AdaptiveRoulette(probes=2)),
+        ({"kind": "series", "terms": 7}, PowerSeries(7)),
+        ({"kind": "exact"}, Exact()),
+    ],
+)
+def test_older_runs_are_read(changes: dict[str, object], expected: LogDetEstimator) -> None:
+    flat = {**FLAT, **changes}
+    older = {
+        "estimator": flat,
+        "evaluation": {"draws": 3, "estimator": {**flat, "exact_terms": 20, "stratified": False}},
+        "training": {"objective": "hybrid", "likelihood_weight": 0.5, "steps": 7},
+    }
+    found = Recipe.from_dict(older)
+    assert (found.estimator, found.objective) == (expected, Hybrid(0.5))
+    assert (found.training.steps, found.evaluation.draws) == (7, 3)
+    if not changes:
+        assert found.evaluation.estimator == EVALUATION
+    plain = Recipe.from_dict({"training": {"objective": "likelihood", "likelihood_weight": "1/D"}})
+    assert plain == Recipe()
+    with pytest.raises(CheckpointError, match=r"unknown key 'estimator\.q'"):
+        Recipe.from_dict({"estimator": {**flat, "q": 1}})
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -203,11 +254,3 @@ def test_the_papers_preprocessing() -> None:
     built: list[Bijection | None] = [make_preprocessing(recipe, stand_in(recipe)) for recipe in (mnist, cifar)]
     assert [one.alpha for one in built if isinstance(one, ImagePreprocessing)] == [1e-6, 0.05]
     assert [one.flip for one in built if isinstance(one, ImagePreprocessing)] == [False, True]
-
-
-def test_half_precision_products_are_an_option_of_a_fixed_law():
-    assert EstimatorSettings(series_dtype="bfloat16").build() == RussianRoulette(series_dtype=torch.bfloat16)
-    for settings in (EstimatorSettings("exact", series_dtype="bfloat16"), EstimatorSettings("roulette", "adaptive")):
-        settings.series_dtype = "bfloat16"
-        with pytest.raises(ConfigurationError, match="series_dtype=bfloat16"):
-            settings.build()

@@ -29,7 +29,7 @@ from contraflow.data import Dataset
 from contraflow.errors import ConfigurationError, DomainError, InversionError, ShapeError
 from contraflow.evaluation import Reconstruction
 from contraflow.flow import Flow
-from contraflow.recipes import TrainedFlow, load_run
+from contraflow.recipes import Run, load_run
 from contraflow.recipes.build import load_data
 from contraflow.report import (
     SECTIONS,
@@ -94,10 +94,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = np.random.default_rng(0).normal(size=(120, 3)) * [1, 10, 0.1]
     with open(folder / FILE, "w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows.tolist()])
-    return train(folder, "table", f"data.name={folder / FILE}", "estimator.law=adaptive", *TINY_ROWS)
+    return train(folder, "table", f"data.name={folder / FILE}", "estimator.kind=adaptive", *TINY_ROWS)
 
 
-HYBRID = ["architecture.options.branch_features=6", "training.likelihood_weight=0.02", "training.learning_rate=0.02"]
+HYBRID = ["architecture.options.branch_features=6", "objective.likelihood_weight=0.02", "training.learning_rate=0.02"]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         arrays[split] = (shift + generator.normal(size=(rows, 2))).astype(np.float32)
         arrays[f"{split}_labels"] = np.where(generator.random(rows) < 0.1, -1, classes)
     np.savez(folder / "rows.npz", **arrays)
-    options = ["architecture.name=hybrid", "training.objective=hybrid", f"data.name={folder / 'rows.npz'}"]
+    options = ["architecture.name=hybrid", "objective.kind=hybrid", f"data.name={folder / 'rows.npz'}"]
     options += ['architecture.options={"classes":2,"blocks":[1],"hidden":16,"classifier":"base"}']
     options += ["training.steps=60", "training.warmup_steps=5", "training.learning_rate=0.05", "evaluation.samples=200"]
     run = folder / "run"
@@ -127,7 +127,7 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @functools.cache
-def read(run: Path) -> tuple[TrainedFlow, Dataset]:
+def read(run: Path) -> tuple[Run, Dataset]:
     trained = load_run(run)
     return trained, load_data(trained.recipe.data, trained.recipe.seed)
 

@@ -36,7 +36,7 @@ def test_the_cells_are_the_recipes_they_say() -> None:
         recipe = recipes[cell.label]
         assert recipe.architecture.options["bound"] == cell.bound
         assert recipe.architecture.options["activation"] == cell.activation
-        assert str(recipe.estimator.build()).startswith("5 terms (biased)" if cell.biased else "2 exact terms")
+        assert str(recipe.estimator).startswith("5 terms (biased)" if cell.biased else "2 exact terms")
     assert str(CELLS[0]) == "i-ResNet + ELU, c = 0.9"
     paper = EXPERIMENTS["table3"].full.recipes()["unbiased-lipswish-0.98"]
     assert (paper.recipe, paper.training.steps) == ("mnist_paper", 300_000)

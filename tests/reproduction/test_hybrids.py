@@ -15,6 +15,7 @@ from contraflow.reproduction import EXPERIMENTS, Plan, Run, Setting
 from contraflow.reproduction.hybrids import BLOCKS, LONG, WEIGHTS
 from contraflow.reproduction.page import markdown
 from contraflow.reproduction.semi_supervised import COUNTS, KINDS
+from contraflow.training import Hybrid
 
 NAMES = ("table4", "table5", "semi_supervised")
 
@@ -125,7 +126,12 @@ def test_few_labels_and_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("setting", ["reduced", "full"])
 def test_settings_differ_in_what_is_compared_alone(name: str, setting: str) -> None:
     recipes: Mapping[str, Recipe] = getattr(EXPERIMENTS[name], setting).recipes()
-    compared = {"data": {"labels"}, "training": {"likelihood_weight", "learning_rate"}, "architecture": {"options"}}
+    compared = {
+        "data": {"labels"},
+        "objective": {"likelihood_weight"},
+        "training": {"learning_rate"},
+        "architecture": {"options"},
+    }
     longer = [one.as_dict() for label, one in recipes.items() if label.endswith(LONG)]
     first, *others = (one.as_dict() for label, one in recipes.items() if not label.endswith(LONG))
     assert len(longer) == (len(BLOCKS) if name != "semi_supervised" and setting == "reduced" else 0)
@@ -149,11 +155,11 @@ def test_blocks_and_weights_are_those_of_the_label() -> None:
     for label, recipe in EXPERIMENTS["table4"].reduced.recipes().items():
         block, weight = label.removesuffix(LONG).rsplit("-", 1)
         assert recipe.architecture.options["block"] == block
-        assert recipe.training.likelihood_weight == WEIGHTS[weight]
+        assert recipe.objective == Hybrid(WEIGHTS[weight])
     for label, recipe in EXPERIMENTS["semi_supervised"].reduced.recipes().items():
         count, kind = label.split("-")
         assert recipe.data.labels == int(count)
-        assert recipe.training.likelihood_weight == KINDS[kind]
+        assert recipe.objective == Hybrid(KINDS[kind])
 
 
 def test_one_run_end_to_end(tmp_path: Path) -> None:

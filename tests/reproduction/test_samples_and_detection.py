@@ -13,6 +13,7 @@ import contraflow.reproduction.out_of_distribution as detection
 import contraflow.reproduction.reduced_entropy as entropy
 import contraflow.reproduction.sample_quality as quality
 from contraflow.evaluation import ImageFeatures
+from contraflow.logdet import PowerSeries
 from contraflow.recipes import Recipe
 from contraflow.reproduction import EXPERIMENTS, Plan, Result, digits_flows
 from contraflow.reproduction.page import write_page
@@ -108,7 +109,7 @@ def test_table_2_puts_flows_beside_test_images(out: Path, monkeypatch: pytest.Mo
 
 
 def test_the_flows_are_what_they_are_called() -> None:
-    assert digits_flows.iresnet().estimator.kind == "series"
+    assert digits_flows.iresnet().estimator == PowerSeries(5)
     assert digits_flows.iresnet().architecture.name == "iresnet"
     assert digits_flows.background().preprocessing.mutate == 0.1
     plain = digits_flows.background()

@@ -17,8 +17,8 @@ from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.recipes import RECIPES, load_run
 from contraflow.recipes.build import load_data, make_preprocessing, training_rows
-from contraflow.training import TrainingSettings, TrainingState, train
-from contraflow.training.objective import Batch, Objective, make_objective
+from contraflow.training import Hybrid, Likelihood, TrainingSettings, TrainingState, train
+from contraflow.training.objective import Batch
 
 TINY = [
     'architecture.options={"blocks":[1,1],"hidden":6,"dense_blocks":0,"branch_features":6}',
@@ -55,7 +55,7 @@ def rows(n: int = 40) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 def test_the_objective_by_hand(weight: float) -> None:
     flow, (x, y) = tiny(), rows()
-    found = Objective(flow, weight, y).terms(Batch(x, y), seeded())
+    found = Hybrid(weight).terms(flow, Batch(x, y), seeded())
     expected = -weight * flow.log_prob(x).mean() + nn.functional.cross_entropy(flow.class_logits(x), y)
     torch.testing.assert_close(found.loss, expected)
     parameters = list(flow.parameters())
@@ -74,16 +74,16 @@ def test_the_objective_by_hand(weight: float) -> None:
 
 def test_the_scale_of_the_gradient() -> None:
     images = hybrid((1, 4, 4), blocks=(1,), hidden=4, dense_blocks=0, preprocessing=ImagePreprocessing(4))
-    bits, labels = 16 * math.log(2), torch.zeros(3, dtype=torch.long)
-    assert Objective(images).scale == pytest.approx(bits)
-    assert Objective(images, 1.0, labels).scale == pytest.approx(bits)
-    assert Objective(images, 1 / 16, labels).scale == 1
-    assert Objective(images, 0.0, labels).scale == 1
+    bits = 16 * math.log(2)
+    assert Likelihood().scale(images) == pytest.approx(bits)
+    assert Hybrid(1.0).scale(images) == pytest.approx(bits)
+    assert Hybrid(1 / 16).scale(images) == 1
+    assert Hybrid(0.0).scale(images) == 1
+    assert Likelihood().scale(tiny()) == 2
 
 
 def test_one_over_d_is_the_number_of_dimensions() -> None:
-    settings = TrainingSettings(objective="hybrid")
-    assert make_objective(tiny(), settings, rows()[1]).weight == 0.5
+    assert Hybrid().weight(tiny()) == 0.5
 
 
 def test_nothing_is_estimated_where_it_has_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_nothing_is_estimated_where_it_has_no_weight(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(type(flow), "log_prob_and_logits", refuse)
     monkeypatch.setattr(type(flow), "log_prob", refuse)
-    assert Objective(flow, 0.0, y).terms(Batch(x, y), seeded()).values["cross_entropy"] > 0
+    assert Hybrid(0.0).terms(flow, Batch(x, y), seeded()).values["cross_entropy"] > 0
 
 
 def test_the_network_is_run_once_a_step_where_all_labels_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_the_network_is_run_once_a_step_where_all_labels_are_known(monkeypatch: 
         return original(self, *arguments)
 
     monkeypatch.setattr(type(flow), "_enter", counted)
-    Objective(flow, 1.0, y).terms(Batch(x, y), seeded())
+    Hybrid(1.0).terms(flow, Batch(x, y), seeded())
     assert len(passes) == 1
 
 
@@ -116,9 +116,9 @@ def test_few_labels_weigh_as_much_as_many() -> None:
     flow, (x, y) = tiny(), rows(200)
     known = torch.full_like(y, -1)
     known[[3, 50, 77]] = y[[3, 50, 77]]
-    objective, generator, drawn = Objective(flow, 1.0, known), seeded(), []
+    objective, generator, drawn = Hybrid(1.0), seeded(), []
     for _ in range(30):
-        batch = objective.batch(x[:20], torch.arange(20), x, generator)
+        batch = objective.batch(x[:20], torch.arange(20), x, known, generator)
         assert batch.labelled is not None
         assert batch.labels is not None
         assert torch.equal(batch.x, x[:20])
@@ -128,7 +128,7 @@ def test_few_labels_weigh_as_much_as_many() -> None:
     assert set(counts.nonzero().flatten().tolist()) == {3, 50, 77}
     # 600 draws of three rows: 200 each, within 4.5 standard deviations
     assert (counts[[3, 50, 77]] - 200).abs().max() < 4.5 * math.sqrt(600 * 2 / 9)
-    found = objective.terms(batch, seeded())
+    found = objective.terms(flow, batch, seeded())
     expected = -flow.log_prob(batch.x).mean() + nn.functional.cross_entropy(
         flow.class_logits(batch.labelled), batch.labels
     )
@@ -160,13 +160,13 @@ def test_augmentation_reaches_both_parts() -> None:
 )
 def test_what_the_hybrid_objective_needs(flow: Flow, labels: Tensor | None, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
-        make_objective(flow, TrainingSettings(objective="hybrid"), labels)
+        Hybrid().check(flow, labels)
 
 
 @pytest.mark.parametrize("weight", [-1, math.inf, math.nan])
 def test_weights_that_cannot_be(weight: float) -> None:
-    with pytest.raises(ConfigurationError, match=r"training\.likelihood_weight"):
-        TrainingSettings(likelihood_weight=weight)
+    with pytest.raises(ConfigurationError, match=r"objective\.likelihood_weight"):
+        Hybrid(weight)
 
 
 @pytest.mark.parametrize("weight", [0, "1/D"])
@@ -175,11 +175,9 @@ def test_it_learns(classifier: str, weight: float) -> None:
     x, y = rows(400)
     torch.manual_seed(0)
     flow = hybrid((2,), classes=2, blocks=(1,), hidden=16, branch_features=8, classifier=classifier, logdet=Exact())
-    settings = TrainingSettings(
-        objective="hybrid", likelihood_weight=weight, steps=60, learning_rate=3e-2, warmup_steps=5
-    )
+    settings = TrainingSettings(steps=60, learning_rate=3e-2, warmup_steps=5)
     state = TrainingState.begin(flow, settings, 0)
-    late = [record.terms for record in train(state, x, settings, labels=y)][-10:]
+    late = [record.terms for record in train(state, x, settings, Hybrid(weight), labels=y)][-10:]
     assert sum(one["accuracy"] for one in late) / 10 > 0.9
     if weight:
         entropy = 1 + math.log(2 * math.pi)
@@ -194,7 +192,7 @@ def logged(run: Path) -> list[dict[str, object]]:
 COUPLING = TINY[0].replace("{", '{"block":"coupling",')
 
 
-@pytest.mark.parametrize("options", [[], ["data.labels=10", "training.likelihood_weight=0.5", COUPLING]])
+@pytest.mark.parametrize("options", [[], ["data.labels=10", "objective.likelihood_weight=0.5", COUPLING]])
 def test_exact_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     """Ctrl-C inside a step, after its batch was drawn; what goes on is the run that nobody disturbed."""
     whole, run = tmp_path / "whole", tmp_path / "run"
@@ -221,7 +219,7 @@ def test_exact_resumption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optio
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run at λ = 0 of blocks of couplings."""
     run = tmp_path_factory.mktemp("classifier") / "run"
-    options = ["training.likelihood_weight=0", COUPLING]
+    options = ["objective.likelihood_weight=0", COUPLING]
     assert main(["train", "digits_hybrid", "--out", str(run), *TINY, *options]) == 0
     return run
 
@@ -316,7 +314,7 @@ def test_a_flow_without_a_classifier_has_no_labels(tmp_path: Path, capsys: pytes
 def test_recipes_of_hybrids() -> None:
     for name in ("digits_hybrid", "mnist_hybrid", "mnist_hybrid_paper", "cifar10_hybrid", "cifar10_hybrid_paper"):
         recipe = RECIPES[name]()
-        assert recipe.training.objective == "hybrid"
+        assert recipe.objective == Hybrid("1/D")
         assert recipe.architecture.name.startswith("hybrid")
     cifar = RECIPES["cifar10_hybrid_paper"]()
     preprocessing = cifar.preprocessing

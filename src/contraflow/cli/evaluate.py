@@ -25,7 +25,7 @@ from contraflow.evaluation import (
     score,
 )
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
-from contraflow.recipes import TrainedFlow, load_run
+from contraflow.recipes import Run, load_run
 from contraflow.recipes.build import make_generator
 from contraflow.recipes.own_data import rows_to_judge
 from contraflow.recipes.run import draw_samples
@@ -111,7 +111,7 @@ def evaluate(
 
 
 def _calibrate(
-    path: Path, trained: TrainedFlow, rows: Tensor, labels: Tensor | None, scores: Scores, seed: int
+    path: Path, trained: Run, rows: Tensor, labels: Tensor | None, scores: Scores, seed: int
 ) -> LatentNormality:
     """Draw the picture, test the latent; by noise of its own, the same however the rows were scored."""
     flow, probabilities, classes = trained.flow, scores.class_probabilities, None

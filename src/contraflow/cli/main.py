@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import os
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from contraflow.cli.benchmark import benchmark
 from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
+from contraflow.cli.completion import SHELLS, completion_script
 from contraflow.cli.evaluate import evaluate
 from contraflow.cli.ood import ood
+from contraflow.cli.parsing import Command, Paths
 from contraflow.cli.quality import quality
 from contraflow.cli.report import report
 from contraflow.cli.reproduce import reproduce
 from contraflow.cli.sample import sample
 from contraflow.cli.score import score
-from contraflow.cli.train import train_command
-from contraflow.errors import ConfigurationError, ContraflowError, first_line, unknown_name
+from contraflow.cli.train import train_command, train_parser
+from contraflow.data import DATASETS
+from contraflow.errors import ContraflowError, first_line, unknown_name
+from contraflow.recipes import RECIPES
+from contraflow.reproduction import EXPERIMENTS
 
 #: Set it to anything to see the traceback of an error that nobody foresaw.
 TRACEBACK_VARIABLE = "CONTRAFLOW_TRACEBACK"
 
-#: Command → plain function; help comes from its types and docstring.
-COMMANDS: dict[str, Callable[..., None]] = {
-    "train": train_command,
-    "evaluate": evaluate,
-    "sample": sample,
-    "score": score,
-    "certify": certify,
-    "ood": ood,
-    "quality": quality,
-    "report": report,
-    "benchmark": benchmark,
-    "reproduce": reproduce,
-    "recipes": recipes,
-    "architectures": architectures,
-    "data": data,
+
+def completion(shell: str) -> None:
+    """Shell completion: eval "$(contraflow completion bash)".
+
+    Args:
+        shell: bash, zsh or tcsh.
+    """
+    print(completion_script(COMMANDS, shell))
+
+
+#: Name → function, its arguments without dashes, and what completes them.
+COMMANDS: dict[str, Command] = {
+    "train": Command(train_command, {"recipe": RECIPES}, lambda: train_parser(RECIPES["digits"]())),
+    "evaluate": Command(evaluate, {"run": Paths.FOLDER}),
+    "sample": Command(sample, {"run": Paths.FOLDER}),
+    "score": Command(score, {"run": Paths.FOLDER, "file": Paths.FILE}),
+    "certify": Command(certify, {"run": Paths.FOLDER}),
+    "ood": Command(ood, {"run": Paths.FOLDER}),
+    "quality": Command(quality, {"run": Paths.FOLDER}),
+    "report": Command(report, {"run": Paths.FOLDER}),
+    "benchmark": Command(benchmark, {"recipes": RECIPES}),
+    "reproduce": Command(reproduce, {"name": EXPERIMENTS}),
+    "recipes": Command(recipes),
+    "architectures": Command(architectures),
+    "data": Command(data, {"action": ("list", "fetch", "check"), "name": DATASETS}),
+    "completion": Command(completion, {"shell": SHELLS}),
 }
 
 
@@ -115,77 +128,13 @@ def _run(arguments: list[str]) -> None:
         print(__version__)
         return
     name, *rest = arguments
-    if name == "completion":
-        print(_completion(rest))
-        return
     if name not in COMMANDS:
-        raise unknown_name("command", name, [*COMMANDS, "completion"])
-    if name == "train":
-        train_command(rest)
-        return
-    parser = command_parser(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        values = vars(parse(parser, rest))
-    COMMANDS[name](**values)
-
-
-def command_parser(name: str) -> Any:
-    """The parser of a command, made from its function's signature and docstring."""
-    import docstring_parser
-    from jsonargparse import ArgumentParser
-
-    function = COMMANDS[name]
-    parser = ArgumentParser(prog=f"contraflow {name}", description=_summary(function), exit_on_error=False)
-    by_hand: set[str] = set()
-    if name == "reproduce":
-        parser.add_argument("name", nargs="?", default=None, help="table or figure; all are listed when not given")
-        by_hand = {"name"}
-    if name == "data":
-        parser.add_argument("action", nargs="?", default="list", help="list, fetch or check")
-        parser.add_argument("name", nargs="?", default=None, help="the data set to fetch or check")
-        by_hand = {"action", "name"}
-    helps = {one.arg_name: one.description for one in docstring_parser.parse(inspect.getdoc(function) or "").params}
-    switches = [one.name for one in inspect.signature(function).parameters.values() if one.default is False]
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip={*by_hand, *switches})
-    for switch in switches:
-        parser.add_argument(f"--{switch}", action="store_true", help=helps[switch])
-    return parser
-
-
-def parse(parser: Any, arguments: list[str]) -> Any:
-    """Parsed arguments.
-
-    Raises:
-        ConfigurationError: they do not fit; with the nearest option where one is misspelt.
-    """
-    from argparse import ArgumentError
-
-    known = [option for action in parser._actions for option in action.option_strings]
-    arguments = [_underscored(argument) for argument in arguments]
-    for argument in arguments:
-        option = argument.split("=", 1)[0]
-        if option.startswith("--") and option not in known and not option.startswith("--architecture.options."):
-            raise ConfigurationError(f"{unknown_name('option', option, known)} See: {parser.prog} --help")
-    try:
-        return parser.parse_args(arguments)
-    except (ArgumentError, UnicodeError) as error:
-        # letters that the encoding of the locale lacks come as surrogates, or stand in a file of --config
-        foreign = isinstance(error, UnicodeError) or "surrogates" in str(error)
-        remedy = "Set the environment variable PYTHONUTF8=1." if foreign else f"See: {parser.prog} --help"
-        raise ConfigurationError(f"{error} {remedy}") from None
-
-
-def _underscored(argument: str) -> str:
-    """--batch-size is --batch_size."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
+        raise unknown_name("command", name, COMMANDS)
+    COMMANDS[name].run(name, rest)
 
 
 def _overview() -> str:
-    lines = [f"  {name:15s}{_summary(function)}" for name, function in COMMANDS.items()]
+    lines = [f"  {name:15s}{row.summary}" for name, row in COMMANDS.items()]
     return "\n".join(
         [
             "usage: contraflow COMMAND …",
@@ -193,43 +142,8 @@ def _overview() -> str:
             "log p(x), samples and a classifier from one invertible network.",
             "",
             *lines,
-            '  completion     Shell completion: eval "$(contraflow completion bash)"',
             "",
             "Begin with:  contraflow train digits --out run",
             "Help:        contraflow COMMAND --help",
         ]
     )
-
-
-def _summary(function: Callable[..., None]) -> str:
-    return (inspect.getdoc(function) or "").split("\n", 1)[0]
-
-
-def _completion(arguments: list[str]) -> str:
-    """A completion script, from the parsers themselves."""
-    import argparse
-
-    import shtab
-
-    shells = ("bash", "zsh", "tcsh")
-    if len(arguments) != 1 or arguments[0] not in shells:
-        raise ConfigurationError(f"completion {' '.join(arguments)}: give one shell of {', '.join(shells)}.")
-    from contraflow.cli.train import train_parser
-    from contraflow.recipes import RECIPES
-    from contraflow.reproduction import EXPERIMENTS
-
-    parser = argparse.ArgumentParser(prog="contraflow")
-    commands = parser.add_subparsers()
-    for name in COMMANDS:
-        source = train_parser(RECIPES["digits"]()) if name == "train" else command_parser(name)
-        command = commands.add_parser(name, help=_summary(COMMANDS[name]))
-        for action in source._actions:
-            if action.option_strings and action.option_strings != ["-h", "--help"]:
-                command.add_argument(*action.option_strings, choices=action.choices)
-        if name == "train":
-            command.add_argument("recipe", choices=list(RECIPES))
-        elif name == "reproduce":
-            command.add_argument("name", choices=list(EXPERIMENTS))
-        elif name in ("evaluate", "sample", "score", "certify", "ood", "quality", "report"):
-            command.add_argument("run").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-    return shtab.complete(parser, shell=arguments[0])

@@ -14,7 +14,7 @@ from contraflow.cli.console import ProgressBar, show
 from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, OutputError
 from contraflow.evaluation.pictures import image_grid, save_png
-from contraflow.recipes import TrainedFlow, load_run
+from contraflow.recipes import Run, load_run
 from contraflow.recipes.build import make_generator
 from contraflow.recipes.run import draw_samples
 from contraflow.recipes.writing import replacing
@@ -91,7 +91,7 @@ def check_output(out: Path, force: bool, suffixes: tuple[str, ...]) -> None:
         raise OutputError(f"{out}: the folder {out.absolute().parent} does not exist.")
 
 
-def _write(samples: Tensor, path: Path, suffix: str, trained: TrainedFlow, *, columns: int | None) -> None:
+def _write(samples: Tensor, path: Path, suffix: str, trained: Run, *, columns: int | None) -> None:
     if suffix == ".png":
         assert isinstance(trained.flow.preprocessing, ImagePreprocessing)
         levels = trained.flow.preprocessing.reduced_levels

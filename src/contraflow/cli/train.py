@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
+import argparse
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from contraflow.cli.console import ProgressBar, show
+from contraflow.cli.parsing import parse
 from contraflow.errors import ConfigurationError, DataError, unknown_name
 from contraflow.recipes import RECIPES, Recipe, run_recipe, with_architecture
+from contraflow.recipes.choices import CHOICES, Choice
 from contraflow.training import load_checkpoint
 
 _USAGE = "contraflow train RECIPE|FILE --out RUN [key=value …]   or   contraflow train --resume RUN [key=value …]"
@@ -23,30 +26,7 @@ def train_command(arguments: list[str]) -> None:
     architecture.name=NAME another flow is trained, at its own learning rate.
     Ctrl-C saves; --resume goes on exactly where a run stood.
     """
-    arguments = [f"--{one}" if "=" in one and not one.startswith("-") else one for one in arguments]
-    source = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    resumed = _option(arguments, "--resume")
-    if source is not None and source.endswith(_FILES):
-        base, text = _from_file(source)
-        arguments = ["--config", text, *arguments]
-    elif resumed is not None:
-        base = Recipe.from_dict(load_checkpoint(Path(resumed)).config.get("recipe"))
-    else:
-        name = source or "digits"
-        if name not in RECIPES:
-            raise unknown_name("recipe", name, RECIPES)
-        base = RECIPES[name]()
-    if resumed is None and (architecture := _option(arguments, "--architecture.name")) is not None:
-        base = with_architecture(base, architecture)
-    parser = train_parser(base)
-    values = _parse(parser, arguments)
-    if source is None and resumed is None:
-        raise ConfigurationError(f"no recipe given. usage: {_USAGE}; `contraflow recipes` lists them.")
-    if (values.out is None) == (values.resume is None):
-        raise ConfigurationError(f"give either --out RUN for a new run or --resume RUN. usage: {_USAGE}")
-    if resumed is not None and source is not None:
-        raise ConfigurationError(f"--resume takes the recipe from {resumed}; leave {source} out.")
-    recipe = Recipe(**{key: getattr(values, key) for key in vars(base)})
+    recipe, values = parse_training(arguments)
     with ProgressBar() as bar:
         outcome = run_recipe(
             recipe,
@@ -64,6 +44,39 @@ def train_command(arguments: list[str]) -> None:
     show("\n".join([*lines, f"samples {outcome.picture}"]), found, values.json)
 
 
+def parse_training(arguments: list[str]) -> tuple[Recipe, Any]:
+    """The recipe that the words of `contraflow train` say, and the other options.
+
+    Raises:
+        ConfigurationError: the words do not fit.
+        DataError: there is no such file.
+    """
+    arguments = [f"--{one}" if "=" in one and not one.startswith("-") else one for one in arguments]
+    source = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    resumed = _option(arguments, "--resume")
+    if source is not None and source.endswith(_FILES):
+        base, text = _from_file(source)
+        arguments = ["--config", text, *arguments]
+    elif resumed is not None:
+        base = Recipe.from_dict(load_checkpoint(Path(resumed)).config.get("recipe"))
+    else:
+        name = source or "digits"
+        if name not in RECIPES:
+            raise unknown_name("recipe", name, RECIPES)
+        base = RECIPES[name]()
+    if resumed is None and (architecture := _option(arguments, "--architecture.name")) is not None:
+        base = with_architecture(base, architecture)
+    values = parse(train_parser(base), arguments)
+    if source is None and resumed is None:
+        raise ConfigurationError(f"no recipe given. usage: {_USAGE}; `contraflow recipes` lists them.")
+    if (values.out is None) == (values.resume is None):
+        raise ConfigurationError(f"give either --out RUN for a new run or --resume RUN. usage: {_USAGE}")
+    if resumed is not None and source is not None:
+        raise ConfigurationError(f"--resume takes the recipe from {resumed}; leave {source} out.")
+    given = values.as_dict()
+    return base.changed({key: given[key] for key in vars(base) if key in given}), values
+
+
 def train_parser(base: Recipe) -> Any:
     """The parser of `train`, its defaults those of a recipe."""
     from jsonargparse import ArgumentParser
@@ -76,17 +89,31 @@ def train_parser(base: Recipe) -> Any:
     parser.add_argument("--force", action="store_true", help="delete an earlier run in --out first")
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_class_arguments(Recipe, as_group=False)
-    parser.set_defaults(base.as_dict())
+    _add_settings(parser, base, "")
     return parser
 
 
-def _parse(parser: Any, arguments: list[str]) -> Any:
-    from contraflow.cli.main import parse
+def _add_settings(parser: Any, settings: Any, where: str) -> None:
+    """An option for every key of a recipe or a part of it; those of choices have no default, as not all go together."""
+    hints = get_type_hints(type(settings))
+    parts = {name for name, hint in hints.items() if hint in CHOICES or is_dataclass(hint)}
+    parser.add_class_arguments(type(settings), where.rstrip(".") or None, as_group=bool(where), skip=parts)
+    parser.set_defaults({f"{where}{name}": getattr(settings, name) for name in hints.keys() - parts})
+    for name in (name for name in hints if name in parts):
+        path, value = f"{where}{name}", getattr(settings, name)
+        if hints[name] in CHOICES:
+            _add_choice(parser, CHOICES[hints[name]], value, path)
+        else:
+            _add_settings(parser, value, f"{path}.")
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return parser.instantiate(parse(parser, arguments))
+
+def _add_choice(parser: Any, choice: Choice, value: Any, path: str) -> None:
+    now = ", ".join(f"{key}={one}" for key, one in choice.as_keys(value).items())
+    group = parser.add_argument_group(f"{path}, in this recipe {now}")
+    for key, uses in choice.keys().items():
+        takers = " and ".join(one.taker for one in uses if one.taker)
+        about = f"{uses[0].help} ({takers})" if takers else uses[0].help
+        group.add_argument(f"--{path}.{key}", type=uses[0].type, default=argparse.SUPPRESS, help=about)
 
 
 def _option(arguments: list[str], name: str) -> str | None:
@@ -117,7 +144,7 @@ def _from_file(source: str) -> tuple[Recipe, str]:
     architecture = values.get("architecture")
     if isinstance(architecture, dict) and "name" in architecture:
         base = with_architecture(base, str(architecture["name"]))
-    _check_keys(values, base.as_dict(), source, "")
+    _check_keys(values, base, source, "")
     return base, yaml.safe_dump(values, sort_keys=False)
 
 
@@ -150,15 +177,21 @@ def yaml_error() -> type[Exception]:
     return yaml.YAMLError
 
 
-def _check_keys(values: dict[str, Any], known: dict[str, Any], source: str, where: str) -> None:
+def _check_keys(values: dict[str, Any], settings: Any, source: str, where: str) -> None:
+    hints = get_type_hints(type(settings))
     for key, value in values.items():
         if where == "" and key in ("out", "resume", "force", "tensorboard", "json", "config"):
             continue
-        if key not in known:
-            raise unknown_name(f"key in {source}:", f"{where}{key}", [f"{where}{one}" for one in known])
-        if not isinstance(known[key], dict):
+        path, hint = f"{where}{key}", hints.get(key)
+        if hint is None:
+            raise unknown_name(f"key in {source}:", path, [f"{where}{one}" for one in hints])
+        if not (hint in CHOICES or is_dataclass(hint) or get_origin(hint) is dict):
             continue
         if not isinstance(value, dict):
-            raise ConfigurationError(f"key in {source}: {where}{key}={value!r}, where it takes keys and values itself.")
-        if key != "options":
-            _check_keys(value, known[key], source, f"{where}{key}.")
+            raise ConfigurationError(f"key in {source}: {path}={value!r}, where it takes keys and values itself.")
+        if hint in CHOICES:
+            known = CHOICES[hint].keys()
+            for one in value.keys() - known.keys():
+                raise unknown_name(f"key in {source}:", f"{path}.{one}", [f"{path}.{other}" for other in known])
+        elif is_dataclass(hint):
+            _check_keys(value, getattr(settings, key), source, f"{path}.")

@@ -38,6 +38,9 @@ class Geometric(TruncationLaw):
     With powers of the Jacobian that decay like ρ^k, the roulette's variance is finite if ρ² < 1 - p and
     infinite if ρ² > 1 - p (docs/maths/russian-roulette.md).
 
+    Args:
+        p: the share of samples that stop after a term, between 0 and 1.
+
     >>> Geometric(0.5).survival(3), Geometric(0.5).mean
     (0.25, 2.0)
     """
@@ -65,6 +68,9 @@ class Poisson(TruncationLaw):
 
     Its tail falls faster than any geometric one, so the roulette's variance is infinite for every ρ > 0; the
     reference implementation trains with it and 2 exact terms.
+
+    Args:
+        rate: λ, in (0, 100].
 
     >>> round(Poisson(2.0).survival(1), 4)
     0.8647

@@ -1,11 +1,11 @@
 """Experiments: a recipe is a function that returns a complete, typed configuration."""
 
-from contraflow.recipes.build import TrainedFlow, build_flow, load_run
+from contraflow.recipes.build import Run, build_flow, load_run
 from contraflow.recipes.catalogue import RECIPES, with_architecture
+from contraflow.recipes.log import TrainingLog
 from contraflow.recipes.recipe import (
     ArchitectureSettings,
     DataSettings,
-    EstimatorSettings,
     EvaluationSettings,
     PreprocessingSettings,
     Recipe,
@@ -16,11 +16,11 @@ __all__ = [
     "RECIPES",
     "ArchitectureSettings",
     "DataSettings",
-    "EstimatorSettings",
     "EvaluationSettings",
     "PreprocessingSettings",
     "Recipe",
-    "TrainedFlow",
+    "Run",
+    "TrainingLog",
     "build_flow",
     "load_run",
     "run_recipe",

@@ -278,7 +278,7 @@ def seconds_a_step(recipe: Recipe, at_most: float | None = None) -> float:
     augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
     start, spent, timed = 0.0, 0.0, 0
     rows, labels = training_rows(recipe, data)
-    for record in train(state, rows, settings, augment, labels):
+    for record in train(state, rows, settings, recipe.objective, augment, labels):
         timed = record.step - _UNTIMED_STEPS
         if timed == 0:
             start = time.process_time()

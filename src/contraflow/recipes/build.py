@@ -7,7 +7,7 @@ import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,9 @@ from contraflow.data import (
 from contraflow.data.tables import Note, untold
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, first_line, unknown_name
 from contraflow.flow import Flow
-from contraflow.recipes.recipe import DataSettings, Recipe, check_seed, is_a
+from contraflow.recipes.choices import is_a
+from contraflow.recipes.log import TrainingLog
+from contraflow.recipes.recipe import DataSettings, Recipe, check_seed
 from contraflow.training import Checkpoint, load_checkpoint
 from contraflow.training.average import with_weights
 
@@ -171,7 +173,7 @@ def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
             raise unknown_name("architecture option", option, architecture_options(name))
     if recipe.architecture.norms.kind != "spectral" and "norms" not in _parameters(name):
         raise ConfigurationError(f"architecture.norms.kind={recipe.architecture.norms.kind}: {name} has no such norms.")
-    logdet = recipe.estimator.build()
+    logdet = recipe.estimator
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below, in our words
@@ -248,10 +250,16 @@ def _at_most(parameters: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class TrainedFlow:
-    """A run read back: its flow with the weights for evaluation, and how it came to be.
+class Run:
+    """A run on disk, read back: how it came to be, its log, and its flow at the newest checkpoint.
 
     Attributes:
+        flow: with the weights for evaluation.
+        recipe: as it was trained, its device included.
+        columns: names of the columns of a table; ``None`` for others.
+        levels: of the pixels of images; ``None`` for others.
+        step: steps of training behind the weights.
+        path: folder of the checkpoint.
         fingerprint: of its data; ``None`` in runs from before there were any.
     """
 
@@ -264,9 +272,14 @@ class TrainedFlow:
     fingerprint: Fingerprint | None = None
 
     @property
-    def run(self) -> Path:
+    def folder(self) -> Path:
         """The folder of the run, or the checkpoint itself where that was moved elsewhere."""
         return self.path.parents[1] if self.path.parent.name == "checkpoints" else self.path
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of the training log up to the step of the weights; empty where there is no log."""
+        return [record for record in TrainingLog(self.folder).records() if record["step"] <= self.step]
 
 
 def describe(recipe: Recipe, data: Dataset, preprocessing: Bijection | None) -> dict[str, Any]:
@@ -297,7 +310,7 @@ def recorded_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
         ) from error
 
 
-def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = None) -> TrainedFlow:
+def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = None) -> Run:
     """The flow of a run or checkpoint folder, with its averaged weights.
 
     Raises:
@@ -312,15 +325,15 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
     config = checkpoint.config
     try:
         recipe = Recipe.from_dict(config["recipe"])
-        recipe.device = device or "cpu"
+        here = replace(recipe, device=device or "cpu")
         shape, columns, levels = (config[key] for key in ("event_shape", "columns", "levels"))
         for fine in (is_a(shape, list[int]), is_a(columns, list[str] | None), is_a(levels, int | None)):
             if not fine:
                 raise TypeError(f"event_shape={shape!r}, columns={columns!r}, levels={levels!r}")
         preprocessing = preprocessing_from_config(config["preprocessing"]) if config["preprocessing"] else None
         with torch.device("meta"), _at_most(len(checkpoint.model)):  # sizes are compared before memory is taken
-            checkpoint.check_fits(_construct(recipe, tuple(shape), preprocessing))
-        flow = build_flow(recipe, tuple(shape), preprocessing)
+            checkpoint.check_fits(_construct(here, tuple(shape), preprocessing))
+        flow = build_flow(here, tuple(shape), preprocessing)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint.path / 'config.json'}: does not describe a flow: {first_line(error)}."
@@ -331,4 +344,4 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
     flow = with_weights(flow, checkpoint.evaluation_weights())
     names = tuple(columns) if columns else None
     fingerprint = recorded_fingerprint(checkpoint)
-    return TrainedFlow(flow, recipe, names, levels, checkpoint.progress["step"], checkpoint.path, fingerprint)
+    return Run(flow, recipe, names, levels, checkpoint.progress["step"], checkpoint.path, fingerprint)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.errors import unknown_name
+from contraflow.logdet import TRAINING, Exact
 from contraflow.recipes.recipe import ArchitectureSettings, Recipe
+from contraflow.training import Hybrid
 
 
 def digits() -> Recipe:
@@ -22,10 +25,10 @@ def digits() -> Recipe:
 
 
 def digits_hybrid() -> Recipe:
-    """Digits, p(x) and p(y|x) of one small network, λ = 1/D; training.likelihood_weight sets another λ."""
+    """Digits, p(x) and p(y|x) of one small network, λ = 1/D; objective.likelihood_weight sets another λ."""
     recipe = digits()
     recipe.recipe = "digits_hybrid"
-    recipe.architecture.name, recipe.training.objective = "hybrid", "hybrid"
+    recipe.architecture.name, recipe.objective = "hybrid", Hybrid()
     recipe.training.learning_rate = 1e-2
     return recipe
 
@@ -55,7 +58,7 @@ def mnist_hybrid() -> Recipe:
     """MNIST, p(x) and p(y|x) of one network sized down for CPUs; the full setting is `mnist_hybrid_paper`."""
     recipe = mnist()
     recipe.recipe = "mnist_hybrid"
-    recipe.architecture.name, recipe.training.objective = "hybrid", "hybrid"
+    recipe.architecture.name, recipe.objective = "hybrid", Hybrid()
     return recipe
 
 
@@ -63,7 +66,7 @@ def mnist_hybrid_paper() -> Recipe:
     """MNIST, p(x) and p(y|x) with the paper's blocks, 16-16-16 of 512, and branches of 256 features; for a GPU."""
     recipe = mnist_paper()
     recipe.recipe = "mnist_hybrid_paper"
-    recipe.architecture.name, recipe.training.objective = "hybrid_mnist", "hybrid"
+    recipe.architecture.name, recipe.objective = "hybrid_mnist", Hybrid()
     return recipe
 
 
@@ -93,7 +96,7 @@ def cifar10_hybrid() -> Recipe:
     """CIFAR-10, p(x) and p(y|x) of one network sized down for CPUs; the full setting is `cifar10_hybrid_paper`."""
     recipe = _standardised_crops(cifar10())
     recipe.recipe = "cifar10_hybrid"
-    recipe.architecture.name, recipe.training.objective = "hybrid", "hybrid"
+    recipe.architecture.name, recipe.objective = "hybrid", Hybrid()
     return recipe
 
 
@@ -101,7 +104,7 @@ def cifar10_hybrid_paper() -> Recipe:
     """CIFAR-10, p(x) and p(y|x) with the paper's blocks, 16-16-16 of 512, and branches of 256 features; for a GPU."""
     recipe = _standardised_crops(cifar10_paper())
     recipe.recipe = "cifar10_hybrid_paper"
-    recipe.architecture.name, recipe.training.objective = "hybrid_cifar10", "hybrid"
+    recipe.architecture.name, recipe.objective = "hybrid_cifar10", Hybrid()
     return recipe
 
 
@@ -146,7 +149,7 @@ def celebahq256_paper() -> Recipe:
     recipe.data.name = "celebahq256"
     recipe.preprocessing.bits, recipe.preprocessing.flip = 5, True
     recipe.architecture.name = "residual_flow_celebahq256"
-    recipe.estimator.exact_terms = 8
+    recipe.estimator = replace(TRAINING, exact_terms=8)
     recipe.training.steps, recipe.training.batch_size = 300_000, 40
     recipe.evaluation.batch_size = 8
     return recipe
@@ -181,7 +184,7 @@ def power() -> Recipe:
     recipe.recipe = "power"
     recipe.data.name = "power"
     recipe.preprocessing.kind = "none"
-    recipe.evaluation.estimator.kind = "exact"
+    recipe.evaluation.estimator = Exact()
     recipe.architecture.options = {"blocks": 16, "hidden": [64, 64]}
     training = recipe.training
     training.steps, training.batch_size, training.learning_rate = 10_000, 1000, 2e-2
@@ -195,7 +198,7 @@ def toy(name: str) -> Recipe:
     recipe.recipe, recipe.data.name = name, name
     recipe.preprocessing.kind = "none"
     recipe.architecture.options = {"blocks": 16}
-    recipe.estimator.kind = recipe.evaluation.estimator.kind = "exact"
+    recipe.estimator = recipe.evaluation.estimator = Exact()
     recipe.training.learning_rate = 1e-2
     return recipe
 

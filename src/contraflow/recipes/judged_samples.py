@@ -9,13 +9,13 @@ from torch import Generator, Tensor
 from contraflow.data import ImagePreprocessing, draw_rows
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import ImageFeatures, QualityReport, measure_quality
-from contraflow.recipes.build import TrainedFlow, make_generator
+from contraflow.recipes.build import Run, make_generator
 from contraflow.recipes.own_data import load_own_data
 from contraflow.recipes.run import Silent, Watcher, draw_samples
 
 
 def judge_samples(
-    trained: TrainedFlow,
+    trained: Run,
     features: ImageFeatures,
     temperatures: Sequence[float] = (1.0,),
     *,

@@ -14,7 +14,7 @@ from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import DetectionReport, Evidence, gather_evidence, report_detection
 from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION
-from contraflow.recipes.build import TrainedFlow, make_generator
+from contraflow.recipes.build import Run, make_generator
 from contraflow.recipes.own_data import load_own_data
 from contraflow.recipes.run import Silent, Watcher
 
@@ -48,10 +48,10 @@ class Comparison:
 
 
 def compare_with_others(
-    trained: TrainedFlow,
+    trained: Run,
     against: Sequence[str],
     *,
-    background: TrainedFlow | None = None,
+    background: Run | None = None,
     limit: int = 500,
     batch: int = 10,
     draws: int = 1,
@@ -103,7 +103,7 @@ def compare_with_others(
     return Comparison(report_detection(sets[0].name, evidence, typical, batches=batches, generator=drawn), tuple(sets))
 
 
-def _check_background(background: TrainedFlow, trained: TrainedFlow) -> None:
+def _check_background(background: Run, trained: Run) -> None:
     if (background.flow.event_shape, background.levels) != (trained.flow.event_shape, trained.levels):
         raise ShapeError(
             f"{background.path} takes data of shape {background.flow.event_shape} with {background.levels} levels, "
@@ -117,7 +117,7 @@ def _check_background(background: TrainedFlow, trained: TrainedFlow) -> None:
 
 
 def _sets(
-    trained: TrainedFlow, names: Sequence[str], limit: int, batch: int, generator: Generator, note: Note
+    trained: Run, names: Sequence[str], limit: int, batch: int, generator: Generator, note: Note
 ) -> tuple[list[OtherRows], Tensor]:
     """The own test rows first, then the others; and own rows that the flow was not trained on, apart."""
     settings = trained.recipe.data

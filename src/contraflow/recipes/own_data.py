@@ -10,7 +10,7 @@ from torch import Tensor
 from contraflow.data import DATASETS, Dataset, Fingerprint, has_own_splits, read_rows
 from contraflow.data.tables import Note
 from contraflow.errors import DataError, ShapeError
-from contraflow.recipes.build import TrainedFlow, load_data_for
+from contraflow.recipes.build import Run, load_data_for
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def check_unchanged(fingerprint: Fingerprint | None, data: Dataset, run: Path, r
         raise DataError(f"{data.name} has changed since {run} was trained on it: {change}. {remedy}")
 
 
-def load_own_data(trained: TrainedFlow, note: Note) -> Dataset:
+def load_own_data(trained: Run, note: Note) -> Dataset:
     """The data that a flow was trained on, split as they were then.
 
     Raises:
@@ -58,13 +58,13 @@ def load_own_data(trained: TrainedFlow, note: Note) -> Dataset:
     data = load_data_for(trained.columns, trained.recipe.data, trained.recipe.seed, note)
     remedy = (
         "Its test rows may have been trained on now. Restore it, or score all its rows with "
-        f"`contraflow evaluate {trained.run} --data {data.name}`."
+        f"`contraflow evaluate {trained.folder} --data {data.name}`."
     )
-    check_unchanged(trained.fingerprint, data, trained.run, remedy, note)
+    check_unchanged(trained.fingerprint, data, trained.folder, remedy, note)
     return data
 
 
-def rows_to_judge(trained: TrainedFlow, data: str | None, split: str | None, note: Note) -> JudgedRows:
+def rows_to_judge(trained: Run, data: str | None, split: str | None, note: Note) -> JudgedRows:
     """A split of the run's own data, of a named set or of a file with its own splits, or all rows of another file.
 
     Args:
@@ -91,45 +91,45 @@ def rows_to_judge(trained: TrainedFlow, data: str | None, split: str | None, not
     if _has_all(trained, rows) and _is_own(
         trained, same := load_data_for(trained.columns, settings, trained.recipe.seed)
     ):
-        note(f"{data} holds what {trained.run} was trained on: only its test rows are scored.")
+        note(f"{data} holds what {trained.folder} was trained on: only its test rows are scored.")
         return _of_split(trained, same, "test")
     note(f"all {len(rows):,} rows of {data} count as test rows.")
     return _compared(trained, _checked(trained, JudgedRows(data, "all", rows, None)), note)
 
 
-def _is_own(trained: TrainedFlow, data: Dataset) -> bool:
+def _is_own(trained: Run, data: Dataset) -> bool:
     """Whether data, split as they are, are those that a run was trained on."""
     return trained.fingerprint is not None and not trained.fingerprint.change(Fingerprint.of(data))
 
 
-def _has_all(trained: TrainedFlow, rows: Tensor) -> bool:
+def _has_all(trained: Run, rows: Tensor) -> bool:
     """Whether rows are, all but surely, those that a run was split from, in whatever order."""
     found = trained.fingerprint
     return found is not None and len(rows) == sum(found.rows.values()) and found.share_among(rows) == 1
 
 
-def _compared(trained: TrainedFlow, judged: JudgedRows, note: Note) -> JudgedRows:
+def _compared(trained: Run, judged: JudgedRows, note: Note) -> JudgedRows:
     """The rows, and a word where the run was trained on some of them."""
     if trained.fingerprint is None:
-        note(f"{trained.run} has no fingerprint of its data: whether it was trained on {judged.data} is not known.")
+        note(f"{trained.folder} has no fingerprint of its data: whether it was trained on {judged.data} is not known.")
     elif share := trained.fingerprint.share_among(judged.rows):
         count = max(1, round(share * trained.fingerprint.rows["train"]))
         note(
             f"about {min(count, len(judged.rows)):,} of these {len(judged.rows):,} rows of {judged.data} are rows that "
-            f"{trained.run} was trained on: its score is better than that of unseen rows."
+            f"{trained.folder} was trained on: its score is better than that of unseen rows."
         )
     return judged
 
 
-def _of_split(trained: TrainedFlow, data: Dataset, split: str | None) -> JudgedRows:
+def _of_split(trained: Run, data: Dataset, split: str | None) -> JudgedRows:
     split = split or "test"
     return _checked(trained, JudgedRows(data.name, split, getattr(data, split), getattr(data, f"{split}_labels")))
 
 
-def _checked(trained: TrainedFlow, judged: JudgedRows) -> JudgedRows:
+def _checked(trained: Run, judged: JudgedRows) -> JudgedRows:
     shape = tuple(judged.rows.shape[1:])
     if shape != trained.flow.event_shape:
-        raise ShapeError(f"{trained.run} takes data of shape {trained.flow.event_shape}; {judged.data} has {shape}.")
+        raise ShapeError(f"{trained.folder} takes data of shape {trained.flow.event_shape}; {judged.data} has {shape}.")
     if not len(judged.rows):
         raise DataError(f"{judged.data}: has no {judged.split} rows. Choose another --split.")
     return judged

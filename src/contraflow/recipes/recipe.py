@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, is_dataclass
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, get_type_hints
 
-import torch
-
-from contraflow.errors import CheckpointError, ConfigurationError
+from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, unknown_name
 from contraflow.lipschitz import LearnedNorms, MixedNorms, NarrowRange, Norms, SkewedRange, Spectral
-from contraflow.logdet import (
-    AdaptiveRoulette,
-    Exact,
-    Gaussian,
-    Geometric,
-    LogDetEstimator,
-    PairedRademacher,
-    Poisson,
-    PowerSeries,
-    Probe,
-    Rademacher,
-    RussianRoulette,
-    TruncationLaw,
-)
-from contraflow.training import TrainingSettings
+from contraflow.logdet import EVALUATION, TRAINING, LogDetEstimator
+from contraflow.recipes.choices import CHOICES, ESTIMATOR, is_a
+from contraflow.training import LIKELIHOOD, Objective, TrainingSettings
 
 
 @dataclass
@@ -132,63 +119,6 @@ class ArchitectureSettings:
     norms: NormSettings = field(default_factory=NormSettings)
 
 
-_PROBES: dict[str, type[Probe]] = {"rademacher": Rademacher, "paired": PairedRademacher, "gaussian": Gaussian}
-
-
-@dataclass
-class EstimatorSettings:
-    """How log|det(I + J)| is estimated.
-
-    Args:
-        kind: roulette (unbiased), series (biased, as in i-ResNets), exact (dense Jacobian, small dimensions).
-        law: of the roulette's number of further terms; adaptive learns it block by block (p, rate and exact_terms are
-            not used).
-        p: of the geometric law.
-        rate: of the Poisson law.
-        exact_terms: terms of the roulette that every sample computes.
-        terms: terms of the biased series.
-        probe: distribution of the probes; paired is rademacher in pairs that cancel what couples neighbours, where
-            probes is even.
-        probes: probes a sample.
-        stratified: systematic draws over the batch (constant cost a step) instead of independent ones.
-        series_dtype: bfloat16 computes the products of a roulette with a fixed law in half precision, for speed on
-            processors that have it.
-    """
-
-    kind: Literal["roulette", "series", "exact"] = "roulette"
-    law: Literal["geometric", "poisson", "adaptive"] = "geometric"
-    p: float = 0.5
-    rate: float = 2.0
-    exact_terms: int = 2
-    terms: int = 5
-    probe: Literal["rademacher", "paired", "gaussian"] = "rademacher"
-    probes: int = 1
-    stratified: bool = True
-    series_dtype: Literal["same", "bfloat16"] = "same"
-
-    def build(self) -> LogDetEstimator:
-        """The estimator.
-
-        Raises:
-            ConfigurationError: `series_dtype` where it has no meaning.
-        """
-        if self.series_dtype != "same" and (self.kind != "roulette" or self.law == "adaptive"):
-            raise ConfigurationError(
-                f"series_dtype={self.series_dtype}: it belongs to kind=roulette with law=geometric or poisson, "
-                f"not to kind={self.kind} with law={self.law}."
-            )
-        if self.kind == "exact":
-            return Exact()
-        probe = _PROBES[self.probe]()
-        if self.kind == "series":
-            return PowerSeries(self.terms, probe, self.probes)
-        if self.law == "adaptive":
-            return AdaptiveRoulette(probe, self.probes, self.stratified)
-        law: TruncationLaw = Geometric(self.p) if self.law == "geometric" else Poisson(self.rate)
-        dtype = None if self.series_dtype == "same" else torch.bfloat16
-        return RussianRoulette(law, self.exact_terms, probe, self.probes, self.stratified, dtype)
-
-
 @dataclass
 class EvaluationSettings:
     """How the finished flow is scored.
@@ -202,7 +132,7 @@ class EvaluationSettings:
         samples: samples drawn for the picture.
     """
 
-    estimator: EstimatorSettings = field(default_factory=lambda: EstimatorSettings(exact_terms=20, stratified=False))
+    estimator: LogDetEstimator = EVALUATION
     draws: int = 1
     batch_size: int = 200
     limit: int | None = None
@@ -222,6 +152,7 @@ class Recipe:
         preprocessing: what happens to them first.
         architecture: which flow.
         estimator: log-determinant in training; 2 exact terms + Geometric(0.5) as in the paper.
+        objective: what training minimises.
         training: how it is trained.
         evaluation: how it is scored.
         seed: of everything random.
@@ -233,7 +164,8 @@ class Recipe:
     data: DataSettings = field(default_factory=DataSettings)
     preprocessing: PreprocessingSettings = field(default_factory=PreprocessingSettings)
     architecture: ArchitectureSettings = field(default_factory=ArchitectureSettings)
-    estimator: EstimatorSettings = field(default_factory=EstimatorSettings)
+    estimator: LogDetEstimator = TRAINING
+    objective: Objective = LIKELIHOOD
     training: TrainingSettings = field(default_factory=TrainingSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     seed: int = 0
@@ -244,8 +176,30 @@ class Recipe:
         check_seed(self.seed)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; estimators and objective by their keys (`contraflow.recipes.choices`)."""
+        return _as_dict(self)
+
+    def changed(self, values: Mapping[str, Any]) -> Recipe:
+        """A recipe with other values under some keys, nested as in `as_dict`.
+
+        Raises:
+            ConfigurationError: keys that do not belong, or values that do not fit.
+
+        >>> Recipe().changed({"training": {"steps": 5}, "estimator": {"kind": "series"}}).estimator
+        PowerSeries(terms=5, probe=Rademacher(), probes=1)
+        """
+        return _changed(self, values, "")
+
+    def changes(self, base: Recipe) -> dict[str, Any]:
+        """Path → value of what differs from another recipe: `base` changed by these, one after another, is this one.
+
+        >>> from contraflow.logdet import Exact
+        >>> recipe = Recipe(estimator=Exact())
+        >>> recipe.training.steps = 5
+        >>> recipe.changes(Recipe())
+        {'estimator.kind': 'exact', 'training.steps': 5}
+        """
+        return dict(_changes(self, base, ""))
 
     @classmethod
     def from_dict(cls, values: Any) -> Recipe:
@@ -254,7 +208,10 @@ class Recipe:
         Raises:
             CheckpointError: keys that do not belong, or values that do not fit.
         """
-        return _from_dict(cls, values, "recipe")
+        try:
+            return cls().changed(_in_todays_keys(values))
+        except ContraflowError as error:
+            raise CheckpointError(f"config.json: {error}") from error
 
 
 def check_seed(seed: int) -> None:
@@ -274,37 +231,75 @@ def _require_positive(where: str, settings: Any, *names: str) -> None:
             raise ConfigurationError(f"{where}.{name}={value}: it must be at least 1.")
 
 
-def _from_dict(cls: type, values: Any, where: str) -> Any:
-    hints = get_type_hints(cls)
-    if not isinstance(values, dict) or set(values) - hints.keys():
-        raise CheckpointError(f"config.json: {where} is not what this version of contraflow writes.")
-    made = {}
-    for name, value in values.items():
-        if is_dataclass(hints[name]):
-            made[name] = _from_dict(hints[name], value, f"{where}.{name}")
-        elif is_a(value, hints[name]):
-            made[name] = value
+def _as_dict(settings: Any) -> dict[str, Any]:
+    hints, found = get_type_hints(type(settings)), {}
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if hints[one.name] in CHOICES:
+            found[one.name] = CHOICES[hints[one.name]].as_keys(value)
         else:
-            raise CheckpointError(f"config.json: {where}.{name}={value!r} is of another type than it must be.")
-    try:
-        return cls(**made)
-    except ConfigurationError as error:
-        raise CheckpointError(f"config.json: {error}") from error
+            found[one.name] = _as_dict(value) if is_dataclass(value) else copy.deepcopy(value)
+    return found
 
 
-def is_a(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of an annotated type: plain ones, literals, unions, lists and dicts.
+Settings = TypeVar("Settings")
 
-    >>> is_a([1, 2], list[int]), is_a(True, int), is_a(3, float), is_a(None, str | None)
-    (True, False, True, True)
-    """
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in arguments
-    if origin in (UnionType, Union):
-        return any(is_a(value, one) for one in arguments)
-    if origin is list:
-        return isinstance(value, list) and all(is_a(one, arguments[0]) for one in value)
-    if hint is float:
-        return type(value) in (int, float)
-    return hint is Any or type(value) is (origin or hint)
+
+def _changed(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
+    hints, made = get_type_hints(type(settings)), {}
+    for name, value in values.items():
+        path = f"{where}{name}"
+        if name not in hints:
+            raise unknown_name("key", path, [f"{where}{one}" for one in hints])
+        hint, old = hints[name], getattr(settings, name)
+        if hint in CHOICES or is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigurationError(f"{path}={value!r}, where it takes keys and values itself.")
+            choice = CHOICES.get(hint)
+            made[name] = _changed(old, value, f"{path}.") if choice is None else choice.changed(old, value, path)
+        elif is_a(value, hint):
+            made[name] = copy.deepcopy(value)
+        else:
+            raise ConfigurationError(f"{path}={value!r} is of another type than it must be.")
+    return replace(copy.deepcopy(settings), **made)  # type: ignore[type-var]
+
+
+def _changes(settings: Any, base: Any, where: str) -> Iterator[tuple[str, Any]]:
+    for name, hint in get_type_hints(type(settings)).items():
+        value, usual, path = getattr(settings, name), getattr(base, name), f"{where}{name}"
+        if hint in CHOICES:
+            yield from ((f"{path}.{key}", one) for key, one in CHOICES[hint].changes(value, usual).items())
+        elif is_dataclass(hint):
+            yield from _changes(value, usual, f"{path}.")
+        elif isinstance(value, dict) and usual.keys() <= value.keys():
+            yield from ((f"{path}.{key}", one) for key, one in value.items() if key not in usual or usual[key] != one)
+        elif value != usual:
+            yield path, value
+
+
+def _in_todays_keys(values: Any) -> Mapping[str, Any]:
+    """What runs wrote before estimators and objectives were choices, in the keys of today."""
+    if not isinstance(values, Mapping):
+        raise ConfigurationError(f"recipe={values!r}, where it takes keys and values itself.")
+    found = dict(values)
+    training = found.get("training")
+    if isinstance(training, Mapping) and "objective" in training:
+        weight = {"likelihood_weight": training.get("likelihood_weight", "1/D")}
+        found["training"] = {key: one for key, one in training.items() if key not in ("objective", *weight)}
+        hybrid = training["objective"] == "hybrid"
+        found["objective"] = {"kind": training["objective"], **(weight if hybrid else {})}
+    if isinstance(estimator := found.get("estimator"), Mapping):
+        found["estimator"] = _estimator_in_todays_keys(estimator)
+    evaluation = found.get("evaluation")
+    if isinstance(evaluation, Mapping) and isinstance(estimator := evaluation.get("estimator"), Mapping):
+        found["evaluation"] = {**evaluation, "estimator": _estimator_in_todays_keys(estimator)}
+    return found
+
+
+def _estimator_in_todays_keys(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not {"terms", "law"} <= values.keys():  # no kind takes both: only the flat record of all keys had them
+        return values
+    if values.get("kind") == "roulette" and values["law"] == "adaptive":
+        values = {**values, "kind": "adaptive"}
+    known, taken = ESTIMATOR.keys(), ESTIMATOR.taken(values, "estimator")
+    return {key: one for key, one in values.items() if key in taken or key not in known}

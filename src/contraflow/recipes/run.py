@@ -7,7 +7,6 @@ learned, norm-orders.png too.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 import signal
@@ -27,7 +26,6 @@ from contraflow.errors import ConfigurationError, DataError, OutputError
 from contraflow.evaluation import (
     ClassificationReport,
     LikelihoodReport,
-    evaluate_classification,
     norm_orders_picture,
     report_classes,
     report_scores,
@@ -47,9 +45,10 @@ from contraflow.recipes.build import (
     recorded_fingerprint,
     training_rows,
 )
+from contraflow.recipes.log import TrainingLog
 from contraflow.recipes.own_data import check_unchanged
 from contraflow.recipes.recipe import Recipe
-from contraflow.recipes.writing import append_line, replacing, write_json, write_text
+from contraflow.recipes.writing import replacing, write_json
 from contraflow.training import Checkpoint, TrainingState, load_checkpoint, save_checkpoint, train
 from contraflow.training.average import with_weights
 from contraflow.training.loop import StepRecord
@@ -187,10 +186,12 @@ class _Run:
         self.recipe, self.out, self.data, self.watcher = recipe, out, data, watcher
         self.preprocessing = make_preprocessing(recipe, data)
         self.flow = build_flow(recipe, data.event_shape, self.preprocessing)
+        self.rows, self.labels = training_rows(recipe, data)
+        recipe.objective.check(self.flow, self.labels)  # before anything is written
         self.config = describe(recipe, data, self.preprocessing)
-        self.evaluation_estimator = recipe.evaluation.estimator.build()
+        self.evaluation_estimator = recipe.evaluation.estimator
         self.state = TrainingState.begin(self.flow, recipe.training, recipe.seed)
-        self.log = out / "log.jsonl"
+        self.log = TrainingLog(out)
         self.saved = 0
 
     def begin(self, force: bool) -> None:
@@ -211,7 +212,7 @@ class _Run:
         except OSError as error:
             raise OutputError(f"{self.out}: cannot be written: {error.strerror}.") from error
         self.save()
-        self.log.touch()
+        self.log.drop_after(0)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take over the newest checkpoint and drop the log's lines after it.
@@ -220,16 +221,14 @@ class _Run:
             DataError: there are not the training rows that it is in the middle of.
         """
         checkpoint.restore(self.state)
-        drawn, rows = len(self.state.order), len(training_rows(self.recipe, self.data)[0])
+        drawn, rows = len(self.state.order), len(self.rows)
         # more rows under a known fingerprint come of a larger data.limit, and are drawn from the next epoch on
         if drawn > rows or (0 < drawn < rows and recorded_fingerprint(checkpoint) is None):
             raise DataError(
                 f"{self.data.name}: {rows:,} training rows (data.limit={self.recipe.data.limit}), where {self.out} was "
                 f"trained on {drawn:,}. {_REMEDY}"
             )
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
-        kept = [line for line in lines if _logged_step(line) <= self.state.step]
-        write_text(self.log, "".join(f"{line}\n" for line in kept))
+        self.log.drop_after(self.state.step)
         self.saved = self.state.step
         self.watcher.note(f"resumed {self.out} at step {self.state.step}")
 
@@ -241,18 +240,17 @@ class _Run:
     def train(self, tensorboard: bool) -> None:
         """All remaining steps, with log, validation and checkpoints."""
         settings = self.recipe.training
-        rows, labels = training_rows(self.recipe, self.data)
         preprocessing = self.flow.preprocessing
         augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
         board = _summary_writer()(str(self.out / "tensorboard")) if tensorboard else None
-        records = train(self.state, rows, settings, augment, labels)
+        records = train(self.state, self.rows, settings, self.recipe.objective, augment, self.labels)
         with _Interruption() as interruption, board or contextlib.nullcontext():
             for record in records:
                 validated = self._validate(record.step)
                 last = record.step == settings.steps
                 if record.step % settings.log_every == 0 or last or validated is not None:
                     line = self._describe(record, validated)
-                    append_line(self.log, line)
+                    self.log.append(line)
                     self.watcher.step(line, settings.steps)
                     if board is not None:
                         _write_board(board, line)
@@ -268,28 +266,23 @@ class _Run:
         if not due or not len(self.data.validation):
             return None
         weights = self.state.average.weights
-        found = self._score_validation(with_weights(self.flow, weights))
-        weight = settings.weight_for(self.flow.dimensions) if settings.objective == "hybrid" else 1.0
-        value = weight * found.get("log_prob", 0.0) - found.get("cross_entropy", 0.0)
+        objective, labels = self.recipe.objective, self.data.validation_labels
+        flow = with_weights(self.flow, weights)
+        rows = self.data.validation[: settings.validation_size]
+        terms = objective.validate(
+            flow,
+            rows,
+            None if labels is None else labels[: len(rows)],
+            estimator=self.evaluation_estimator,
+            batch_size=self.recipe.evaluation.batch_size,
+            # its own: validation changes nothing about training
+            generator=Generator(flow.device).manual_seed(self.recipe.seed + 1),
+        )
+        value = objective.value(flow, terms)
         if value > self.state.best_score:
             self.state.best_score = value
             self.state.best = {name: one.clone() for name, one in weights.items()}
-        return found
-
-    def _score_validation(self, flow: Flow) -> dict[str, float]:
-        settings, batch_size = self.recipe.training, self.recipe.evaluation.batch_size
-        # Its own generator: validation changes nothing about training.
-        generator = Generator(flow.device).manual_seed(self.recipe.seed + 1)
-        rows = self.data.validation[: settings.validation_size]
-        found: dict[str, float] = {}
-        if settings.objective == "likelihood" or settings.weight_for(flow.dimensions):
-            scores = score(flow, rows, estimator=self.evaluation_estimator, batch_size=batch_size, generator=generator)
-            found["log_prob"] = scores.log_prob.mean().item()
-        if settings.objective == "hybrid" and isinstance(flow, HybridFlow) and self.data.validation_labels is not None:
-            labels = self.data.validation_labels[: len(rows)]
-            classified = evaluate_classification(flow, rows, labels, batch_size=batch_size, generator=generator)
-            found |= {"cross_entropy": classified.cross_entropy, "accuracy": classified.accuracy}
-        return found
+        return terms
 
     def _describe(self, record: StepRecord, validated: dict[str, float] | None) -> dict[str, Any]:
         line: dict[str, Any] = {"step": record.step, "epoch": self.state.epoch, "loss": record.loss}
@@ -381,13 +374,6 @@ def draw_picture(flow: Flow, samples: Tensor, data: Dataset, path: Path) -> None
         density_picture(flow.with_logdet(Exact()), data.test, samples, path)
     else:
         scatter_picture(data.test, samples, path, data.columns)
-
-
-def _logged_step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return math.inf  # a line cut short by a kill
 
 
 def _in_units(flow: Flow, terms: Mapping[str, float]) -> dict[str, float]:

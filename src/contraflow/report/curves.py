@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from contraflow.evaluation.pictures import span
+from contraflow.logdet import PowerSeries
 from contraflow.report.drawing import colour, drawing
 from contraflow.report.page import figure, paragraph
 from contraflow.report.subject import Subject
@@ -36,7 +37,7 @@ def _key(subject: Subject) -> str:
 
 
 def _truthfulness(subject: Subject) -> str:
-    if subject.trained.recipe.estimator.kind == "series":
+    if isinstance(subject.trained.recipe.estimator, PowerSeries):
         return "The series is cut after a fixed number of terms, so the curve is biased: trust the test score, not it."
     return "Each value is an unbiased estimate of the batch's true likelihood, so the curve is the likelihood itself."
 

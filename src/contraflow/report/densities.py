@@ -12,7 +12,7 @@ from torch import Tensor
 from contraflow.data import load_matching
 from contraflow.errors import DataError, DomainError, ShapeError
 from contraflow.evaluation.pictures import span
-from contraflow.logdet import EVALUATION, Exact
+from contraflow.logdet import EVALUATION, Exact, RussianRoulette
 from contraflow.report.drawing import colour, drawing
 from contraflow.report.page import command, figure, paragraph, table
 from contraflow.report.subject import Scored, Subject
@@ -122,15 +122,15 @@ def _truth(subject: Subject) -> list[tuple[str, ...]]:
 def repeat_by(subject: Subject) -> list[str]:
     """The command that prints the test score; none where its options cannot say the recipe's estimator."""
     recipe = subject.trained.recipe
-    estimator, terms = recipe.evaluation.estimator.build(), recipe.evaluation.estimator.exact_terms
+    estimator = recipe.evaluation.estimator
     words = f"contraflow evaluate RUN --draws {recipe.evaluation.draws} --batch-size {recipe.evaluation.batch_size}"
     words += f" --limit {len(subject.test)} --seed {subject.settings.seed}"
     if (dtype := str(subject.trained.flow.dtype).removeprefix("torch.")) != recipe.dtype:
         words += f" --dtype {dtype}"
     if estimator == Exact():
         words += " --exact"
-    elif estimator == replace(EVALUATION, exact_terms=terms):
-        words += f" --exact-terms {terms}"
+    elif isinstance(estimator, RussianRoulette) and estimator == replace(EVALUATION, exact_terms=estimator.exact_terms):
+        words += f" --exact-terms {estimator.exact_terms}"
     else:
         return []
     return [paragraph("The score of the test rows, printed again:"), command(words)]

@@ -9,6 +9,7 @@ import numpy as np
 from contraflow.bijections import ResidualBlock
 from contraflow.evaluation import BlockSeries, Reconstruction, series_decay
 from contraflow.lipschitz import Certificate
+from contraflow.logdet import AdaptiveRoulette, Geometric, Poisson, RussianRoulette
 from contraflow.report.drawing import colour, drawing, power_of_ten
 from contraflow.report.page import details, figure, paragraph, table
 from contraflow.report.subject import Subject
@@ -63,10 +64,10 @@ def bounds_by_block(subject: Subject, found: tuple[BlockSeries, ...]) -> str:
         axes.plot(
             places, [one.decay for one in found], "o", markersize=4, color=colour("model"), label="decay ρ̂ on data"
         )
-        law = subject.trained.recipe.estimator
-        if law.kind == "roulette" and law.law == "geometric":
-            limit = math.sqrt(1 - law.p)
-            axes.axhline(limit, color=colour("model"), linewidth=0.9, linestyle=(0, (1, 2)))
+        match subject.trained.recipe.estimator:
+            case RussianRoulette(law=Geometric(p)):
+                limit = math.sqrt(1 - p)
+                axes.axhline(limit, color=colour("model"), linewidth=0.9, linestyle=(0, (1, 2)))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="residual block, from data to latent", ylim=(0, 1.08), xlim=(0, len(blocks) + 1))
         axes.legend(loc="lower right", ncols=3, bbox_to_anchor=(1, 1), borderaxespad=0)
@@ -80,17 +81,20 @@ def bounds_by_block(subject: Subject, found: tuple[BlockSeries, ...]) -> str:
 
 
 def _law(subject: Subject) -> str:
-    law = subject.trained.recipe.estimator
-    if law.kind != "roulette":
-        return ""
-    if law.law == "geometric":
-        return (
-            f"Above the dotted line at √(1 - p) = {math.sqrt(1 - law.p):.3f} the training estimator, "
-            f"Geometric({law.p:g}), would have infinite variance."
-        )
-    if law.law == "adaptive":
-        return "The training estimator learns a law for each block from this decay: the last column of the table."
-    return "The training estimator's Poisson law has infinite variance for every ρ > 0, harmless only where ρ is small."
+    match subject.trained.recipe.estimator:
+        case RussianRoulette(law=Geometric(p)):
+            return (
+                f"Above the dotted line at √(1 - p) = {math.sqrt(1 - p):.3f} the training estimator, "
+                f"Geometric({p:g}), would have infinite variance."
+            )
+        case RussianRoulette(law=Poisson()):
+            return (
+                "The training estimator's Poisson law has infinite variance for every ρ > 0, harmless only where ρ is "
+                "small."
+            )
+        case AdaptiveRoulette():
+            return "The training estimator learns a law for each block from this decay: the last column of the table."
+    return ""
 
 
 def certificate_table(subject: Subject, found: tuple[BlockSeries, ...]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +25,7 @@ from contraflow.evaluation import (
 )
 from contraflow.flow import Flow
 from contraflow.lipschitz import Certificate
-from contraflow.recipes import TrainedFlow
+from contraflow.recipes import Run
 from contraflow.recipes.build import make_generator
 from contraflow.recipes.run import draw_samples
 
@@ -69,7 +68,7 @@ class Scored:
 class Subject:
     """A run, its data, and the settings of its report."""
 
-    trained: TrainedFlow
+    trained: Run
     data: Dataset
     settings: ReportSettings = field(default_factory=ReportSettings)
     progress: Progress = lambda name, done, total: None
@@ -78,7 +77,7 @@ class Subject:
     @property
     def flow(self) -> Flow:
         """With the weights for evaluation, under the estimator that the recipe is scored with."""
-        return self.trained.flow.with_logdet(self.trained.recipe.evaluation.estimator.build())
+        return self.trained.flow.with_logdet(self.trained.recipe.evaluation.estimator)
 
     @property
     def images(self) -> ImagePreprocessing | None:
@@ -110,7 +109,7 @@ class Subject:
     def score(self, name: str, rows: Tensor, draws: int = 1) -> Scored:
         """Scores of some rows, exactly as `contraflow evaluate` has them."""
         recipe = self.trained.recipe.evaluation
-        estimator = recipe.estimator.build()
+        estimator = recipe.estimator
         scores = score(
             self.trained.flow,
             rows,
@@ -162,16 +161,4 @@ class Subject:
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """The lines of the training log up to the step of the weights; empty where there is no log."""
-        path = self.trained.path.parents[1] / "log.jsonl"
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-        found = [one for one in map(_line, lines) if one is not None]
-        return [one for one in found if one["step"] <= self.trained.step]
-
-
-def _line(text: str) -> dict[str, Any] | None:
-    """One line of a log; ``None`` where a kill has cut it short."""
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
+        return self.trained.log

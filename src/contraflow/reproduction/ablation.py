@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from torch import Generator, Tensor
 
 from contraflow.bijections import ResidualBlock
 from contraflow.flow import Flow
+from contraflow.logdet import Exact, PowerSeries
 from contraflow.numerics.jacobian import batch_jacobian
-from contraflow.recipes import RECIPES, Recipe, load_run
+from contraflow.recipes import RECIPES, Recipe, TrainingLog, load_run
 from contraflow.recipes.build import load_data
 from contraflow.recipes.writing import replacing
 from contraflow.reproduction.curves import Curve, curves_picture
@@ -57,7 +57,7 @@ class Cell:
         """The base recipe under this setting."""
         base.architecture.options |= {"activation": self.activation, "bound": self.bound}
         if self.biased:
-            base.estimator.kind, base.estimator.terms = "series", 5
+            base.estimator = PowerSeries(5)
         return base
 
 
@@ -76,7 +76,7 @@ def _digits(steps: int) -> Recipe:
     training = recipe.training
     training.steps, training.warmup_steps, training.validate_every = steps, steps // 10, 0
     training.polyak, training.log_every = 0.9, 1
-    recipe.evaluation.estimator.kind = "exact"
+    recipe.evaluation.estimator = Exact()
     recipe.evaluation.samples = 1
     return recipe
 
@@ -283,7 +283,7 @@ def _training_curves(runs: Mapping[str, Sequence[Run]]) -> dict[str, Curve]:
 
 def _smoothed(run: Run) -> dict[int, float]:
     """Step → mean bits/dim of the last logged lines up to it."""
-    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = TrainingLog(run.folder).records()
     parts = [lines[at : at + _WINDOW] for at in range(0, len(lines) - _WINDOW + 1, _WINDOW)]
     return {part[-1]["step"]: statistics.mean(line["bits_per_dim"] for line in part) for part in parts}
 

@@ -10,7 +10,7 @@ from torch import Generator
 
 from contraflow.evaluation import evaluate_likelihood
 from contraflow.flow import Flow
-from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
+from contraflow.logdet import EVALUATION, Exact, LogDetEstimator, PowerSeries
 from contraflow.recipes import RECIPES, Recipe, load_run, run_recipe
 from contraflow.recipes.build import load_data
 from contraflow.recipes.writing import replacing, write_json
@@ -83,7 +83,7 @@ def _look(flow: Flow, recipe: Recipe, steps: int) -> Stage:
         report = evaluate_likelihood(flow, images, estimator=estimator, batch_size=len(images), generator=generator)
         return report.value, report.standard_error
 
-    objective, _ = bits(recipe.estimator.build())
+    objective, _ = bits(recipe.estimator)
     unbiased, error = bits(EVALUATION)
     exact = bits(Exact())[0] if flow.dimensions <= _DENSE else None
     return Stage(steps, objective, unbiased, error, exact)
@@ -197,7 +197,7 @@ def _objectives(recipe: Recipe) -> dict[str, Recipe]:
     recipe.training.polyak, recipe.training.validate_every = 0.0, 0
     found = {}
     for terms in _TERMS:
-        found[_biased(terms)] = replace(recipe, estimator=replace(recipe.estimator, kind="series", terms=terms))
+        found[_biased(terms)] = replace(recipe, estimator=PowerSeries(terms))
     return found | {_UNBIASED: recipe}
 
 

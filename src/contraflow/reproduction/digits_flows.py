@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from contraflow.logdet import PowerSeries
 from contraflow.recipes import RECIPES, Recipe, with_architecture
 
 FAMILY = "digits_flows"
@@ -25,7 +26,7 @@ def background() -> Recipe:
 def iresnet() -> Recipe:
     """An i-ResNet under the biased series of five terms, trained as long."""
     recipe = with_architecture(residual_flow(), "iresnet")
-    recipe.estimator.kind = "series"
+    recipe.estimator = PowerSeries()
     return recipe
 
 

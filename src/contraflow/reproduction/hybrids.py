@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from contraflow.recipes import RECIPES, Recipe
+from contraflow.recipes import RECIPES, Recipe, TrainingLog
 from contraflow.reproduction.experiment import Claim, Experiment, Result, Setting, Table
 from contraflow.reproduction.paired import Difference, verdict, with_error
 from contraflow.reproduction.plan import Plan, Run, total_seconds
+from contraflow.training import Hybrid
 
 Weight = float | Literal["1/D"]
 
@@ -27,7 +28,7 @@ def changed(name: str, options: Mapping[str, Any], weight: Weight, training: Map
     """The recipe of a name with options of its architecture, a likelihood weight and settings of its training."""
     recipe = RECIPES[name]()
     recipe.architecture.options = dict(options)
-    recipe.training.likelihood_weight = weight
+    recipe.objective = Hybrid(weight)
     for key, value in training.items():
         setattr(recipe.training, key, value)
     return recipe
@@ -104,7 +105,7 @@ def training_curve(runs: Sequence[Run]) -> dict[int, float]:
     curves = []
     for one in runs:
         if not one.failure:
-            lines = [json.loads(line) for line in (one.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+            lines = TrainingLog(one.folder).records()
             quarter = len(lines) // 4
             ends = [quarter * part for part in (1, 2, 3, 4)]
             parts = [lines[end - max(1, quarter // 2) : end] for end in ends]

@@ -199,7 +199,7 @@ def _digits() -> dict[str, Recipe]:
         recipe.architecture.norms = _norms(kind, layers=3)
         training = recipe.training
         training.steps, training.warmup_steps, training.validate_every, training.polyak = 150, 15, 0, 0.9
-        recipe.evaluation.estimator.kind, recipe.evaluation.samples = "exact", 1
+        recipe.evaluation.estimator, recipe.evaluation.samples = Exact(), 1
     return found
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from contraflow.logdet.estimators import count
+from contraflow.recipes.command import command
 from contraflow.recipes.comparison import hardware
 from contraflow.recipes.writing import write_json, write_text
-from contraflow.reproduction.commands import command
 from contraflow.reproduction.experiment import Experiment, Result
 from contraflow.reproduction.plan import Plan
 

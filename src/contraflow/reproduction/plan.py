@@ -8,13 +8,13 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from contraflow.errors import ConfigurationError, InversionError, OutputError, TrainingError
 from contraflow.flow import Flow
-from contraflow.recipes import Recipe, load_run, run_recipe
+from contraflow.recipes import Recipe, TrainingLog, load_run, run_recipe
 from contraflow.recipes.benchmark import Budget, Watch, steps_within, within
 from contraflow.recipes.run import Silent
 from contraflow.recipes.writing import write_json
@@ -152,8 +152,7 @@ def total_seconds(runs: Mapping[str, Sequence[Run]]) -> float:
 
 def training_seconds(folder: Path) -> float:
     """Seconds of a run's training steps by the clock: the mean of those in its log times their number."""
-    log = folder / "log.jsonl"
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    lines = TrainingLog(folder).records()
     return lines[-1]["step"] * statistics.mean(line["seconds"] for line in lines) if lines else 0.0
 
 
@@ -166,7 +165,7 @@ def check_same(folder: Path, recipe: Recipe) -> None:
     for path in sorted((folder / "checkpoints").glob("*/config.json")):
         written = json.loads(path.read_text(encoding="utf-8"))["recipe"]
         found = Recipe.from_dict(written).as_dict()  # settings since then at defaults
-        if changed := sorted(_differences(_placeless(found), _placeless(asdict(recipe)))):
+        if changed := sorted(_differences(_placeless(found), _placeless(recipe.as_dict()))):
             raise OutputError(
                 f"{folder} holds a run of another recipe: {', '.join(changed)} differ. Remove it or take another --out."
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from contraflow.evaluation import ImageFeatures, QualityReport, efficientnet_features
+from contraflow.logdet import PowerSeries
 from contraflow.recipes import RECIPES, Recipe, load_run, with_architecture
 from contraflow.recipes.judged_samples import judge_samples
 from contraflow.reproduction.digits_flows import FAMILY, chosen, iresnet, residual_flow
@@ -80,7 +81,7 @@ def _kid(many: list[list[QualityReport]], name: str) -> str:
 
 def _cifar10_iresnet() -> Recipe:
     recipe = with_architecture(RECIPES["cifar10_paper"](), "iresnet")
-    recipe.estimator.kind = "series"
+    recipe.estimator = PowerSeries()
     return recipe
 
 

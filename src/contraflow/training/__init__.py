@@ -3,10 +3,15 @@
 from contraflow.training.average import PolyakAverage
 from contraflow.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from contraflow.training.loop import StepRecord, TrainingState, train
+from contraflow.training.objective import LIKELIHOOD, Hybrid, Likelihood, Objective
 from contraflow.training.settings import TrainingSettings
 
 __all__ = [
+    "LIKELIHOOD",
     "Checkpoint",
+    "Hybrid",
+    "Likelihood",
+    "Objective",
     "PolyakAverage",
     "StepRecord",
     "TrainingSettings",

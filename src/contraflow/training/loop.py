@@ -15,7 +15,7 @@ from contraflow.errors import TrainingError
 from contraflow.flow import Flow
 from contraflow.lipschitz import update_lipschitz
 from contraflow.training.average import PolyakAverage
-from contraflow.training.objective import make_objective
+from contraflow.training.objective import LIKELIHOOD, Objective
 from contraflow.training.settings import TrainingSettings
 
 
@@ -100,6 +100,7 @@ def train(
     state: TrainingState,
     data: Tensor,
     settings: TrainingSettings,
+    objective: Objective = LIKELIHOOD,
     augment: Callable[[Tensor, Generator], Tensor] | None = None,
     labels: Tensor | None = None,
 ) -> Iterator[StepRecord]:
@@ -109,15 +110,17 @@ def train(
         state: changed in place.
         data: training rows ``(n, *event_shape)``.
         settings: see `TrainingSettings`.
+        objective: what is minimised.
         augment: random change of a batch, such as flips.
-        labels: of the rows, int64 ``(n,)``, -1 for unknown ones; the hybrid objective needs them.
+        labels: of the rows, int64 ``(n,)``, -1 for unknown ones, for an objective that needs them.
 
     Raises:
-        ConfigurationError: the hybrid objective without a hybrid flow, or without labels.
+        ConfigurationError: the objective cannot do with this flow, or with these labels.
         TrainingError: the loss or the gradient is not finite; the message names the first guilty block.
     """
     flow, optimiser = state.flow, state.optimiser
-    objective = make_objective(flow, settings, labels)
+    objective.check(flow, labels)
+    scale = objective.scale(flow)
     flow.train()
     while state.step < settings.steps:
         start = time.perf_counter()
@@ -125,18 +128,18 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate
         x = state.next_batch(data, settings.batch_size)
-        batch = objective.batch(x, state.rows, data, state.generator)
+        batch = objective.batch(x, state.rows, data, labels, state.generator)
         if augment is not None:
             batch = batch.changed(lambda rows: augment(rows, state.generator))
 
         update_lipschitz(flow, certified=settings.certified)
         with watch_solves(flow) as solves:
-            terms = objective.terms(batch, state.generator)
+            terms = objective.terms(flow, batch, state.generator)
         penalty = sum(one.penalty.mean() for one in solves)
         if not math.isfinite(value := terms.loss.item()):
             raise TrainingError(f"step {state.step}: the loss is {value}. {guilty_block(flow, batch.x)}")
         optimiser.zero_grad()
-        ((terms.loss + penalty) / objective.scale).backward()
+        ((terms.loss + penalty) / scale).backward()
         norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), settings.gradient_clip).item()
         if not math.isfinite(norm):
             raise TrainingError(f"step {state.step}: the gradient is {norm}. {guilty_gradient(flow)}")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from contraflow.architectures.hybrid_flow import UNKNOWN, HybridFlow, label_log_prob
 from contraflow.errors import ConfigurationError
+from contraflow.evaluation import evaluate_classification, score
 from contraflow.flow import Flow
-from contraflow.training.settings import TrainingSettings
+from contraflow.logdet import LogDetEstimator
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,94 @@ class Terms:
     values: dict[str, float]
 
 
-class Objective:
+@dataclass(frozen=True)
+class Objective(ABC):
+    """What `train` minimises. The flow, the rows and their labels come with every call.
+
+    A new one is a frozen dataclass with these methods; its entry in `contraflow.recipes.choices.OBJECTIVES` gives it
+    to recipes and the command, with its fields as keys.
+    """
+
+    @abstractmethod
+    def check(self, flow: Flow, labels: Tensor | None) -> None:
+        """Refuse a flow, or training labels ``(n,)``, that it cannot do with.
+
+        Raises:
+            ConfigurationError: the flow lacks a part, or the data lack labels.
+            DomainError: the labels are not those of the flow.
+        """
+
+    @abstractmethod
+    def batch(self, x: Tensor, rows: Tensor, data: Tensor, labels: Tensor | None, generator: Generator) -> Batch:
+        """The batch of x, rows `rows` ``(batch,)`` of the training data, whose labels are int64 ``(n,)``."""
+
+    @abstractmethod
+    def terms(self, flow: Flow, batch: Batch, generator: Generator) -> Terms:
+        """Loss and terms of a batch."""
+
+    @abstractmethod
+    def scale(self, flow: Flow) -> float:
+        """What the loss is divided by before its gradient is clipped, so that one bound on its norm fits all data."""
+
+    @abstractmethod
+    def validate(
+        self,
+        flow: Flow,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        estimator: LogDetEstimator,
+        batch_size: int,
+        generator: Generator,
+    ) -> dict[str, float]:
+        """The terms, by name, on validation rows x under the estimator of evaluation."""
+
+    @abstractmethod
+    def value(self, flow: Flow, terms: Mapping[str, float]) -> float:
+        """What is maximised, in nats a row: minus the loss, from its terms."""
+
+
+@dataclass(frozen=True)
+class Likelihood(Objective):
+    """-log p(x)."""
+
+    def check(self, flow: Flow, labels: Tensor | None) -> None:
+        """Any flow has log p(x)."""
+
+    def batch(self, x: Tensor, rows: Tensor, data: Tensor, labels: Tensor | None, generator: Generator) -> Batch:
+        return Batch(x)
+
+    def terms(self, flow: Flow, batch: Batch, generator: Generator) -> Terms:
+        log_prob = flow.log_prob(batch.x, generator=generator).mean()
+        return Terms(-log_prob, {"log_prob": log_prob.item()})
+
+    def scale(self, flow: Flow) -> float:
+        """Bits per dimension of images, nats per dimension of others."""
+        return _per_dimension(flow)
+
+    def validate(
+        self,
+        flow: Flow,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        estimator: LogDetEstimator,
+        batch_size: int,
+        generator: Generator,
+    ) -> dict[str, float]:
+        scores = score(flow, x, estimator=estimator, batch_size=batch_size, generator=generator)
+        return {"log_prob": scores.log_prob.mean().item()}
+
+    def value(self, flow: Flow, terms: Mapping[str, float]) -> float:
+        return terms["log_prob"]
+
+
+#: The objective of every flow that is told no other.
+LIKELIHOOD = Likelihood()
+
+
+@dataclass(frozen=True)
+class Hybrid(Objective):
     r"""-λ log p(x) - log p(y|x), the second term over the rows whose label is known.
 
     Where all labels are known, both terms come from one pass. Where some are missing (semi-supervised learning), a
@@ -56,74 +146,88 @@ class Objective:
     few they are. With λ = 0 no log-determinant is computed, and rows without a label are not used.
 
     Args:
-        flow: the flow in training.
-        weight: λ.
-        labels: int64 ``(n,)`` of all training rows, -1 for unknown ones; ``None`` for -log p(x) alone, λ = 1.
+        likelihood_weight: λ, 0 or more; 1/D, D the number of data dimensions, weighs both terms alike.
 
-    Attributes:
-        scale: what the loss is divided by before its gradient is clipped: bits (images) or nats per dimension where
-            λ log p(x) prevails, 1 where log p(y|x) does.
+    Raises:
+        ConfigurationError: λ is negative or not finite.
     """
 
-    def __init__(self, flow: Flow, weight: float = 1.0, labels: Tensor | None = None) -> None:
-        self.flow, self.weight, self.labels = flow, weight, labels
-        per_dimension = flow.dimensions * (math.log(2) if len(flow.event_shape) == 3 else 1.0)
-        self.scale = per_dimension if labels is None else max(1.0, weight * per_dimension)
-        known = torch.zeros(0, dtype=torch.long) if labels is None else (labels != UNKNOWN).nonzero()[:, 0]
-        self.drawn_from = None if labels is None or len(known) == len(labels) else known
+    likelihood_weight: float | Literal["1/D"] = "1/D"
 
-    def batch(self, x: Tensor, rows: Tensor, data: Tensor, generator: Generator) -> Batch:
-        """The batch of x, rows `rows` of the data."""
-        if self.labels is None:
-            return Batch(x)
-        if self.drawn_from is None:
-            return Batch(x, self.labels[rows].to(x.device))
-        known = self.drawn_from
+    def __post_init__(self) -> None:
+        weight = self.likelihood_weight
+        if not (weight == "1/D" or 0 <= weight < math.inf):
+            raise ConfigurationError(f"objective.likelihood_weight={weight}: it must be 1/D, or a number from 0 on.")
+
+    def weight(self, flow: Flow) -> float:
+        """λ for a flow."""
+        return 1 / flow.dimensions if self.likelihood_weight == "1/D" else self.likelihood_weight
+
+    def check(self, flow: Flow, labels: Tensor | None) -> None:
+        if not isinstance(flow, HybridFlow):
+            raise ConfigurationError(
+                "objective.kind=hybrid needs an architecture with a classifier, for instance architecture.name=hybrid."
+            )
+        if labels is None or bool((labels == UNKNOWN).all()):
+            raise ConfigurationError("objective.kind=hybrid needs data with labels, and these have none.")
+        flow.check_labels(labels, len(labels))
+
+    def batch(self, x: Tensor, rows: Tensor, data: Tensor, labels: Tensor | None, generator: Generator) -> Batch:
+        assert labels is not None
+        known = (labels != UNKNOWN).nonzero()[:, 0]
+        if len(known) == len(labels):
+            return Batch(x, labels[rows].to(x.device))
         chosen = known[torch.randint(len(known), (len(x),), generator=generator, device=generator.device).cpu()]
-        return Batch(x, self.labels[chosen].to(x.device), data[chosen].to(x.device))
+        return Batch(x, labels[chosen].to(x.device), data[chosen].to(x.device))
 
-    def terms(self, batch: Batch, generator: Generator) -> Terms:
-        """Loss and terms of a batch."""
-        flow = self.flow
-        if batch.labels is None:
-            return self._sum(flow.log_prob(batch.x, generator=generator).mean(), None, None)
+    def terms(self, flow: Flow, batch: Batch, generator: Generator) -> Terms:
         assert isinstance(flow, HybridFlow)
-        log_prob = None
-        if self.weight and batch.labelled is None:
+        assert batch.labels is not None
+        weight, log_prob = self.weight(flow), None
+        if weight and batch.labelled is None:
             log_probs, logits = flow.log_prob_and_logits(batch.x, generator=generator)
             log_prob = log_probs.mean()
         else:
-            if self.weight:
+            if weight:
                 log_prob = flow.log_prob(batch.x, generator=generator).mean()
             labelled = batch.x if batch.labelled is None else batch.labelled
             logits = flow.class_logits(labelled, generator=generator)
-        return self._sum(log_prob, logits, batch.labels)
-
-    def _sum(self, log_prob: Tensor | None, logits: Tensor | None, labels: Tensor | None) -> Terms:
-        parts, values = [], {}
+        loss = cross_entropy = -label_log_prob(logits, batch.labels).mean()
+        values = {"cross_entropy": cross_entropy.item()}
+        values["accuracy"] = (logits.argmax(dim=1) == batch.labels).double().mean().item()
         if log_prob is not None:
-            parts.append(-self.weight * log_prob)
-            values["log_prob"] = log_prob.item()
-        if logits is not None and labels is not None:
-            parts.append(-label_log_prob(logits, labels).mean())
-            values["cross_entropy"] = parts[-1].item()
-            values["accuracy"] = (logits.argmax(dim=1) == labels).double().mean().item()
-        return Terms(torch.stack(parts).sum(), values)
+            loss = cross_entropy - weight * log_prob
+            values = {"log_prob": log_prob.item(), **values}
+        return Terms(loss, values)
+
+    def scale(self, flow: Flow) -> float:
+        """Bits (images) or nats per dimension where λ log p(x) prevails, 1 where log p(y|x) does."""
+        return max(1.0, self.weight(flow) * _per_dimension(flow))
+
+    def validate(
+        self,
+        flow: Flow,
+        x: Tensor,
+        labels: Tensor | None,
+        *,
+        estimator: LogDetEstimator,
+        batch_size: int,
+        generator: Generator,
+    ) -> dict[str, float]:
+        assert isinstance(flow, HybridFlow)
+        found = {}
+        if self.weight(flow):
+            scores = score(flow, x, estimator=estimator, batch_size=batch_size, generator=generator)
+            found["log_prob"] = scores.log_prob.mean().item()
+        if labels is not None:
+            classified = evaluate_classification(flow, x, labels, batch_size=batch_size, generator=generator)
+            found |= {"cross_entropy": classified.cross_entropy, "accuracy": classified.accuracy}
+        return found
+
+    def value(self, flow: Flow, terms: Mapping[str, float]) -> float:
+        return self.weight(flow) * terms.get("log_prob", 0.0) - terms.get("cross_entropy", 0.0)
 
 
-def make_objective(flow: Flow, settings: TrainingSettings, labels: Tensor | None) -> Objective:
-    """The objective of the settings.
-
-    Raises:
-        ConfigurationError: the hybrid one without a classifier, without labels, or with labels that do not fit.
-    """
-    if settings.objective == "likelihood":
-        return Objective(flow)
-    if not isinstance(flow, HybridFlow):
-        raise ConfigurationError(
-            "training.objective=hybrid needs an architecture with a classifier, for instance architecture.name=hybrid."
-        )
-    if labels is None or bool((labels == UNKNOWN).all()):
-        raise ConfigurationError("training.objective=hybrid needs data with labels, and these have none.")
-    flow.check_labels(labels, len(labels))
-    return Objective(flow, settings.weight_for(flow.dimensions), labels)
+def _per_dimension(flow: Flow) -> float:
+    """Nats a sample in a bit (images) or a nat per dimension."""
+    return flow.dimensions * (math.log(2) if len(flow.event_shape) == 3 else 1.0)

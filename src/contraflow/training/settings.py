@@ -14,10 +14,6 @@ class TrainingSettings:
     """How a flow is trained; the defaults are the paper's (Chen et al. 2019, Appendix E).
 
     Args:
-        objective: likelihood, log p(x); or hybrid, λ log p(x) + log p(y|x), for flows with a classifier and data with
-            labels.
-        likelihood_weight: λ of the hybrid objective, 0 or more; 1/D, D the number of data dimensions, weighs both
-            terms alike.
         steps: optimiser steps in all.
         batch_size: samples a step.
         learning_rate: of Adam.
@@ -37,8 +33,6 @@ class TrainingSettings:
         validation_size: most validation samples a score uses.
     """
 
-    objective: Literal["likelihood", "hybrid"] = "likelihood"
-    likelihood_weight: float | Literal["1/D"] = "1/D"
     steps: int = 100_000
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -64,20 +58,10 @@ class TrainingSettings:
             self._require(name, getattr(self, name) > 0, "positive")
         for name in ("beta1", "beta2", "polyak"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        weight = self.likelihood_weight
-        self._require("likelihood_weight", weight == "1/D" or 0 <= weight < math.inf, "1/D, or a number from 0 on")
 
     def _require(self, name: str, fine: bool, what: str) -> None:
         if not fine:
             raise ConfigurationError(f"training.{name}={getattr(self, name)}: it must be {what}.")
-
-    def weight_for(self, dimensions: int) -> float:
-        """λ for data of so many dimensions.
-
-        >>> TrainingSettings().weight_for(64), TrainingSettings(likelihood_weight=0).weight_for(64)
-        (0.015625, 0)
-        """
-        return 1 / dimensions if self.likelihood_weight == "1/D" else self.likelihood_weight
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
