@@ -180,7 +180,8 @@ class Flow(nn.Module):
         (True, 2)
         """
         blocks = [(name, one) for name, one in self.named_modules() if isinstance(one, ResidualBlock)]
-        return Certificate(tuple(certify_contraction(name, one.g) for name, one in blocks))
+        with shared_scales(self):
+            return Certificate(tuple(certify_contraction(name, one.g) for name, one in blocks))
 
     def _enter(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
         """x and its context as rows, and the shape of their batch."""

@@ -24,7 +24,14 @@ from contraflow import (
 )
 from contraflow.data import ImagePreprocessing
 from contraflow.errors import DomainError
-from contraflow.lipschitz import LipschitzConv2d, LipschitzConvNet, LipschitzLayer, LipschitzLinear, LipschitzNetwork
+from contraflow.lipschitz import (
+    LipschitzConv2d,
+    LipschitzConvNet,
+    LipschitzLayer,
+    LipschitzLinear,
+    LipschitzNetwork,
+    soft_normalisation,
+)
 from contraflow.lipschitz.activations import Activation, LipSwish
 from contraflow.lipschitz.certificate import certified_conv_norm
 from contraflow.lipschitz.gram import convolution_gram, dense_gram
@@ -328,3 +335,19 @@ def test_an_adversary_comes_near_the_bound_of_aligned_layers_but_not_over(make):
     shape = (3,) if isinstance(g, LipschitzMLP) else (2, 5, 5)
     found = largest_quotient(frozen(g), shape, steps=200)
     assert 0.5 * bound < found <= bound
+
+
+def test_layers_of_one_shape_are_refreshed_as_one_stack(monkeypatch):
+    """One power iteration for each of the three shapes, and none where nothing has moved."""
+    flow = residual_flow((2,), blocks=4, hidden=(16, 16))
+    stacks, iterate = [], soft_normalisation.power_iteration
+
+    def counted(operator, adjoint, v, **limits):
+        stacks.append(len(v))
+        return iterate(operator, adjoint, v, **limits)
+
+    monkeypatch.setattr(soft_normalisation, "power_iteration", counted)
+    flow.certify()
+    assert stacks == [4, 4, 4]
+    flow.certify()
+    assert stacks == [4, 4, 4]

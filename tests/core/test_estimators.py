@@ -28,6 +28,7 @@ from contraflow import (
 from contraflow.bijections import Squeeze
 from contraflow.errors import DomainError
 from contraflow.logdet import GRADIENTS
+from contraflow.logdet.estimators import roulette
 from contraflow.testing import check_estimator, check_probe_variance, check_unbiased
 
 UNBIASED = {
@@ -270,3 +271,54 @@ def test_a_contraction_of_one_dtype_refuses_others():
     g = ModuleContraction(torch.nn.Tanh(), 0.9)
     with pytest.raises(DomainError, match="series_dtype"):
         GRADIENTS["dual"](g, RussianRoulette(series_dtype=torch.bfloat16), torch.randn(2, 3), None)
+
+
+SCALES, TERMS = [0.004, 0.9, 0.05, 0.1, 0.0], [28, 24, 23, 21, 22]
+
+
+def series_of(scales: list[float], watch=None):
+    """Roulette with 20 exact terms on J = scale · A, row by row: the estimate, and every u that Jᵀ was applied to."""
+    torch.manual_seed(0)
+    a = torch.randn(6, 6)
+    a /= torch.linalg.matrix_norm(a, 2)
+    factors, v, seen = torch.tensor(scales), torch.randn(2, len(scales), 6), []
+
+    def linearize(x: torch.Tensor):
+        def vjp(u: torch.Tensor) -> torch.Tensor:
+            seen.append(u.clone())
+            return (u @ a) * x[: u.shape[1]]
+
+        return x.expand(-1, 6), vjp
+
+    coefficients = [1.0] * 20 + [2.0**k for k in range(8)]
+    with torch.no_grad():
+        terms = torch.tensor(TERMS)
+        estimate = roulette(linearize, factors[:, None], v, terms, lambda longest: coefficients[:longest], watch)
+    return estimate, seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_series_ends_where_its_terms_vanish_in_rounding(dtype):
+    """Against all terms, which `watch` asks for; products are saved, and none is of subnormal numbers."""
+    torch.set_default_dtype(dtype)
+    whole, every = series_of(SCALES, lambda u, inner: None)
+    ended, seen = series_of(SCALES)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(ended.value, whole.value, rtol=2 * eps, atol=0)
+    torch.testing.assert_close(ended.adjoints, whole.adjoints, rtol=0, atol=2 * eps)
+    assert (len(every), every[20].shape[1]) == (28, 5)
+    assert seen[20].shape[1] == 2  # the slow row, and a longer one before it
+    smallest, slow = (torch.cat([u[u != 0] for u in one]).abs().min() for one in (seen, every))
+    assert smallest > torch.finfo(dtype).tiny
+    assert dtype == torch.float64 or slow < torch.finfo(dtype).tiny
+
+
+def test_a_batch_whose_series_have_all_ended_makes_no_more_products():
+    _, seen = series_of([0.001] * len(TERMS))
+    assert len(seen) == 8
+
+
+def test_a_series_of_nan_goes_on():
+    ended, seen = series_of([0.001, math.nan, 0.001, 0.0, 0.001])
+    assert ended.value.isnan().tolist() == [False, True, False, False, False]
+    assert len(seen) == max(TERMS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ Coefficients = Sequence[float] | Tensor
 
 # (u_k, mean over probes of vᵀu_k) of the rows that compute level k
 Watch = Callable[[Tensor, Tensor], None]
+
+#: Terms between two looks at which samples have nothing left to add.
+_BETWEEN_LOOKS = 4
 
 
 class Estimate(NamedTuple):
@@ -209,7 +213,10 @@ def roulette(
     coefficients: Callable[[int], Coefficients],
     watch: Watch | None = None,
 ) -> Estimate:
-    """The series of every sample to its own number of terms.
+    """The series of every sample to its own number of terms, or until the terms left vanish in rounding.
+
+    They do where ‖u_k‖ Σ_{j>k} c_j <= ε ‖u_1‖ with ε of the dtype, since ‖u_j‖ <= ‖u_k‖ for j > k
+    (docs/maths/russian-roulette.md). A graph, a transform of `torch.func` and `watch` see all terms.
 
     Args:
         linearize, x: as for `LogDetEstimator.estimate`.
@@ -230,7 +237,10 @@ def roulette(
     at_work = [bisect.bisect_right(lengths, -k, key=operator.neg) for k in range(1, longest + 1)]
     back = order.argsort()
     gx, vjp = linearize(x[order])
-    value, adjoints = _series(vjp, v[:, order], at_work, coefficients(longest), adjoint_terms=longest, watch=watch)
+    unseen = watch is None and not torch.is_grad_enabled() and not transforms_active()
+    value, adjoints = _series(
+        vjp, v[:, order], at_work, coefficients(longest), adjoint_terms=longest, watch=watch, ends=unseen
+    )
 
     def again(linearize: Linearize, x: Tensor) -> Estimate:
         return roulette(linearize, x, v, terms, coefficients)
@@ -246,12 +256,20 @@ def _series(
     *,
     adjoint_terms: int,
     watch: Watch | None = None,
+    ends: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    r"""Σ_{k>=1} (-1)^(k+1)/k c_k v·u_k and Σ_{k=0} (-1)^k c_k u_k, from the same u_k = Jᵀu_{k-1}, u_0 = v."""
+    r"""Σ_{k>=1} (-1)^(k+1)/k c_k v·u_k and Σ_{k=0} (-1)^k c_k u_k, from the same u_k = Jᵀu_{k-1}, u_0 = v.
+
+    With `ends` a row ends where what is left of it vanishes in rounding.
+    """
     value = v.new_zeros(v.shape[1])
     adjoints = v.clone()
     u = v
+    ending = _Ending(coefficients) if ends and len(at_work) > _BETWEEN_LOOKS else None
     for k, (rows, c) in enumerate(zip(at_work, coefficients, strict=True), start=1):
+        rows = min(rows, u.shape[1])
+        if not rows:
+            break
         u = vjp(u[:, :rows])
         sign = -1.0 if k % 2 else 1.0
         inner = torch.linalg.vecdot(u.flatten(2), v[:, :rows].flatten(2))
@@ -261,7 +279,40 @@ def _series(
         value = _accumulated(value, 0, inner, -sign * c / k)
         if k <= adjoint_terms:
             adjoints = _accumulated(adjoints, 1, u, sign * c)
+        if ending is not None:
+            u = ending.without_ended(k, u)
     return value, adjoints / v.shape[0]
+
+
+class _Ending:
+    """Finds the rows of a series whose remaining terms vanish in rounding: ‖u_k‖ Σ_{j>k} c_j <= ε ‖u_1‖.
+
+    Rows are counted from the first: those after the last unfinished one are dropped, finished ones before it become
+    zero. So no power goes on into subnormal numbers, on which processors are up to a hundred times slower.
+    """
+
+    def __init__(self, coefficients: Coefficients) -> None:
+        if isinstance(coefficients, Tensor):
+            self._sums: Coefficients = coefficients.flip(0).cumsum(0).flip(0)
+        else:
+            self._sums = list(itertools.accumulate(reversed(coefficients)))[::-1]
+        self._least = torch.empty(0)
+
+    def without_ended(self, k: int, u: Tensor) -> Tensor:
+        """u_k ``(probes, rows, *event)`` of the rows that go on, after a look at it; u_k itself in between."""
+        if k == 1:
+            self._least = _lengths(u) * torch.finfo(u.dtype).eps
+        if k % _BETWEEN_LOOKS or k >= len(self._sums):
+            return u
+        # "Not at most" instead of "above": NaN goes on.
+        working = ~(_lengths(u) * self._sums[k] <= self._least[: u.shape[1]])
+        rows = int(working.nonzero()[-1]) + 1 if bool(working.any()) else 0
+        return u[:, :rows] * working[:rows].view(-1, *[1] * (u.ndim - 2))
+
+
+def _lengths(u: Tensor) -> Tensor:
+    """Length of all probes of a row together, ``(rows,)``."""
+    return torch.linalg.vector_norm(u.transpose(0, 1).flatten(1), dim=1)
 
 
 def _accumulated(total: Tensor, dim: int, term: Tensor, weight: float | Tensor) -> Tensor:
