@@ -201,7 +201,7 @@ def _foreign(g: object) -> str:
 
 def _same(changed: type, known: type) -> bool:
     """Whether a subclass computes the map of its parent."""
-    names = ("value", "tensors", "stack", "compose")
+    names = ("value", "tensors", "stack", "composition", "compose")
     return all(getattr(changed, name, None) is getattr(known, name, None) for name in names)
 
 
