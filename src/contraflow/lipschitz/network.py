@@ -20,14 +20,15 @@ from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, current_scales
+from contraflow.numerics import Contraction
 
 _SPECTRAL = Spectral()
 
 
-class LipschitzNetwork(nn.Module):
+class LipschitzNetwork(nn.Module, Contraction):
     r"""g(x) = W_n φ_n(… φ_2(W_1 φ_1(x) + b_1) …) + b_n with Lip(g) <= Π ‖W_l‖ Lip(φ_l).
 
-    Satisfies `contraflow.logdet.Contraction`: value, transposed products and dual pass are products with weights and
+    Value, transposed products and dual pass are products with weights and
     multiplications with activation derivatives. Activation gains are folded into the scales of the weights before and
     after.
 
@@ -89,7 +90,6 @@ class LipschitzNetwork(nn.Module):
         return self.function(tensors)(x)
 
     def function(self, tensors: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-        """x ↦ g(x), the weights scaled once for many calls."""
         return passes.function(self.composition(), tensors)
 
     def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, passes.Adjoint]:
@@ -109,7 +109,7 @@ class LipschitzNetwork(nn.Module):
         return gx, products.unflatten(0, t.shape[:2])
 
     @property
-    def norm_order(self) -> float:
+    def norm_order(self) -> float:  # type: ignore[override]
         """p₀, the order of the norm in which g is bounded."""
         return self.norm_orders()[0]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from contraflow.lipschitz.activations import Activation
 from contraflow.lipschitz.composition import Composition, NetworkTensors, Step, grouped
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer
+from contraflow.numerics import Vjp
 
 
 class Kept(NamedTuple):
@@ -27,7 +28,7 @@ class Kept(NamedTuple):
     curvature: Tensor | None
 
 
-class Adjoint:
+class Adjoint(Vjp):
     """u ↦ J_g(x)ᵀu for u ``(probes, rows, *event)``; keeps one block's activation derivatives until it is dropped."""
 
     def __init__(self, gain: Tensor, steps: Sequence[Step], slopes: Sequence[Tensor | None]) -> None:
@@ -39,7 +40,6 @@ class Adjoint:
         ][::-1]
 
     def lowered(self, dtype: torch.dtype) -> Adjoint:
-        """The same, its products in `dtype`; what goes in and comes out stays as it is."""
         twin = copy.copy(self)
         twin._steps = [
             (product, weight.to(dtype), None if slope is None else slope.to(dtype))
