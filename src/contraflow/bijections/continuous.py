@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from contraflow.bijections.bijection import Bijection
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet import Divergence, Exact, ExactDivergence, Hutchinson, LogDetEstimator
-from contraflow.numerics import OdeSolver, transforms_active
+from contraflow.numerics import OdeSolver, alias, transforms_active
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,10 @@ class _Rates:
     def __init__(self, flow: ContinuousFlow, vectors: Tensor | None, sign: float) -> None:
         self.flow, self.vectors, self.sign = flow, vectors, sign
 
+    def bound(self, parameters: dict[str, Tensor]) -> _Rates:
+        """The same with other parameters of the field."""
+        return _Rates(_with_field(self.flow, parameters), self.vectors, self.sign)
+
     def __call__(self, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
         if self.vectors is None:
             return (self.flow.field(t, z),)
@@ -256,9 +260,12 @@ class _Adjoint(torch.autograd.Function):
         """Gradients with a graph of their own, for a backward pass under ``create_graph``: through the solver's steps,
         with the memory of all of them."""
         wanted = ctx.needs_input_grad[5:]
-        z = first if first.requires_grad else first.detach().requires_grad_()
-        found = ctx.solver.solve(ctx.rates.of_state, _with_zeros(z, len(grads) - 1), ctx.start, ctx.end)
-        asked = [one for one, need in zip((z, *ctx.params), wanted, strict=True) if need]
+        z, *params = map(alias, (first, *ctx.params))
+        z = z if z.requires_grad else z.detach().requires_grad_()
+        names = [name for name, one in ctx.rates.flow.field.named_parameters() if one.requires_grad]
+        rates = ctx.rates.bound(dict(zip(names, params, strict=True)))
+        found = ctx.solver.solve(rates.of_state, _with_zeros(z, len(grads) - 1), ctx.start, ctx.end)
+        asked = [one for one, need in zip((z, *params), wanted, strict=True) if need]
         slopes = iter(torch.autograd.grad(found.state, asked, grads, create_graph=True, allow_unused=True))
         return [next(slopes) if need else None for need in wanted]
 
@@ -272,13 +279,18 @@ def solve_transformed(
     given = (start_value,) if vectors is None else (start_value, vectors)
 
     def solve(*tensors: Tensor) -> tuple[Tensor, ...]:
-        twin = copy.copy(flow)
-        bound = _BoundField(flow.field, dict(zip(parameters, tensors[len(given) :], strict=True)))
-        twin._modules = {**flow._modules, "field": bound}
+        twin = _with_field(flow, dict(zip(parameters, tensors[len(given) :], strict=True)))
         twin.observer = None
         return tuple(twin._solve(tensors[0], start, end, *tensors[1 : len(given)]))
 
     return _Transformed.apply(solve, *given, *parameters.values())
+
+
+def _with_field(flow: ContinuousFlow, parameters: dict[str, Tensor]) -> ContinuousFlow:
+    """The same flow with other parameters of its field."""
+    twin = copy.copy(flow)
+    twin._modules = {**flow._modules, "field": _BoundField(flow.field, parameters)}
+    return twin
 
 
 class _BoundField(nn.Module):

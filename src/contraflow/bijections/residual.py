@@ -18,7 +18,15 @@ from contraflow.logdet import (
     SeriesDecay,
     functional,
 )
-from contraflow.numerics import Anderson, Contraction, FixedPoint, FixedPointSolver, dual_order, transforms_active
+from contraflow.numerics import (
+    Anderson,
+    Contraction,
+    FixedPoint,
+    FixedPointSolver,
+    alias,
+    dual_order,
+    transforms_active,
+)
 
 
 class ResidualBlock(Bijection):
@@ -152,7 +160,9 @@ class _Solve(torch.autograd.Function):
         twice = torch.is_grad_enabled()  # a backward pass under create_graph
         grad_z = _SolveAdjoint.apply(block, x, grad_x, *tensors)
         wanted = ctx.needs_input_grad[2:]
-        if not twice:
+        if twice:
+            tensors = [alias(one) for one in tensors]
+        else:
             x = x.detach()
             tensors = [one.detach().requires_grad_(need) for one, need in zip(tensors, wanted, strict=True)]
         asked = [one for one, need in zip(tensors, wanted, strict=True) if need]

@@ -17,7 +17,7 @@ from torch import Tensor
 from contraflow.lipschitz.activations import Activation
 from contraflow.lipschitz.composition import Composition, NetworkTensors, Step, grouped
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer
-from contraflow.numerics import Vjp
+from contraflow.numerics import Vjp, alias
 
 
 class Kept(NamedTuple):
@@ -173,7 +173,7 @@ def _twice_differentiable(
     net: Composition, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients of g(x) and J t with a graph of their own, for a backward pass under ``create_graph``."""
-    x, t, *tensors = inputs
+    x, t, *tensors = map(alias, inputs)
     start = x if x.requires_grad else x.detach().requires_grad_()
     gx = function(net, tensors)(start)
     # J t is the derivative of Jᵀu in u.

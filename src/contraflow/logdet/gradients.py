@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from contraflow.errors import ConfigurationError
 from contraflow.logdet.estimators import Estimate, Exact, LogDetEstimator, unit_vectors
-from contraflow.numerics import Contraction, Vjp, dual_gradient, functional_linearize
+from contraflow.numerics import Contraction, Vjp, alias, dual_gradient, functional_linearize
 
 Route = Callable[[Contraction, LogDetEstimator, Tensor, Generator | None], tuple[Tensor, Tensor]]
 
@@ -232,13 +232,12 @@ def _twice_differentiable(
             "Use flow.with_logdet(Exact()), or a residual flow with gradient='series'."
         )
     wanted = ctx.needs_input_grad[-1 - len(tensors) :]
-    start = _attached(x)
-    estimate = ctx.again(lambda rows: _linearize(ctx.g, tensors, rows, create_graph=True), start)
+    start, *inputs = aliases = [_attached(alias(x)), *map(alias, tensors)]
+    estimate = ctx.again(lambda rows: _linearize(ctx.g, inputs, rows, create_graph=True), start)
     outputs, cotangents = [estimate.value], [grad_logdet]
     if grad_gx is not None:
         outputs, cotangents = [estimate.gx, *outputs], [grad_gx, *cotangents]
-    inputs = [start, *tensors]
-    asked = [one for one, need in zip(inputs, wanted, strict=True) if need]
+    asked = [one for one, need in zip(aliases, wanted, strict=True) if need]
     found = iter(torch.autograd.grad(outputs, asked, cotangents, create_graph=True, allow_unused=True))
     return [next(found) if need else None for need in wanted]
 

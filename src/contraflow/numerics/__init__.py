@@ -1,5 +1,6 @@
 """Numerical routines that know tensors and closures, not modules."""
 
+from contraflow.numerics.aliases import alias
 from contraflow.numerics.bisection import Bisection, Root, implicit
 from contraflow.numerics.block_cholesky import BlockTridiagonal, is_below, norm_from_above
 from contraflow.numerics.contraction import Contraction, Vjp, dual_gradient, functional_linearize
@@ -27,6 +28,7 @@ __all__ = [
     "Picard",
     "Root",
     "Vjp",
+    "alias",
     "batch_jacobian",
     "below_diagonal",
     "dual_gradient",
