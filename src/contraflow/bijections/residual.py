@@ -58,8 +58,8 @@ class ResidualBlock(Bijection):
         super().__init__()
         if not isinstance(g, Contraction):
             raise DomainError(
-                f"{type(g).__name__} is no Contraction. Wrap a plain module in "
-                "ModuleContraction(module, lipschitz_bound=…), or inherit from contraflow.logdet.Contraction."
+                f"{type(g).__name__} is no contraction: it does not inherit from contraflow.logdet.Contraction. "
+                "Wrap a plain module in ModuleContraction(module, lipschitz_bound=…)."
             )
         if gradient not in GRADIENTS:
             raise unknown_name("gradient", gradient, GRADIENTS)
