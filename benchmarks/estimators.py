@@ -25,7 +25,7 @@ from torch import Generator, Tensor, nn
 from benchmarks.variance import Law, Spectrum, jacobian
 from contraflow import AdaptiveRoulette, Rademacher, ResidualBlock
 from contraflow.bijections import with_logdet
-from contraflow.logdet.contraction import Vjp
+from contraflow.logdet import Contraction, Vjp
 from contraflow.logdet.probes import Probe
 from contraflow.recipes import load_run
 from contraflow.recipes.build import load_data
@@ -41,7 +41,7 @@ _DOCS = Path(__file__).parents[1] / "docs"
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Contraction):
     """g(x) = Jx as a contraction, without the detour of `torch.func`."""
 
     matrix: Tensor
@@ -56,7 +56,7 @@ class Linear:
 
     def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
         """Jx and u ↦ Jᵀu."""
-        return x @ tensors[0].T, lambda u: u @ tensors[0]
+        return x @ tensors[0].T, Vjp(lambda u: u @ tensors[0])
 
     def dual(self, tensors: Sequence[Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Jx and Jt."""
@@ -76,7 +76,7 @@ class Diagonal(Linear):
 
     def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
         """λx and u ↦ λu."""
-        return x * tensors[0], lambda u: u * tensors[0]
+        return x * tensors[0], Vjp(lambda u: u * tensors[0])
 
     def lipschitz_bound(self) -> float:
         """max |λ|."""

@@ -103,7 +103,7 @@ def _copied(bijection: Bijection) -> nn.Module:
         net = nf.nets.LipschitzMLP(widths, lipschitz_const=1e9, max_lipschitz_iter=5)
     swishes, layers = net.net[::2], net.net[1::2]
     for index, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
-        before = g.activation_before(index)
+        before = g.composition().activations[index]
         with torch.no_grad():
             layer.weight.copy_(weight)
             layer.bias.copy_(g.stack()[index].bias)

@@ -24,8 +24,7 @@ from benchmarks.pages import BENCHMARKS, fill, on
 from benchmarks.timing import hardware, synchronise
 from contraflow.bijections import ResidualBlock
 from contraflow.lipschitz import update_lipschitz
-from contraflow.logdet import LogDetEstimator, PowerSeries, RussianRoulette
-from contraflow.logdet.contraction import Vjp
+from contraflow.logdet import LogDetEstimator, PowerSeries, RussianRoulette, Vjp
 from contraflow.reproduction.peak import allocations, peak
 
 STEPS = 500
@@ -93,7 +92,7 @@ class Ours(Candidate):
                 self.rows[index] += u.shape[0] * u.shape[1]
                 return vjp(u)
 
-            return gx, counted
+            return gx, Vjp(counted)
 
         return linearize_and_count
 

@@ -412,9 +412,7 @@ class Flow(nn.Module):
                 not finite; a context for a flow that takes none.
             ShapeError, DomainError: a context that is missing or as for `log_prob`, or for another number of samples.
         """
-        x = self.rsample(n, context, temperature=temperature, generator=generator)
-        quantise = getattr(self.preprocessing, "quantise", None)
-        return x if quantise is None else quantise(x)
+        return self.preprocessing.quantise(self.rsample(n, context, temperature=temperature, generator=generator))
 
 
 def _means_by_row(drawn: list[tuple[Tensor, Tensor]], n: int) -> Tensor:

@@ -23,6 +23,7 @@ from contraflow import (
 )
 from contraflow.lipschitz import InducedNorm, LipschitzLayer, LipschitzLinear, SkewedRange, certified_induced_norm
 from contraflow.lipschitz.balance import Densities, balance, densities_near
+from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.lipschitz.norms import LearnedOrders
 from contraflow.numerics import induced_power_iteration, order_norm
 from contraflow.training.average import with_weights
@@ -101,7 +102,8 @@ def test_the_densities_of_the_maximiser_are_exact_for_positive_matrices(p, q):
     found = induced_power_iteration(
         lambda v: v @ weight.T, lambda u: u @ weight, torch.ones(1, 5), p, q, tolerance=1e-14, max_iterations=5000
     )
-    near = densities_near(lambda w, x: x @ w.T, lambda w, u: u @ w, weight, found.v, (p, q), (1, 1), 0.0)
+    operator = LinearOperator(weight, lambda w, x: x @ w.T, lambda w: w.T)
+    near = densities_near(operator, found.v, (p, q), floor=0.0)
     bound = balance(weight, p, q, near, (1, 1))
     assert torch.linalg.matrix_norm(bound.weight, 2).item() ** bound.exponent == pytest.approx(
         found.sigma.item(), rel=1e-6
@@ -221,14 +223,14 @@ def test_certified_normalisation_has_the_gradient_of_its_bound(p, q):
         layer.weight.mul_(6)
     update_lipschitz(layer, certified=True)
     # The top of the balanced operator to the last digit: its part in the gradient is then none.
-    found = layer.norm.balanced_exactly(layer, layer.densities)
+    found = layer.norm.balanced_exactly(layer.operator(), layer.densities)
     layer.densities = layer.densities._replace(v=torch.linalg.svd(found.weight)[2][:1])
 
     def bound(weight: Tensor, first: float, second: float) -> float:
         one = balance(weight, first, second, layer.densities, (1, 1))
         return torch.linalg.matrix_norm(one.weight, 2).item() ** float(one.exponent)
 
-    measure = layer.norm.measure(layer)
+    measure = layer.measure()
     weight_grad, order_grad = torch.autograd.grad(measure, (layer.weight, orders.raw))
     weight, direction, h = layer.weight.detach(), torch.randn_like(layer.weight), 1e-6
     slope = (bound(weight + h * direction, p, q) - bound(weight - h * direction, p, q)) / (2 * h)

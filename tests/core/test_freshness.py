@@ -290,18 +290,18 @@ def test_an_update_leaves_nothing_to_refresh():
 
 @pytest.mark.parametrize("name", ["residual", "images"])
 def test_an_evaluation_refreshes_layers_of_one_shape_as_one_batch(name, monkeypatch):
-    from contraflow.lipschitz import soft_normalisation
+    from contraflow.lipschitz import operator_norms
 
     flow = FLOWS[name]()
     in_place_under_no_grad(flow)
     calls = []
-    plain = soft_normalisation.power_iteration
+    plain = operator_norms.power_iteration
 
     def counted(*args, **options):
         calls.append(len(args[2]))
         return plain(*args, **options)
 
-    monkeypatch.setattr(soft_normalisation, "power_iteration", counted)
+    monkeypatch.setattr(operator_norms, "power_iteration", counted)
     flow.log_prob(torch.randn(5, *flow.event_shape))
     kinds = {(layer.weight.shape, getattr(layer, "size", None)) for layer in layers(flow)}
     assert len(calls) == len(kinds)

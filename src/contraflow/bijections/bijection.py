@@ -66,6 +66,13 @@ class Bijection(nn.Module, ABC):
         not copied.
         """
 
+    def quantise(self, x: Tensor) -> Tensor:
+        """Samples as data look, where this map is a flow's preprocessing: integers where it adds noise to integers.
+
+        A map that adds no noise leaves samples as they are.
+        """
+        return x
+
     def inverse_lipschitz_bound(self) -> float:
         """A number with ‖f⁻¹(z) - f⁻¹(z')‖₂ <= it · ‖z - z'‖₂, from above; infinity where none is known."""
         return math.inf

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,12 +14,19 @@ from contraflow.logdet import (
     GRADIENTS,
     TRAINING,
     AdaptiveRoulette,
-    Contraction,
     LogDetEstimator,
     SeriesDecay,
     functional,
 )
-from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, alias, dual_order, transforms_active
+from contraflow.numerics import (
+    Anderson,
+    Contraction,
+    FixedPoint,
+    FixedPointSolver,
+    alias,
+    dual_order,
+    transforms_active,
+)
 
 
 class ResidualBlock(Bijection):
@@ -52,7 +58,7 @@ class ResidualBlock(Bijection):
         super().__init__()
         if not isinstance(g, Contraction):
             raise DomainError(
-                f"{type(g).__name__} is no contraction: it lacks linearize, dual or lipschitz_bound. "
+                f"{type(g).__name__} is no contraction: it does not inherit from contraflow.logdet.Contraction. "
                 "Wrap a plain module in ModuleContraction(module, lipschitz_bound=…)."
             )
         if gradient not in GRADIENTS:
@@ -118,8 +124,8 @@ class ResidualBlock(Bijection):
 
     def _solve(self, tensors: Sequence[Tensor], z: Tensor) -> FixedPoint:
         bound = self.g.lipschitz_bound()
-        g = self.g.function(tensors) if hasattr(self.g, "function") else functools.partial(self.g.value, tensors)
-        return self.solver.solve(lambda x, rows: z[rows] - g(x), z, norm_order(self.g), bound)
+        g = self.g.function(tensors)
+        return self.solver.solve(lambda x, rows: z[rows] - g(x), z, self.g.norm_order, bound)
 
     def inverse_error_bound(self, found: FixedPoint) -> Tensor:
         """‖x - x*‖₂ <= D^{max(0, 1/2 - 1/p)} residual / (1 - L) of every sample; ``(batch,)``.
@@ -129,11 +135,6 @@ class ResidualBlock(Bijection):
         """
         dimensions = found.value[0].numel() if len(found.value) else 1
         return found.error_bound(self.g.lipschitz_bound()) * dimensions ** max(0.0, 0.5 - 1 / found.order)
-
-
-def norm_order(g: Contraction) -> float:
-    """p of the norm ‖·‖_p in which g is bounded: its attribute `norm_order` where it has one, else 2."""
-    return getattr(g, "norm_order", 2.0)
 
 
 class _Solve(torch.autograd.Function):
@@ -189,7 +190,7 @@ class _SolveAdjoint(torch.autograd.Function):
             full[rows] = u
             return torch.autograd.grad(gx, start, full, retain_graph=True)[0][rows]
 
-        order = float(dual_order(norm_order(block.g)))
+        order = float(dual_order(block.g.norm_order))
         grad_z = _solve_linear(block, pull, grad_x, order, "the gradient through an inverse residual block")
         ctx.block = block
         ctx.save_for_backward(x, grad_z, *tensors)
@@ -206,7 +207,7 @@ class _SolveAdjoint(torch.autograd.Function):
             return block.g.dual(tensors, x[rows], u[None])[1][0]
 
         what = "the second derivative of an inverse residual block"
-        m = _solve_linear(block, push, w, norm_order(block.g), what)
+        m = _solve_linear(block, push, w, block.g.norm_order, what)
         wanted = ctx.needs_input_grad[1], *ctx.needs_input_grad[3:]
         with torch.enable_grad():
             inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]

@@ -185,12 +185,11 @@ def _report(
     progress: Callable[[str], None] | None,
 ) -> EntropyReport:
     values, points = {}, {}
-    quantise = getattr(flow.preprocessing, "quantise", lambda x: x)
     for name, y in places.items():
         if progress is not None:
             progress(f"log p(x) of {name}")
         values[name] = torch.stack([density.log_prob(y) for _ in range(draws)]).double().mean(dim=0).cpu()
-        points[name] = quantise(flow.preprocessing.inverse(y)).cpu()
+        points[name] = flow.preprocessing.quantise(flow.preprocessing.inverse(y)).cpu()
     return EntropyReport(values, points)
 
 

@@ -53,7 +53,6 @@ def reconstruct(flow: Flow, x: Tensor, *, batch_size: int = 200, generator: Gene
     """
     if batch_size < 1:
         raise ConfigurationError(f"batch_size={batch_size}: it must be at least 1.")
-    quantise = None if x.is_floating_point() else getattr(flow.preprocessing, "quantise", None)
     parts, same = [], []
     for batch in x.split(batch_size):
         rows, *_ = flow._enter(batch.to(flow.device), None)
@@ -63,8 +62,10 @@ def reconstruct(flow: Flow, x: Tensor, *, batch_size: int = 200, generator: Gene
         error = (found.value - given).flatten(1).abs().amax(dim=1).double()
         alone = torch.stack([found.error_bound.new_zeros(len(batch)), *(one.error_bound for one in found.blocks)])
         parts.append((error, found.error_bound.double(), alone.amax(dim=0).double(), found.evaluations))
-        if quantise is not None:
-            same.append((quantise(found.value) == quantise(given)).flatten(1).all(dim=1))
+        if not x.is_floating_point():
+            back, levels = flow.preprocessing.quantise(found.value), flow.preprocessing.quantise(given)
+            if not levels.is_floating_point():
+                same.append((back == levels).flatten(1).all(dim=1))
     error, bound, largest, evaluations = (torch.cat(one).cpu() for one in zip(*parts, strict=True))
     identical = torch.cat(same).double().mean().item() if same else None
     return Reconstruction(error, bound, largest, evaluations, identical)

@@ -13,13 +13,13 @@ Derivation and measured looseness: docs/maths/induced-norms.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from contraflow.lipschitz.convolution import convolve_adjoint
+from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.numerics import Order, dual_order, duality_map
 
 #: Share of the equal weights mixed into ω and ν, so that no entry of W is multiplied by more than a power of it.
@@ -84,40 +84,33 @@ def _by_columns(weight: Tensor, a: Order, b: Order, outputs: Tensor, size: tuple
 
 @torch.no_grad()
 def densities_near(
-    operator: Callable[[Tensor, Tensor], Tensor],
-    adjoint: Callable[[Tensor, Tensor], Tensor],
-    weight: Tensor,
-    v: Tensor,
-    orders: tuple[float, float],
-    size: tuple[int, int],
-    floor: float = FLOOR,
-    effort: int = 1,
+    operator: LinearOperator, v: Tensor, orders: tuple[float, float], floor: float = FLOOR, effort: int = 1
 ) -> Densities:
     """Densities of the maximiser: ω ∝ |W v|^q and ν ∝ |Wᵀu|^{p*} ∝ |v|^p, above a floor.
 
     Where p >= 2 >= q they are improved: at the best ones ω and ν are the squared singular vectors themselves.
 
     Args:
-        operator, adjoint: (W, x) ↦ W x and (W, u) ↦ Wᵀu.
+        operator: W.
         v: the power method's vector for ‖W‖_{p→q}, ``(1, in, …)``.
         orders: p and q.
-        size: (H, W) of a convolution.
         floor: share of equal weights.
         effort: factor on the iterations.
     """
     p, q = orders
     dual = dual_order(p)
     assert isinstance(dual, float)
-    image = operator(weight, v)
-    back = adjoint(weight, duality_map(image, q))
+    image = operator(v)
+    back = operator.adjoint()(duality_map(image, q))
     outputs, inputs = _density(image, q, floor), _density(back, dual, floor)
     top = v.sign() * v.abs().pow(min(p, 16.0) / 2)
     averaged = p >= 2 >= q
     for step in range(effort * _AVERAGING if averaged else 1):
-        balanced = balance(weight, p, q, Densities(outputs, inputs, top), size).weight
+        balanced = operator.at(balance(operator.weight, p, q, Densities(outputs, inputs, top), operator.size).weight)
+        adjoint = balanced.adjoint()
         for _ in range(effort * _FOLLOWING):
-            left = _unit(operator(balanced, top))
-            top = _unit(adjoint(balanced, left))
+            left = _unit(balanced(top))
+            top = _unit(adjoint(left))
         if averaged:
             rate = 1 / (step + 5)
             outputs = torch.lerp(outputs, _density(left, 2.0, 0.0), rate)

@@ -178,10 +178,8 @@ def certify_contraction(name: str, g: Bounded) -> BlockCertificate:
 def certify_layer(name: str, layer: LipschitzLayer) -> LayerCertificate:
     """Estimate, certified bound and promise of one layer."""
     bound = layer.certify()
-    estimate = layer.norm.estimate(layer, layer.normalised())
-    return LayerCertificate(
-        name, estimate, bound, layer.bound, format_orders(layer.norm.orders()), layer.norm.statement(layer)
-    )
+    estimate = layer.norm.estimate(layer.operator(layer.normalised()), layer.v)
+    return LayerCertificate(name, estimate, bound, layer.bound, format_orders(layer.norm.orders()), layer.method())
 
 
 def _foreign(g: object) -> str:
@@ -201,7 +199,7 @@ def _foreign(g: object) -> str:
 
 def _same(changed: type, known: type) -> bool:
     """Whether a subclass computes the map of its parent."""
-    names = ("value", "tensors", "stack", "compose")
+    names = ("value", "tensors", "stack", "composition", "compose")
     return all(getattr(changed, name, None) is getattr(known, name, None) for name in names)
 
 

@@ -81,7 +81,12 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def within_reach(weight: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The kernel with zeros at the taps that no pixel of a zero-padded image of that size sees data through."""
+    """The kernel with zeros at the taps that no pixel of a zero-padded image of that size sees data through.
+
+    A matrix, which has no taps, is returned as it is.
+    """
+    if weight.ndim == 2:
+        return weight
     k = weight.shape[-1]
     distance = (torch.arange(k, device=weight.device) - k // 2).abs()
     return weight * (distance < size[0])[:, None] * (distance < size[1])

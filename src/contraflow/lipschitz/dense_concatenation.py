@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from contraflow.errors import DomainError
 from contraflow.lipschitz.activations import SWISH_LIPSCHITZ
+from contraflow.lipschitz.composition import grouped
 from contraflow.lipschitz.convolution import channels_last
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, current_scales
+from contraflow.numerics import Contraction, Vjp
 
 #: Divisors of LipSwish and of the concatenation of two.
 _DIVISOR = 1.1 * 1.004
@@ -27,7 +29,7 @@ CLIPSWISH_LIPSCHITZ = math.hypot(SWISH_LIPSCHITZ, SWISH_LIPSCHITZ - 1) / _DIVISO
 
 
 class _Stage(NamedTuple):
-    """W and b of one layer, η̂ ``(2,)`` and β ``()`` of the concatenation after it."""
+    """Scaled W and b of one layer, η̂ ``(2,)`` and β ``()`` of the concatenation after it."""
 
     weight: Tensor
     bias: Tensor
@@ -38,6 +40,27 @@ class _Stage(NamedTuple):
     def amplitude(self) -> Tensor:
         """η̂₂/(1.1·1.004): slope of the new features against their layer's outputs is this times (a, a - 1)."""
         return self.shares[1] / _DIVISOR
+
+
+class _Tensors(NamedTuple):
+    """The tensors of g by name; contractions hand them on as the flat sequence.
+
+    Attributes:
+        stages: of the layers that concatenate.
+        weight, bias: scaled W_n, and b_n.
+    """
+
+    stages: list[_Stage]
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def named(cls, flat: Sequence[Tensor]) -> _Tensors:
+        *stages, weight, bias = flat
+        return cls(grouped(_Stage, stages), weight, bias)
+
+    def flat(self) -> tuple[Tensor, ...]:
+        return (*itertools.chain.from_iterable(self.stages), self.weight, self.bias)
 
 
 class Concatenation(nn.Module):
@@ -57,7 +80,7 @@ class Concatenation(nn.Module):
         return F.softplus(self.raw_beta)
 
 
-class DenseConcatenation(nn.Module):
+class DenseConcatenation(nn.Module, Contraction):
     r"""g(x) = W_n h_{n-1},  h_0 = x,  h_l = [η̂₁ h_{l-1}, η̂₂ Φ(W_l h_{l-1} + b_l)]  with learned shares η̂ of norm 1.
 
     Φ is CLipSwish. A concatenation of maps with constants K₁, K₂ has at most √(K₁² + K₂²), so that
@@ -66,8 +89,8 @@ class DenseConcatenation(nn.Module):
 
     at most 1 where every layer is, however many features are concatenated. Y. Perugachi-Diaz, J. M. Tomczak,
     S. Bhulai, "Invertible DenseNets with concatenated LipSwish", 2021 (arXiv:2102.02694). The bound is proved, with
-    the layers' certified norms: `Flow.certify`. Satisfies `contraflow.logdet.Contraction`; transposed products are in
-    closed form, the dual pass is differentiated by autograd.
+    the layers' certified norms: `Flow.certify`. Transposed products are in closed form, the dual pass is
+    differentiated by autograd.
 
     Args:
         layers: W_1 … W_n, each taking all features before it.
@@ -86,57 +109,56 @@ class DenseConcatenation(nn.Module):
         """W_l, b_l, η̂ and β of every stage, then W_n and b_n, with c applied."""
         layers = self.stack()
         *weights, last = (layer.weight * scale for layer, scale in zip(layers, current_scales(layers), strict=True))
-        out: list[Tensor] = []
-        for layer, weight, one in zip(layers[:-1], weights, self._concatenations(), strict=True):
-            out += [weight, layer.bias, one.shares(), one.beta()]
-        return (*out, last, layers[-1].bias)
+        stages = [
+            _Stage(weight, layer.bias, one.shares(), one.beta())
+            for layer, weight, one in zip(layers[:-1], weights, self._concatenations(), strict=True)
+        ]
+        return _Tensors(stages, last, layers[-1].bias).flat()
 
     def _concatenations(self) -> list[Concatenation]:
         return cast(list[Concatenation], list(self.concatenations))
 
-    def _stages(self, tensors: Sequence[Tensor]) -> list[tuple[LipschitzLayer, _Stage]]:
-        stages = itertools.starmap(_Stage, zip(*(tensors[place:-2:4] for place in range(4)), strict=True))
-        return list(zip(self.stack()[:-1], stages, strict=True))
-
     def value(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
-        h = channels_last(x) if x.ndim == 4 else x
-        for layer, stage in self._stages(tensors):
+        h, named = channels_last(x) if x.ndim == 4 else x, _Tensors.named(tensors)
+        *layers, last = self.stack()
+        for layer, stage in zip(layers, named.stages, strict=True):
             h, _ = _advance(layer, stage, h)
-        return self.stack()[-1].affine(tensors[-2], tensors[-1], h)
+        return last.affine(named.weight, named.bias, h)
 
-    def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
         """g(x) and u ↦ J_g(x)ᵀu; keeps one slope a hidden feature until the closure is dropped."""
-        h = channels_last(x) if x.ndim == 4 else x
-        stages, slopes = self._stages(tensors), []
-        for layer, stage in stages:
+        h, named = channels_last(x) if x.ndim == 4 else x, _Tensors.named(tensors)
+        *layers, last = self.stack()
+        slopes = []
+        for layer, stage in zip(layers, named.stages, strict=True):
             h, s = _advance(layer, stage, h)
             slopes.append(_silu_slope(s))
-        last = self.stack()[-1]
 
-        def vjp(u: Tensor) -> Tensor:
+        def product(u: Tensor) -> Tensor:
             probes, rows = u.shape[:2]
-            u = last.apply_adjoint(tensors[-2], u.flatten(0, 1))
-            for (layer, stage), slope in zip(reversed(stages), reversed(slopes), strict=True):
+            u = last.apply_adjoint(named.weight, u.flatten(0, 1))
+            for layer, stage, slope in zip(reversed(layers), reversed(named.stages), reversed(slopes), strict=True):
                 new = slope.shape[1]
                 before, up, down = u.split([u.shape[1] - 2 * new, new, new], dim=1)
                 inner = (up + down).unflatten(0, (probes, rows)) * slope[:rows] - down.unflatten(0, (probes, rows))
                 u = stage.shares[0] * before + layer.apply_adjoint(stage.weight, inner.flatten(0, 1) * stage.amplitude)
             return u.unflatten(0, (probes, rows))
 
-        return last.affine(tensors[-2], tensors[-1], h), vjp
+        return last.affine(named.weight, named.bias, h), Vjp(product)
 
     def dual(self, tensors: Sequence[Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        h = channels_last(x) if x.ndim == 4 else x
+        h, named = channels_last(x) if x.ndim == 4 else x, _Tensors.named(tensors)
+        *layers, last = self.stack()
         probes, tangents = t.shape[:2], t.flatten(0, 1)
-        for layer, stage in self._stages(tensors):
+        for layer, stage in zip(layers, named.stages, strict=True):
             moved = layer.apply_weight(stage.weight, tangents)
             h, s = _advance(layer, stage, h)
             up = (moved.unflatten(0, probes) * _silu_slope(s)).flatten(0, 1)
             tangents = torch.cat(
                 [stage.shares[0] * tangents, stage.amplitude * up, stage.amplitude * (up - moved)], dim=1
             )
-        last = self.stack()[-1]
-        return last.affine(tensors[-2], tensors[-1], h), last.apply_weight(tensors[-2], tangents).unflatten(0, probes)
+        products = last.apply_weight(named.weight, tangents)
+        return last.affine(named.weight, named.bias, h), products.unflatten(0, probes)
 
     @torch.no_grad()
     def compose(self, norms: Sequence[float]) -> float:

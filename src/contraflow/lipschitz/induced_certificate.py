@@ -12,7 +12,8 @@ from torch import Tensor
 
 from contraflow.lipschitz.balance import FLOOR, balance, densities_near
 from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
-from contraflow.lipschitz.convolution import convolve, convolve_adjoint, within_reach
+from contraflow.lipschitz.convolution import convolve, convolve_adjoint, mirrored, within_reach
+from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.numerics import induced_power_iteration
 
 #: Relative allowance for the rounding of sums and powers.
@@ -53,7 +54,7 @@ def certified_induced_norm(
         factor, matrix, size = pixel_factor(size, p, q), matrix[:, :, 0, 0], (1, 1)
         v = None if v is None else v.flatten(1)
     else:
-        factor, matrix = 1.0, matrix if matrix.ndim == 2 else within_reach(matrix, size)
+        factor, matrix = 1.0, within_reach(matrix, size)
     if not bool(matrix.any()):
         return 0.0
     closed = closed_norm(matrix, p, q, size)
@@ -86,24 +87,20 @@ def induced_method(p: float, q: float) -> str:
 
 
 def _balanced_norm(weight: Tensor, p: float, q: float, size: tuple[int, int], v: Tensor | None) -> float:
-    def operator(weight: Tensor, x: Tensor) -> Tensor:
-        return x @ weight.T if weight.ndim == 2 else convolve(x, weight)
-
-    def adjoint(weight: Tensor, u: Tensor) -> Tensor:
-        return u @ weight if weight.ndim == 2 else convolve_adjoint(u, weight)
-
+    if weight.ndim == 2:
+        operator = LinearOperator(weight, lambda weight, x: x @ weight.T, lambda weight: weight.T)
+    else:
+        operator = LinearOperator(weight, lambda weight, x: convolve(x, weight), mirrored, size)
     if v is None:
         generator = torch.Generator().manual_seed(0)
         shape = weight.shape[1:] if weight.ndim == 2 else (weight.shape[1], *size)
         starts = torch.randn(_STARTS, *shape, generator=generator, dtype=torch.float64).to(weight.device)
-        found = induced_power_iteration(
-            lambda x: operator(weight, x), lambda u: adjoint(weight, u), starts, p, q, tolerance=1e-4
-        )
+        found = induced_power_iteration(operator, operator.adjoint(), starts, p, q, tolerance=1e-4)
         v = found.v[found.sigma.argmax()][None]
     trials = [(floor, 1) for floor in _FLOORS] + [(floor, _EFFORT) for floor in (FLOOR, 0.3) if p >= 2 >= q]
     best = math.inf
     for floor, effort in trials:
-        densities = densities_near(operator, adjoint, weight, v.double(), (p, q), size, floor, effort)
+        densities = densities_near(operator, v.double(), (p, q), floor, effort)
         balanced = balance(weight, p, q, densities, size)
         best = min(best, _spectral(balanced.weight, size) ** float(balanced.exponent))
     return best

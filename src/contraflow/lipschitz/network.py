@@ -5,28 +5,30 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from contraflow.errors import ConfigurationError, unknown_name
+from contraflow.lipschitz import passes
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation
+from contraflow.lipschitz.composition import Composition, LayerTensors, NetworkTensors
 from contraflow.lipschitz.convolution import channels_last
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
-from contraflow.lipschitz.passes import Adjoint, DualPass, Kept, kept_gradient
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, current_scales
+from contraflow.numerics import Contraction
 
 _SPECTRAL = Spectral()
 
 
-class LipschitzNetwork(nn.Module):
+class LipschitzNetwork(nn.Module, Contraction):
     r"""g(x) = W_n φ_n(… φ_2(W_1 φ_1(x) + b_1) …) + b_n with Lip(g) <= Π ‖W_l‖ Lip(φ_l).
 
-    Satisfies `contraflow.logdet.Contraction`: value, transposed products and dual pass are products with weights and
+    Value, transposed products and dual pass are products with weights and
     multiplications with activation derivatives. Activation gains are folded into the scales of the weights before and
     after.
 
@@ -52,42 +54,33 @@ class LipschitzNetwork(nn.Module):
         places = len(layers) - (0 if preactivation else 1)
         self.activations = nn.ModuleList(copy.deepcopy(activation) for _ in range(places))
 
-    def activation_before(self, index: int) -> Activation | None:
-        """The activation before layer `index`, counted from 0."""
-        place = index if self.preactivation else index - 1
-        return cast(Activation, self.activations[place]) if place >= 0 else None
-
-    def _layer(self, index: int) -> LipschitzLayer:
-        return cast(LipschitzLayer, self.layers[index])
-
     def stack(self) -> list[LipschitzLayer]:
         """The layers W_1 … W_n."""
         return cast(list[LipschitzLayer], list(self.layers))
 
+    def composition(self) -> Composition:
+        """Layers and activations in turn, for the passes."""
+        activations = cast(list[Activation | None], list(self.activations))
+        return Composition(self.stack(), activations if self.preactivation else [None, *activations], self.prepare)
+
     def tensors(self) -> tuple[Tensor, ...]:
-        """The input gain of a preactivation, then of every layer W_l as it is, its scale, and b_l.
+        """`NetworkTensors` as a flat tuple: the input gain, then weight, scale and bias of every layer.
 
-        The scale is 1 / max(1, σ/c) with the gains folded in, so that no scaled weight has to be stored: `weights`.
+        The scale is 1 / max(1, σ/c) with the gains folded in, so that no scaled weight has to be stored.
         """
-        first = self.activation_before(0)
-        out: list[Tensor] = []
-        gain = first.input_gain() if first is not None else None
-        out.append(self._layer(0).weight.new_ones(()) if gain is None else gain)
-        for index, scale in enumerate(current_scales(self.stack())):
-            layer = self._layer(index)
-            bias = layer.bias
-            before = self.activation_before(index)
-            after = self.activation_before(index + 1) if index + 1 < len(self.layers) else None
-            incoming = before.output_gain() if before is not None else None
-            outgoing = after.input_gain() if after is not None else None
-            for factor in (incoming, outgoing):
-                scale = scale if factor is None else scale * factor
-            out += [layer.weight, scale, bias if outgoing is None else bias * outgoing]
-        return tuple(out)
-
-    def weights(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The scaled weight of every layer."""
-        return [weight * scale for weight, scale in zip(tensors[1::3], tensors[2::3], strict=True)]
+        layers, activations, _ = self.composition()
+        parts = []
+        for layer, scale, before, after in zip(
+            layers, current_scales(layers), activations, [*activations[1:], None], strict=True
+        ):
+            bias: Tensor = layer.bias
+            if before is not None and (incoming := before.output_gain()) is not None:
+                scale = scale * incoming
+            if after is not None and (outgoing := after.input_gain()) is not None:
+                scale, bias = scale * outgoing, bias * outgoing
+            parts.append(LayerTensors(layer.weight, scale, bias))
+        gain = activations[0].input_gain() if activations[0] is not None else None
+        return NetworkTensors(layers[0].weight.new_ones(()) if gain is None else gain, parts).flat()
 
     def prepare(self, x: Tensor) -> Tensor:
         """x in the memory layout that the layers like best."""
@@ -97,65 +90,26 @@ class LipschitzNetwork(nn.Module):
         return self.function(tensors)(x)
 
     def function(self, tensors: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-        """x ↦ g(x), the weights scaled once for many calls."""
-        weights = self.weights(tensors)
+        return passes.function(self.composition(), tensors)
 
-        def g(x: Tensor) -> Tensor:
-            h = self._begin(tensors, x)
-            for index, (layer, weight, bias) in enumerate(self._parts(weights, tensors)):
-                before = self.activation_before(index)
-                h = h if before is None else before.core(h)
-                h = layer.affine(weight, bias, h)
-            return h
-
-        return g
-
-    def _parts(
-        self, weights: list[Tensor], tensors: Sequence[Tensor]
-    ) -> Iterator[tuple[LipschitzLayer, Tensor, Tensor]]:
-        """Layer, scaled weight and bias, in their order."""
-        return zip(self.stack(), weights, tensors[3::3], strict=True)
-
-    def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Adjoint]:
+    def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, passes.Adjoint]:
         """g(x) and u ↦ J_g(x)ᵀu; keeps the activation derivatives of this one block until the closure is dropped."""
-        h, weights = self._begin(tensors, x), self.weights(tensors)
-        slopes: list[Tensor | None] = []
-        for index, (layer, weight, bias) in enumerate(self._parts(weights, tensors)):
-            slope, before = None, self.activation_before(index)
-            if before is not None:
-                h, slope = before.core_with_slope(h)
-            slopes.append(slope)
-            h = layer.affine(weight, bias, h)
-        return h, Adjoint(self, tensors[0], weights, slopes)
+        return passes.linearize(self.composition(), tensors, x)
 
-    def linearize_kept(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Adjoint, tuple[Tensor | None, ...]]:
-        """The same, and what `kept_gradient` needs to compute no activation again."""
-        h, weights = self._begin(tensors, x), self.weights(tensors)
-        kept = []
-        for index, (layer, weight, bias) in enumerate(self._parts(weights, tensors)):
-            before = self.activation_before(index)
-            if before is None:
-                kept.append(Kept(h, None, None))
-            else:
-                value = torch.empty_like(h)
-                kept.append(Kept(value, *before.core_with_curvature(h, value)))
-            h = layer.affine(weight, bias, kept[-1].value)
-        adjoint = Adjoint(self, tensors[0], weights, [one.slope for one in kept])
-        return h, adjoint, tuple(one for layer in kept for one in layer)
+    def linearize_kept(
+        self, tensors: Sequence[Tensor], x: Tensor
+    ) -> tuple[Tensor, passes.Adjoint, tuple[Tensor | None, ...]]:
+        return passes.linearize_kept(self.composition(), tensors, x)
 
-    kept_gradient = kept_gradient
-
-    def _begin(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
-        """What reaches the first layer or the activation before it."""
-        h = self.prepare(x)
-        return h * tensors[0] if self.preactivation else h
+    def kept_gradient(self, tensors: Sequence[Tensor], *of_pass: Any) -> list[Tensor | None]:
+        return passes.kept_gradient(self.composition(), tensors, *of_pass)
 
     def dual(self, tensors: Sequence[Tensor], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        gx, products = DualPass.apply(self, x, t.flatten(0, 1), *tensors)
+        gx, products = passes.DualPass.apply(self.composition(), x, t.flatten(0, 1), *tensors)
         return gx, products.unflatten(0, t.shape[:2])
 
     @property
-    def norm_order(self) -> float:
+    def norm_order(self) -> float:  # type: ignore[override]
         """p₀, the order of the norm in which g is bounded."""
         return self.norm_orders()[0]
 
@@ -169,14 +123,12 @@ class LipschitzNetwork(nn.Module):
         Elementwise activations have one constant in every norm. Spectral norms are certified to rounding or half a per
         cent; how loose other orders are says docs/maths/induced-norms.md.
         """
-        layers = math.prod(self._layer(index).lipschitz_bound() for index in range(len(self.layers)))
-        return layers * self._activation_constants()
+        return math.prod(layer.lipschitz_bound() for layer in self.stack()) * self._activation_constants()
 
     @torch.no_grad()
     def lipschitz_estimate(self) -> float:
         """The same product of the power iterations' estimates, from below."""
-        layers = [self._layer(index) for index in range(len(self.layers))]
-        estimates = [one.sigma() / one.divisor() for one in layers]
+        estimates = [layer.sigma() / layer.divisor() for layer in self.stack()]
         return torch.stack(estimates).prod().item() * self._activation_constants()
 
     def _activation_constants(self) -> float:

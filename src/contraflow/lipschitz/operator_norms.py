@@ -1,61 +1,66 @@
-"""How a layer's operator norm is estimated, refreshed and certified: the spectral norm, and ‖·‖_{p→q}."""
+"""How an operator's norm is estimated from below, and what bounds it: the spectral norm, and ‖·‖_{p→q}."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from contraflow.errors import ConfigurationError
 from contraflow.lipschitz.balance import Balanced, Densities, balance, densities_near
 from contraflow.lipschitz.convolution import within_reach
-from contraflow.lipschitz.induced_certificate import induced_method
+from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.lipschitz.norms import BlockOrders
 from contraflow.numerics import Order, dual_order, duality_map, induced_power_iteration, order_norm, power_iteration
-
-if TYPE_CHECKING:
-    from contraflow.lipschitz.soft_normalisation import LipschitzLayer
 
 #: Starts of a thorough search for ‖W‖_{p→q}, beside the present v; from a generator with a fixed seed.
 _RESTARTS = 20
 
+#: Iterations where nobody may look at values: weights that `torch.func.vmap` runs over.
+_UNSEEN_ITERATIONS = 50
+
 
 class OperatorNorm(ABC):
-    """A norm of a layer's linear map, with its estimate from below and its bound from above."""
+    """A norm of a `LinearOperator`, estimated from below at a vector v ``(1, *in)`` that power iteration finds.
+
+    Attributes:
+        stacks: whether one norm serves all operators of a shape, and takes a stack of them with v ``(stack, *in)``.
+    """
+
+    stacks: bool = False
 
     @abstractmethod
-    def sigma(self, layer: LipschitzLayer) -> Tensor:
-        """The estimate at the layer's v, from below; a scalar with gradient."""
+    def sigma(self, operator: LinearOperator, v: Tensor) -> Tensor:
+        """The estimate at every v, from below, ``(len(v),)``; with gradient to the weight and to learned orders."""
 
-    def measure(self, layer: LipschitzLayer) -> Tensor:
-        """What, times `layer.excess`, the weight is brought below c by: σ, or after a certified update a bound."""
-        return self.sigma(layer)
-
-    @abstractmethod
-    def estimate(self, layer: LipschitzLayer, weight: Tensor) -> float:
-        """The estimate for any weight at the layer's v, in float64."""
+    def measure(self, operator: LinearOperator, v: Tensor, densities: Densities | None) -> Tensor:
+        """What, times a layer's `excess`, its weight is brought below c by: σ, or at given densities a bound."""
+        return self.sigma(operator, v)
 
     @abstractmethod
-    def statement(self, layer: LipschitzLayer) -> str:
-        """How `certified` obtains its bound, in words."""
+    def estimate(self, operator: LinearOperator, v: Tensor) -> float:
+        """σ in float64."""
+
+    @abstractmethod
+    def search(
+        self, operator: LinearOperator, v: Tensor, tolerance: float, max_iterations: int, *, thorough: bool
+    ) -> Tensor:
+        """v by power iteration: from a warm start, or a thorough one that does not trust its start."""
+
+    def unseen(self, operator: LinearOperator, v: Tensor) -> Tensor:
+        """σ of a weight that `torch.func.vmap` runs over, after a fixed number of iterations from v.
+
+        Raises:
+            ConfigurationError: this norm has to look at the weight's values.
+        """
+        raise ConfigurationError("torch.func.vmap over the weights of a flow needs spectral norms; loop over them.")
 
     def orders(self) -> tuple[float, float]:
         """p and q as numbers."""
         return 2.0, 2.0
-
-    @abstractmethod
-    def search(self, layer: LipschitzLayer, tolerance: float, max_iterations: int) -> Tensor:
-        """v by a thorough iteration."""
-
-    @abstractmethod
-    def refresh(self, layer: LipschitzLayer, tolerance: float, max_iterations: int) -> Tensor:
-        """v by a warm-started iteration, once a step."""
-
-    @abstractmethod
-    def certified(self, layer: LipschitzLayer, weight: Tensor) -> float:
-        """An upper bound on the norm of `weight` in the layer's place."""
 
     def version(self) -> Any:
         """Changes whenever the norm itself does."""
@@ -69,31 +74,26 @@ class OperatorNorm(ABC):
 class SpectralNorm(OperatorNorm):
     """σ₁(W)."""
 
-    def sigma(self, layer: LipschitzLayer) -> Tensor:
-        v = layer.v.clone()  # the graph keeps it, and v changes in place
-        return layer.apply_weight(layer.weight, v).norm() / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
+    stacks = True
 
-    def estimate(self, layer: LipschitzLayer, weight: Tensor) -> float:
-        v = layer.v.double()
-        return (layer.apply_weight(weight.double(), v).norm() / v.norm()).item()
+    def sigma(self, operator: LinearOperator, v: Tensor) -> Tensor:
+        return operator(v).flatten(1).norm(dim=1) / lengths(v)
 
-    def statement(self, layer: LipschitzLayer) -> str:
-        return layer.spectral_method()
+    def estimate(self, operator: LinearOperator, v: Tensor) -> float:
+        return self.sigma(operator.double(), v.double()).item()
 
-    def search(self, layer: LipschitzLayer, tolerance: float, max_iterations: int) -> Tensor:
-        return power_iteration(
-            lambda v: layer.apply_weight(layer.weight, v),
-            lambda u: layer.apply_adjoint(layer.weight, u),
-            layer.v,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-        ).v
+    def search(
+        self, operator: LinearOperator, v: Tensor, tolerance: float, max_iterations: int, *, thorough: bool
+    ) -> Tensor:
+        return power_iteration(operator, operator.adjoint(), v, tolerance=tolerance, max_iterations=max_iterations).v
 
-    def refresh(self, layer: LipschitzLayer, tolerance: float, max_iterations: int) -> Tensor:
-        return self.search(layer, tolerance, max_iterations)
-
-    def certified(self, layer: LipschitzLayer, weight: Tensor) -> float:
-        return layer.certified_norm(weight, 2.0, 2.0)
+    def unseen(self, operator: LinearOperator, v: Tensor) -> Tensor:
+        fixed = operator.at(operator.weight.detach())
+        adjoint = fixed.adjoint()
+        for _ in range(_UNSEEN_ITERATIONS):
+            v = adjoint(fixed(v))
+            v = v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
+        return self.sigma(operator, v)
 
 
 class InducedNorm(OperatorNorm):
@@ -126,110 +126,89 @@ class InducedNorm(OperatorNorm):
         p, q = self._orders.values()[self.index : self.index + 2]
         return p, q
 
-    def sigma(self, layer: LipschitzLayer) -> Tensor:
-        return self._ratio(layer, layer.weight, layer.v.clone(), *self.pair())
+    def sigma(self, operator: LinearOperator, v: Tensor) -> Tensor:
+        return _ratio(operator, v, *self.pair())
 
-    def estimate(self, layer: LipschitzLayer, weight: Tensor) -> float:
-        return float(self._ratio(layer, weight.double(), layer.v.double(), *self.orders()))
+    def estimate(self, operator: LinearOperator, v: Tensor) -> float:
+        return _ratio(operator.double(), v.double(), *self.orders()).item()
 
-    def _ratio(self, layer: LipschitzLayer, weight: Tensor, v: Tensor, p: Order, q: Order) -> Tensor:
-        ratio = order_norm(layer.apply_weight(weight, v), q) / order_norm(v, p)
-        return ratio[0] * _copies_factor(layer.copies, p, q)
+    def measure(self, operator: LinearOperator, v: Tensor, densities: Densities | None) -> Tensor:
+        if densities is None:
+            return self.sigma(operator, v)
+        found = self.balanced(operator, densities)
+        top = densities.v.to(operator.weight)
+        spectral = operator.at(found.weight)(top).flatten(1).norm(dim=1) / lengths(top)
+        return spectral.clamp_min(torch.finfo(spectral.dtype).tiny) ** found.exponent * self.copies_factor(operator)
 
-    def measure(self, layer: LipschitzLayer) -> Tensor:
-        if layer.densities is None:
-            return self.sigma(layer)
-        found = self.balanced(layer, layer.densities)
-        top = layer.densities.v.to(layer.weight)
-        spectral = layer.apply_weight(found.weight, top).norm() / top.norm()
-        return spectral.clamp_min(torch.finfo(spectral.dtype).tiny) ** found.exponent * self.copies_factor(layer)
+    def balanced(self, operator: LinearOperator, densities: Densities) -> Balanced:
+        """The operator whose spectral norm bounds that of one copy of the operator; with gradient."""
+        local = Densities(*(one.to(operator.weight) for one in densities))
+        return balance(operator.weight, *self.pair(), local, operator.size)
 
-    def balanced(self, layer: LipschitzLayer, densities: Densities) -> Balanced:
-        """The operator whose spectral norm bounds that of the layer's weight, without its copies; with gradient."""
-        local = Densities(*(one.to(layer.weight) for one in densities))
-        return balance(layer.weight, *self.pair(), local, _pixels(layer))
-
-    def balanced_exactly(self, layer: LipschitzLayer, densities: Densities) -> Balanced:
+    def balanced_exactly(self, operator: LinearOperator, densities: Densities) -> Balanced:
         """The same in float64."""
         double = Densities(*(one.double() for one in densities))
-        return balance(layer.weight.double(), *self.orders(), double, _pixels(layer))
+        return balance(operator.weight.double(), *self.orders(), double, operator.size)
 
-    def copies_factor(self, layer: LipschitzLayer) -> Order:
+    def copies_factor(self, operator: LinearOperator) -> Order:
         """What the copies of a matrix at every pixel multiply its norm by."""
-        return _copies_factor(layer.copies, *self.pair())
+        return _copies_factor(operator.copies, *self.pair())
 
     @torch.no_grad()
-    def find_densities(self, layer: LipschitzLayer) -> Densities | None:
-        """Densities under which the bound on the layer's weight is small; ``None`` in the closed cases.
+    def find_densities(self, operator: LinearOperator, v: Tensor) -> Densities | None:
+        """Densities under which the bound on the operator is small; ``None`` in the closed cases.
 
         They follow from the weight, v and the orders alone, so that no state has to be kept.
         """
         p, q = self.orders()
-        if p == 1 or q == math.inf:
-            return None
-        return densities_near(layer.apply_weight, layer.apply_adjoint, layer.weight, layer.v, (p, q), _pixels(layer))
-
-    def statement(self, layer: LipschitzLayer) -> str:
-        p, q = self.orders()
-        return layer.spectral_method() if p == q == 2 else induced_method(p, q)
+        return None if p == 1 or q == math.inf else densities_near(operator, v, (p, q))
 
     @torch.no_grad()
-    def search(self, layer: LipschitzLayer, tolerance: float, max_iterations: int) -> Tensor:
-        closed = self._closed(layer)
-        if closed is not None:
+    def search(
+        self, operator: LinearOperator, v: Tensor, tolerance: float, max_iterations: int, *, thorough: bool
+    ) -> Tensor:
+        p, q = self.pair()
+        if (closed := _closed(operator, v, p, q)) is not None:
             return closed
-        generator = torch.Generator().manual_seed(0)
-        fresh = torch.randn(_RESTARTS, *layer.v.shape[1:], generator=generator, dtype=torch.float64)
-        return self._iterate(layer, torch.cat([layer.v, fresh.to(layer.v)]), tolerance, max_iterations)
-
-    @torch.no_grad()
-    def refresh(self, layer: LipschitzLayer, tolerance: float, max_iterations: int) -> Tensor:
-        closed = self._closed(layer)
-        return self._iterate(layer, layer.v, tolerance, max_iterations) if closed is None else closed
-
-    def certified(self, layer: LipschitzLayer, weight: Tensor) -> float:
-        return layer.certified_norm(weight, *self.orders())
-
-    def _iterate(self, layer: LipschitzLayer, starts: Tensor, tolerance: float, max_iterations: int) -> Tensor:
-        """v of the best start."""
+        starts = v
+        if thorough:
+            generator = torch.Generator().manual_seed(0)
+            fresh = torch.randn(_RESTARTS, *v.shape[1:], generator=generator, dtype=torch.float64)
+            starts = torch.cat([v, fresh.to(v)])
         found = induced_power_iteration(
-            lambda v: layer.apply_weight(layer.weight, v),
-            lambda u: layer.apply_adjoint(layer.weight, u),
-            starts,
-            *self.pair(),
-            tolerance=tolerance,
-            max_iterations=max_iterations,
+            operator, operator.adjoint(), starts, p, q, tolerance=tolerance, max_iterations=max_iterations
         )
         return found.v[found.sigma.argmax()][None]
 
-    def _closed(self, layer: LipschitzLayer) -> Tensor | None:
-        """The exact v of 1→q (the largest column) and of p→∞ (dual to the largest row); ``None`` for other orders."""
-        p, q = self.pair()
-        if isinstance(p, Tensor) or isinstance(q, Tensor) or (p != 1 and q != math.inf):
-            return None
-        if p == 1:
-            columns = _power_sums(layer, layer.apply_adjoint, layer.apply_weight(layer.weight, layer.v), q)
-            return _unit_vector(columns)
-        dual = dual_order(p)
-        assert isinstance(dual, float)
-        rows = _power_sums(layer, layer.apply_weight, layer.v, dual)
-        return duality_map(layer.apply_adjoint(layer.weight, _unit_vector(rows)), dual)
+
+def lengths(v: Tensor) -> Tensor:
+    """‖v‖₂ of every member of a stack, never zero."""
+    return v.flatten(1).norm(dim=1).clamp_min(torch.finfo(v.dtype).tiny)
 
 
-def _pixels(layer: LipschitzLayer) -> tuple[int, int]:
-    """(H, W) of what v covers."""
-    return (layer.v.shape[2], layer.v.shape[3]) if layer.v.ndim == 4 else (1, 1)
+def _ratio(operator: LinearOperator, v: Tensor, p: Order, q: Order) -> Tensor:
+    """‖W v‖_q / ‖v‖_p of the operator with its copies."""
+    return order_norm(operator(v), q) / order_norm(v, p) * _copies_factor(operator.copies, p, q)
 
 
-def _power_sums(layer: LipschitzLayer, apply: Any, like: Tensor, order: float) -> Tensor:
-    """Scores that rank the columns (`apply` the adjoint) or the rows of the operator by their norm of that order."""
-    absolute = layer.weight.detach().abs()
-    if absolute.ndim == 4:
-        absolute = within_reach(absolute, layer.v.shape[-2:])
+def _closed(operator: LinearOperator, v: Tensor, p: Order, q: Order) -> Tensor | None:
+    """The exact v of 1→q (the largest column) and of p→∞ (dual to the largest row); ``None`` for other orders."""
+    if isinstance(p, Tensor) or isinstance(q, Tensor) or (p != 1 and q != math.inf):
+        return None
+    if p == 1:
+        return _unit_vector(_power_sums(operator.adjoint(), operator(v), q))
+    dual = dual_order(p)
+    assert isinstance(dual, float)
+    return duality_map(operator.adjoint()(_unit_vector(_power_sums(operator, v, dual))), dual)
+
+
+def _power_sums(operator: LinearOperator, like: Tensor, order: float) -> Tensor:
+    """Scores that rank the rows of the operator by their norm of that order, from an input in whose shape ones are."""
+    absolute = within_reach(operator.weight.detach().abs(), operator.size)
     largest = absolute.max().clamp_min(torch.finfo(absolute.dtype).tiny)
     # For order ∞ the number of largest entries.
     scores = (absolute == largest).to(absolute) if order == math.inf else (absolute / largest) ** order
-    return apply(scores, torch.ones_like(like))
+    return operator.at(scores)(torch.ones_like(like))
 
 
 def _unit_vector(scores: Tensor) -> Tensor:

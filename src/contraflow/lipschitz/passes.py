@@ -7,18 +7,17 @@ Derivation: docs/maths/dual-pass-gradient.md.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from contraflow.numerics import alias
-
-if TYPE_CHECKING:
-    from contraflow.lipschitz.activations import Activation
-    from contraflow.lipschitz.network import LipschitzNetwork
-    from contraflow.lipschitz.soft_normalisation import LipschitzLayer
+from contraflow.lipschitz.activations import Activation
+from contraflow.lipschitz.composition import Composition, NetworkTensors, Step, grouped
+from contraflow.lipschitz.soft_normalisation import LipschitzLayer
+from contraflow.numerics import Vjp, alias
 
 
 class Kept(NamedTuple):
@@ -29,20 +28,18 @@ class Kept(NamedTuple):
     curvature: Tensor | None
 
 
-class Adjoint:
+class Adjoint(Vjp):
     """u ↦ J_g(x)ᵀu for u ``(probes, rows, *event)``; keeps one block's activation derivatives until it is dropped."""
 
-    def __init__(
-        self, net: LipschitzNetwork, gain: Tensor, weights: Sequence[Tensor], slopes: Sequence[Tensor | None]
-    ) -> None:
+    def __init__(self, gain: Tensor, steps: Sequence[Step], slopes: Sequence[Tensor | None]) -> None:
         first, *others = slopes
         folded = [first if first is None else first * gain, *others]
-        products = [layer.apply_weight for layer in net.stack()]
-        transposed = [layer.transposed(one) for layer, one in zip(net.stack(), weights, strict=True)]
-        self._steps = list(zip(products, transposed, folded, strict=True))[::-1]
+        self._steps = [
+            (step.layer.apply_weight, step.layer.transposed(step.weight), slope)
+            for step, slope in zip(steps, folded, strict=True)
+        ][::-1]
 
     def lowered(self, dtype: torch.dtype) -> Adjoint:
-        """The same, its products in `dtype`; what goes in and comes out stays as it is."""
         twin = copy.copy(self)
         twin._steps = [
             (product, weight.to(dtype), None if slope is None else slope.to(dtype))
@@ -62,30 +59,76 @@ class Adjoint:
         return u.unflatten(0, (probes, rows)).to(dtype)
 
 
+def function(net: Composition, flat: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
+    """x ↦ g(x), the weights scaled once for many calls."""
+    tensors = NetworkTensors.named(flat)
+    steps = net.steps(tensors, tensors.scaled_weights())
+
+    def g(x: Tensor) -> Tensor:
+        h = net.begin(tensors.gain, x)
+        for layer, activation, weight, bias in steps:
+            h = h if activation is None else activation.core(h)
+            h = layer.affine(weight, bias, h)
+        return h
+
+    return g
+
+
+def linearize(net: Composition, flat: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Adjoint]:
+    """g(x) and u ↦ J_g(x)ᵀu."""
+    tensors = NetworkTensors.named(flat)
+    h, steps = net.begin(tensors.gain, x), net.steps(tensors, tensors.scaled_weights())
+    slopes: list[Tensor | None] = []
+    for layer, activation, weight, bias in steps:
+        slope = None
+        if activation is not None:
+            h, slope = activation.core_with_slope(h)
+        slopes.append(slope)
+        h = layer.affine(weight, bias, h)
+    return h, Adjoint(tensors.gain, steps, slopes)
+
+
+def linearize_kept(
+    net: Composition, flat: Sequence[Tensor], x: Tensor
+) -> tuple[Tensor, Adjoint, tuple[Tensor | None, ...]]:
+    """The same, and the `Kept` of all layers in one sequence: with it `kept_gradient` computes no activation again."""
+    tensors = NetworkTensors.named(flat)
+    h, steps = net.begin(tensors.gain, x), net.steps(tensors, tensors.scaled_weights())
+    kept = []
+    for layer, activation, weight, bias in steps:
+        if activation is None:
+            kept.append(Kept(h, None, None))
+        else:
+            value = torch.empty_like(h)
+            kept.append(Kept(value, *activation.core_with_curvature(h, value)))
+        h = layer.affine(weight, bias, kept[-1].value)
+    return h, Adjoint(tensors.gain, steps, [one.slope for one in kept]), tuple(itertools.chain.from_iterable(kept))
+
+
 def kept_gradient(
-    net: LipschitzNetwork,
-    tensors: Sequence[Tensor],
-    kept: Sequence[Tensor],
+    net: Composition,
+    flat: Sequence[Tensor],
+    kept: Sequence[Tensor | None],
     x: Tensor,
     grad_gx: Tensor,
     probes: Tensor,
     adjoints: Tensor,
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors, from the `Kept` of all layers in one sequence; None where
-    it is not wanted."""
-    rows, weights = len(x), net.weights(tensors)
+    """Of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors, from what `linearize_kept` kept; None where it is not
+    wanted."""
+    rows, tensors = len(x), NetworkTensors.named(flat)
+    weights = tensors.scaled_weights()
     start = net.prepare(torch.cat([x, probes.flatten(0, 1)]))
-    t = start[rows:] * tensors[0] if net.preactivation else start[rows:]
+    t = start[rows:] if net.activations[0] is None else start[rows:] * tensors.gain
     stages = []
-    layers = [Kept(*one) for one in zip(kept[::3], kept[1::3], kept[2::3], strict=True)]
-    for index, (layer, one) in enumerate(zip(net.stack(), layers, strict=True)):
+    for layer, weight, one in zip(net.layers, weights, grouped(Kept, kept), strict=True):
         curved = None
         if one.slope is not None and one.curvature is not None:
             curved = _by_probe(t, rows) * one.curvature
             _by_probe(t, rows).mul_(one.slope)
         stages.append(_Stage((one.value, t), one.slope, curved))
-        t = layer.apply_weight(weights[index], t)
+        t = layer.apply_weight(weight, t)
     y = net.prepare(torch.cat([grad_gx, adjoints.flatten(0, 1)]))
     y, grads = _pull_back(net, start, tensors, weights, stages, y, rows, wanted[1:])
     return [y[:rows], *grads]
@@ -95,43 +138,44 @@ class DualPass(torch.autograd.Function):
     """g(x) and J_g(x) t for x ``(batch, *event)`` and t ``(probes·batch, *event)``."""
 
     @staticmethod
-    def forward(ctx: Any, net: LipschitzNetwork, x: Tensor, t: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        rows = len(x)
-        start = net.prepare(torch.cat([x, t]))
-        weights = net.weights(tensors)
-        z = start * tensors[0] if net.preactivation else start
+    def forward(ctx: Any, net: Composition, x: Tensor, t: Tensor, *flat: Tensor) -> tuple[Tensor, Tensor]:
+        rows, tensors = len(x), NetworkTensors.named(flat)
+        start, weights = net.prepare(torch.cat([x, t])), tensors.scaled_weights()
+        z = start if net.activations[0] is None else start * tensors.gain
         stages = []
-        for index, layer in enumerate(net.stack()):
-            stage = _forward_stage(net.activation_before(index), z, rows)
-            z = layer.apply_weight(weights[index], stage.inputs[0])
-            z[:rows].add_(layer.spread(tensors[3 + 3 * index]))
+        for layer, activation, weight, bias in net.steps(tensors, weights):
+            stage = _forward_stage(activation, z, rows)
+            z = layer.apply_weight(weight, stage.inputs[0])
+            z[:rows].add_(layer.spread(bias))
             stages.append(stage)
-        ctx.net, ctx.rows = net, rows
-        flat = [one for stage in stages for one in (*stage.inputs, stage.slope, stage.curved)]
-        ctx.save_for_backward(x, t, start, *tensors, *weights, *flat)
+        ctx.net, ctx.rows, ctx.count = net, rows, len(flat)
+        kept = [one for stage in stages for one in (*stage.inputs, stage.slope, stage.curved)]
+        ctx.save_for_backward(x, t, start, *flat, *weights, *kept)
         return z[:rows], z[rows:]
 
     @staticmethod
     def backward(ctx: Any, grad_gx: Tensor, grad_products: Tensor) -> tuple[Tensor | None, ...]:
         x, t, start, *saved = ctx.saved_tensors
-        depth = len(ctx.net.layers)
+        net, flat, rest = ctx.net, saved[: ctx.count], saved[ctx.count :]
         if torch.is_grad_enabled():
-            inputs = (x, t, *saved[: 1 + 3 * depth])
-            return None, *_twice_differentiable(ctx.net, inputs, (grad_gx, grad_products), ctx.needs_input_grad[1:])
-        tensors, weights, flat = saved[: 1 + 3 * depth], saved[1 + 3 * depth : 1 + 4 * depth], saved[1 + 4 * depth :]
-        stages = [_Stage((inputs,), *bend) for inputs, *bend in zip(flat[::3], flat[1::3], flat[2::3], strict=True)]
-        y = ctx.net.prepare(torch.cat([grad_gx, grad_products]))
-        y, grads = _pull_back(ctx.net, start, tensors, weights, stages, y, ctx.rows, ctx.needs_input_grad[3:])
+            cotangents = grad_gx, grad_products
+            return None, *_twice_differentiable(net, (x, t, *flat), cotangents, ctx.needs_input_grad[1:])
+        depth = len(net.layers)
+        weights, kept = rest[:depth], rest[depth:]
+        stages = [_Stage((inputs,), *bend) for inputs, *bend in zip(kept[::3], kept[1::3], kept[2::3], strict=True)]
+        y = net.prepare(torch.cat([grad_gx, grad_products]))
+        tensors = NetworkTensors.named(flat)
+        y, grads = _pull_back(net, start, tensors, weights, stages, y, ctx.rows, ctx.needs_input_grad[3:])
         return None, y[: ctx.rows], y[ctx.rows :], *grads
 
 
 def _twice_differentiable(
-    net: LipschitzNetwork, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], wanted: Sequence[bool]
+    net: Composition, inputs: Sequence[Tensor], cotangents: Sequence[Tensor], wanted: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients of g(x) and J t with a graph of their own, for a backward pass under ``create_graph``."""
     x, t, *tensors = map(alias, inputs)
     start = x if x.requires_grad else x.detach().requires_grad_()
-    gx = net.value(tensors, start)
+    gx = function(net, tensors)(start)
     # J t is the derivative of Jᵀu in u.
     u = torch.zeros_like(gx, requires_grad=True)
     (jtu,) = torch.autograd.grad(gx, start, u, create_graph=True)
@@ -168,30 +212,30 @@ def _forward_stage(activation: Activation | None, z: Tensor, rows: int) -> _Stag
 
 
 def _pull_back(
-    net: LipschitzNetwork,
+    net: Composition,
     start: Tensor,
-    tensors: Sequence[Tensor],
+    tensors: NetworkTensors,
     weights: Sequence[Tensor],
     stages: Sequence[_Stage],
     y: Tensor,
     rows: int,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Cotangents y = [ḡ; w] of g(x) and J t back to [x; t], and to the tensors where they are wanted."""
+    """Cotangents y = [ḡ; w] of g(x) and J t back to [x; t], and to the flat tensors where they are wanted."""
+    want = NetworkTensors.named(wanted)
     grads: list[Tensor | None] = []
-    for index, layer in reversed(list(enumerate(net.stack()))):
-        of_weight, of_scale, of_bias = wanted[1 + 3 * index : 4 + 3 * index]
-        weight, scale = tensors[1 + 3 * index : 3 + 3 * index]
-        grads.append(layer.spread_gradient(y[:rows]) if of_bias else None)
-        scaled = _weight_gradient(layer, stages[index].inputs, y) if of_weight or of_scale else None
-        grads.append((scaled * weight).sum() if scaled is not None and of_scale else None)
-        grads.append(scaled * scale if scaled is not None and of_weight else None)
-        y = layer.apply_adjoint(weights[index], y)
-        _backward_stage(stages[index], y, rows)
-    if not net.preactivation:
+    backwards = [list(reversed(one)) for one in (net.layers, tensors.layers, weights, stages, want.layers)]
+    for layer, raw, weight, stage, need in zip(*backwards, strict=True):
+        scaled = _weight_gradient(layer, stage.inputs, y) if need.weight or need.scale else None
+        grads.append(layer.spread_gradient(y[:rows]) if need.bias else None)
+        grads.append((scaled * raw.weight).sum_to_size(raw.scale.shape) if scaled is not None and need.scale else None)
+        grads.append(scaled * raw.scale if scaled is not None and need.weight else None)
+        y = layer.apply_adjoint(weight, y)
+        _backward_stage(stage, y, rows)
+    if net.activations[0] is None:
         return y, [None, *reversed(grads)]
-    grad_gain = (y * start).sum() if wanted[0] else None
-    return y * tensors[0], [grad_gain, *reversed(grads)]
+    grad_gain = (y * start).sum() if want.gain else None
+    return y * tensors.gain, [grad_gain, *reversed(grads)]
 
 
 def _weight_gradient(layer: LipschitzLayer, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:

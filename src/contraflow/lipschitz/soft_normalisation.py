@@ -12,26 +12,26 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from contraflow.errors import ConfigurationError, DomainError
+from contraflow.errors import DomainError
 from contraflow.inputs import refuse_half
 from contraflow.lipschitz.balance import Densities
-from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm
-from contraflow.numerics import BlockTridiagonal, is_batched, power_iteration, transforms_active, without_transforms
+from contraflow.lipschitz.induced_certificate import induced_method
+from contraflow.lipschitz.linear_operator import LinearOperator
+from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm, lengths
+from contraflow.numerics import BlockTridiagonal, is_batched, transforms_active, without_transforms
 
 #: Relative change of σ and most iterations: of a thorough search for v, and of one that follows a weight's small steps.
 THOROUGH = (1e-6, 500)
 WARM = (1e-4, 50)
-
-#: Iterations where nobody may look at values: weights that `torch.func.vmap` runs over.
-_UNSEEN_ITERATIONS = 50
 
 #: Relative change of ‖W v‖ or ‖W‖_F from which a weight counts as changed, above the rounding of either in float32, and
 #: as another one. (Fused optimisers leave a weight's version as it was.)
@@ -43,10 +43,6 @@ _LOCK = threading.RLock()
 
 #: Scales of the evaluation that is under way, by layer.
 _shared: ContextVar[dict[LipschitzLayer, Tensor] | None] = ContextVar("scales of this evaluation", default=None)
-
-
-# An OperatorNorm's iteration: norm, layer, tolerance, max_iterations ↦ v
-Search = Callable[[OperatorNorm, "LipschitzLayer", float, int], Tensor]
 
 
 class Seen(NamedTuple):
@@ -84,6 +80,8 @@ class LipschitzLayer(nn.Module, ABC):
     """
 
     v: Tensor
+    #: (H, W) of the images that it acts on; (1, 1) for vectors.
+    size: tuple[int, int] = (1, 1)
     #: N where the operator is one matrix at each of N pixels and v covers one of them.
     copies: int = 1
     #: Whether `apply_each` costs one product for a stack of these layers, gradients included.
@@ -153,18 +151,38 @@ class LipschitzLayer(nn.Module, ABC):
     def spectral_method(self) -> str:
         """How ‖·‖₂ is certified, in words."""
 
+    def method(self) -> str:
+        """How the norm of the layer is certified, in words."""
+        orders = self.norm.orders()
+        return self.spectral_method() if orders == (2, 2) else induced_method(*orders)
+
     def gram(self, weights: Tensor) -> BlockTridiagonal | None:
         """WᵀW for a stack of weights of this layer's shape, to certify them together; ``None`` where that is not
         offered, and `certified_norm` is asked layer by layer."""
         return None
 
+    def operator(self, weight: Tensor | None = None) -> LinearOperator:
+        """The linear map as a value, at the raw weight where none is given; of one pixel where there are `copies`."""
+        size = self.size if self.copies == 1 else (1, 1)
+        return LinearOperator(
+            self.weight if weight is None else weight, self.apply_weight, self.transposed, size, self.copies
+        )
+
+    def operators(self, weights: Tensor) -> LinearOperator:
+        """A stack of operators with weights of this layer's shape."""
+        return replace(self.operator(weights), product=self.apply_each)
+
     def sigma(self) -> Tensor:
         """The estimate of the raw weight's norm at v, from below; a scalar with gradient."""
-        return self.norm.sigma(self)
+        return self.norm.sigma(self.operator(), self.v.clone())[0]  # the graph keeps v, which changes in place
+
+    def measure(self) -> Tensor:
+        """What, times `excess`, the weight is brought below c by: σ, or after a certified update a bound."""
+        return self.norm.measure(self.operator(), self.v.clone(), self.densities)[0]
 
     def divisor(self) -> Tensor:
         """max(1, σ/c), with σ raised to a certified bound after a certified update."""
-        return (self.norm.measure(self) * (self.excess / self.bound)).clamp_min(1)
+        return (self.measure() * (self.excess / self.bound)).clamp_min(1)
 
     def scale(self) -> Tensor:
         """1 / max(1, σ/c) of the weight as it is, with gradient; v is refreshed first where the weight has moved."""
@@ -177,7 +195,7 @@ class LipschitzLayer(nn.Module, ABC):
     @torch.no_grad()
     def certify(self) -> float:
         """The certified norm of the normalised weight, from above, between the norms of the layer; computed now."""
-        return self.norm.certified(self, self.normalised())
+        return self.certified_norm(self.normalised(), *self.norm.orders())
 
     @torch.no_grad()
     def lipschitz_bound(self) -> float:
@@ -201,7 +219,7 @@ class LipschitzLayer(nn.Module, ABC):
     def converge(self, tolerance: float = THOROUGH[0], max_iterations: int = THOROUGH[1]) -> None:
         """A thorough search for v, in place."""
         self.start()
-        _iterate([self], tolerance, max_iterations, type(self.norm).search)
+        _iterate([self], tolerance, max_iterations, thorough=True)
 
     def start(self) -> None:
         """A new v where the present one is not finite or zero."""
@@ -215,7 +233,7 @@ class LipschitzLayer(nn.Module, ABC):
         singular value and the stopping rule is content.
         """
         self.start()
-        self.accept(self.v / _norms(self.v)[0] + self._noise())
+        self.accept(self.v / lengths(self.v)[0] + self._noise())
         self.warm = False
 
     def _noise(self) -> Tensor:
@@ -273,8 +291,7 @@ def by_kind(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
     kinds: dict[tuple, list[LipschitzLayer]] = defaultdict(list)
     for layer in layers:
         weight = layer.weight
-        size = getattr(layer, "size", None)
-        kinds[type(layer), type(layer.norm), size, weight.shape, weight.dtype, weight.device].append(layer)
+        kinds[type(layer), type(layer.norm), layer.size, weight.shape, weight.dtype, weight.device].append(layer)
     for one, *_ in kinds.values():
         refuse_half(one.weight.dtype, one.weight.device)
     return list(kinds.values())
@@ -320,7 +337,7 @@ def _found_scales(layers: Sequence[LipschitzLayer]) -> dict[LipschitzLayer, Tens
 
 def _scales_of_kind(layers: list[LipschitzLayer]) -> Sequence[Tensor]:
     if any(is_batched(layer.weight) for layer in layers):
-        measures = torch.stack([_measure_unseen(layer) for layer in layers])
+        measures = torch.cat([layer.norm.unseen(layer.operator(), layer.v) for layer in layers])
     else:
         # No graph may be dropped on the way: checkpointed passes count what is saved for it.
         stack = _stack(layers)
@@ -355,17 +372,15 @@ def _refresh_moved(layers: list[LipschitzLayer], stack: Tensor | None) -> None:
 def _stack(layers: list[LipschitzLayer]) -> Tensor | None:
     """Weights of layers of one kind, where one product serves all of them."""
     one = layers[0]
-    return (
-        torch.stack([layer.weight for layer in layers]) if one.stacks and isinstance(one.norm, SpectralNorm) else None
-    )
+    return torch.stack([layer.weight for layer in layers]) if one.stacks and one.norm.stacks else None
 
 
 def _measures(layers: list[LipschitzLayer], stack: Tensor | None) -> Tensor:
     """What is brought below c, ``(layers,)``, with gradient to the weights and to learned orders."""
     if stack is None:
-        return torch.stack([layer.norm.measure(layer) for layer in layers])
+        return torch.stack([layer.measure() for layer in layers])
     v = torch.cat([layer.v for layer in layers])  # a copy: the graph keeps it, and v changes in place
-    return layers[0].apply_each(stack, v).norm(dim=1) / _norms(v)
+    return layers[0].norm.sigma(layers[0].operators(stack), v)
 
 
 def _values(layers: list[LipschitzLayer], stack: Tensor | None) -> list[tuple[float, float]]:
@@ -376,23 +391,8 @@ def _values(layers: list[LipschitzLayer], stack: Tensor | None) -> list[tuple[fl
         applied = torch.cat([layer.apply_weight(w, layer.v) for layer, w in zip(layers, weights, strict=True)])
     else:
         applied = layers[0].apply_each(without_transforms(stack.detach()), v)
-    values = torch.stack([_norms(applied) / _norms(v), torch.stack(torch._foreach_norm(weights))])
+    values = torch.stack([lengths(applied) / lengths(v), torch.stack(torch._foreach_norm(weights))])
     return list(zip(*values.tolist(), strict=True))
-
-
-def _norms(v: Tensor) -> Tensor:
-    return v.flatten(1).norm(dim=1).clamp_min(torch.finfo(v.dtype).tiny)
-
-
-def _measure_unseen(layer: LipschitzLayer) -> Tensor:
-    """σ of a weight that `torch.func.vmap` runs over, after a fixed number of iterations from v, which stays."""
-    if not isinstance(layer.norm, SpectralNorm):
-        raise ConfigurationError("torch.func.vmap over the weights of a flow needs spectral norms; loop over them.")
-    weight, v = layer.weight.detach(), layer.v
-    for _ in range(_UNSEEN_ITERATIONS):
-        v = layer.apply_adjoint(weight, layer.apply_weight(weight, v))
-        v = v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
-    return layer.apply_weight(layer.weight, v).norm() / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
 
 
 def _capturing(weight: Tensor) -> bool:
@@ -414,34 +414,26 @@ def refresh(layers: list[LipschitzLayer], tolerance: float, max_iterations: int,
     warm = [layer for layer in layers if layer.warm and layer not in loaded]
     for layer in cold:
         layer.start()
-    norm = type(layers[0].norm)
-    _iterate(cold, *THOROUGH, norm.search)
-    _iterate(warm, tolerance, max_iterations, norm.refresh)
+    _iterate(cold, *THOROUGH, thorough=True)
+    _iterate(warm, tolerance, max_iterations, thorough=False)
     before = [(layer.v.clone(), layer.sigma()) for layer in loaded]
-    _iterate(loaded, tolerance, max_iterations, norm.refresh)
+    _iterate(loaded, tolerance, max_iterations, thorough=False)
     for layer, (v, sigma) in zip(loaded, before, strict=True):
         if bool(layer.sigma() <= (1 + tolerance) * sigma):
             layer.accept(v)
 
 
-def _iterate(layers: list[LipschitzLayer], tolerance: float, max_iterations: int, search: Search) -> None:
-    """Power iteration of layers of one kind; under the spectral norm with one product for all."""
-    if not layers or not isinstance(layers[0].norm, SpectralNorm):
+def _iterate(layers: list[LipschitzLayer], tolerance: float, max_iterations: int, *, thorough: bool) -> None:
+    """Power iteration of layers of one kind, as one stack where their norm takes it."""
+    limits = tolerance, max_iterations
+    if not layers or not layers[0].norm.stacks:
         for layer in layers:
-            layer.accept(search(layer.norm, layer, tolerance, max_iterations))
+            layer.accept(layer.norm.search(layer.operator(), layer.v, *limits, thorough=thorough))
         return
-    one = layers[0]
+    one, v = layers[0], torch.cat([layer.v for layer in layers])
     weights = torch.stack([without_transforms(layer.weight.detach()) for layer in layers])
-    transposed = one.transposed(weights)
-    found = power_iteration(
-        lambda v: one.apply_each(weights, v),
-        lambda u: one.apply_each(transposed, u),
-        torch.cat([layer.v for layer in layers]),
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-    )
-    for layer, v in zip(layers, found.v, strict=True):
-        layer.accept(v[None])
+    for layer, top in zip(layers, one.norm.search(one.operators(weights), v, *limits, thorough=thorough), strict=True):
+        layer.accept(top[None])
 
 
 @torch.no_grad()

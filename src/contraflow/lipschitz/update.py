@@ -95,14 +95,14 @@ def _certify_induced(layers: list[LipschitzLayer], gap: float) -> None:
     for layer in layers:
         assert isinstance(layer.norm, InducedNorm)
         layer.by_estimate()
-        densities = layer.norm.find_densities(layer)
+        densities = layer.norm.find_densities(layer.operator(), layer.v)
         if densities is None:
-            _exceed(layer, layer.norm.certified(layer, layer.weight))
+            _exceed(layer, layer.certified_norm(layer.weight, *layer.norm.orders()))
         else:
             open_cases.append((layer, layer.norm, densities))
     if not open_cases:
         return
-    balanced = [norm.balanced_exactly(layer, densities) for layer, norm, densities in open_cases]
+    balanced = [norm.balanced_exactly(layer.operator(), densities) for layer, norm, densities in open_cases]
     weights = [one.weight for one in balanced]
     sigma = torch.stack(
         [
@@ -113,12 +113,12 @@ def _certify_induced(layers: list[LipschitzLayer], gap: float) -> None:
     bounds = _spectral_bounds([layer for layer, _, _ in open_cases], weights, sigma, gap).tolist()
     for (layer, norm, densities), one, bound in zip(open_cases, balanced, bounds, strict=True):
         layer.densities = densities
-        _exceed(layer, bound ** float(one.exponent) * float(norm.copies_factor(layer)) * (1 + _ORDERS))
+        _exceed(layer, bound ** float(one.exponent) * float(norm.copies_factor(layer.operator())) * (1 + _ORDERS))
 
 
 def _exceed(layer: LipschitzLayer, bound: float) -> None:
     """Set excess so that the divisor is bound / c; 1 where that is below one and nothing is divided."""
-    measure = layer.norm.measure(layer).item()
+    measure = layer.measure().item()
     layer.excess = bound / measure * (1 + rounding(layer)) if bound > layer.bound else 1.0
 
 

@@ -15,10 +15,9 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.errors import ConfigurationError, DomainError
-from contraflow.logdet.contraction import Vjp
 from contraflow.logdet.laws import Geometric, TruncationLaw, draw_terms
 from contraflow.logdet.probes import Probe, Rademacher
-from contraflow.numerics import is_batched, transforms_active
+from contraflow.numerics import Vjp, is_batched, transforms_active
 
 # x -> g(x) and u ↦ J_g(x)ᵀu
 Linearize = Callable[[Tensor], tuple[Tensor, Vjp]]
@@ -196,10 +195,6 @@ def _lowered(linearize: Linearize, dtype: torch.dtype) -> Linearize:
 
     def lowered(x: Tensor) -> tuple[Tensor, Vjp]:
         gx, vjp = linearize(x)
-        if not hasattr(vjp, "lowered"):
-            raise DomainError(
-                f"series_dtype={dtype}: this contraction computes its products in one dtype; leave series_dtype out."
-            )
         return gx, vjp.lowered(dtype)
 
     return lowered

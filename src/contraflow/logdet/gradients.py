@@ -14,9 +14,8 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.errors import ConfigurationError
-from contraflow.logdet.contraction import Contraction, Vjp, functional_linearize
 from contraflow.logdet.estimators import Estimate, Exact, LogDetEstimator, unit_vectors
-from contraflow.numerics import alias
+from contraflow.numerics import Contraction, Vjp, alias, dual_gradient, functional_linearize
 
 Route = Callable[[Contraction, LogDetEstimator, Tensor, Generator | None], tuple[Tensor, Tensor]]
 
@@ -46,7 +45,8 @@ class _Dual(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, None, None, *_twice_differentiable(ctx, x, tensors, grad_gx, grad_logdet)
         weights = grad_logdet.reshape(1, -1, *[1] * (x.ndim - 1))
-        grads = _dual_gradient(ctx.g, ctx.needs_input_grad[3:], x, tensors, probes, grad_gx, weights * adjoints)
+        wanted = ctx.needs_input_grad[3:]
+        grads = dual_gradient(ctx.g, tensors, x, grad_gx, probes, weights * adjoints, wanted)
         return None, None, None, *grads
 
 
@@ -55,10 +55,10 @@ def kept(
 ) -> tuple[Tensor, Tensor]:
     """The same gradient with the activations of the forward pass kept: faster, in memory of hidden width.
 
-    One evaluation of g fewer a step; with `Exact`, whose columns are tangents then, D + 1 fewer. Where g does not offer
-    ``linearize_kept`` (a module of yours) it is `dual`.
+    One evaluation of g fewer a step; with `Exact`, whose columns are tangents then, D + 1 fewer. Of a g that keeps
+    nothing (a module of yours) the backward pass is that of `dual`.
     """
-    if not torch.is_grad_enabled() or not hasattr(g, "linearize_kept"):
+    if not torch.is_grad_enabled():
         return dual(g, estimator, x, generator)
     if isinstance(estimator, Exact):
         return _exact_by_tangents(g, x)
@@ -75,7 +75,7 @@ def _exact_by_tangents(g: Contraction, x: Tensor) -> tuple[Tensor, Tensor]:
 class _Kept(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, g: Any, estimator: LogDetEstimator, generator: Generator | None, x: Tensor, *tensors: Tensor
+        ctx: Any, g: Contraction, estimator: LogDetEstimator, generator: Generator | None, x: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
         kept: tuple[Tensor | None, ...] = ()
 
@@ -100,26 +100,9 @@ class _Kept(torch.autograd.Function):
         tensors, kept = saved[: ctx.count], saved[ctx.count :]
         wanted = ctx.needs_input_grad[3:]
         grad_x, *grads = ctx.g.kept_gradient(tensors, kept, x, grad_gx, probes, adjoints, wanted)
-        return None, None, None, grad_x if order is None else grad_x[order.argsort()], *grads
-
-
-def _dual_gradient(
-    g: Contraction,
-    wanted: Sequence[bool],
-    x: Tensor,
-    tensors: Sequence[Tensor],
-    probes: Tensor,
-    grad_gx: Tensor,
-    grad_products: Tensor,
-) -> list[Tensor | None]:
-    """First-order gradients of ⟨ḡ, g(x)⟩ + Σ_i s_i ⟨w_i, (J v)_i⟩ for x and the tensors, None where not wanted."""
-    with torch.enable_grad():
-        inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]
-        gx, products = g.dual(inputs[1:], inputs[0], probes)
-        asked = [one for one in inputs if one.requires_grad]
-        outputs, cotangents = [gx, products], [grad_gx, grad_products]
-        found = iter(torch.autograd.grad(outputs, asked, cotangents, allow_unused=True))
-    return [next(found) if one.requires_grad else None for one in inputs]
+        if grad_x is not None and order is not None:
+            grad_x = grad_x[order.argsort()]
+        return None, None, None, grad_x, *grads
 
 
 def series(
@@ -282,14 +265,14 @@ def _linearize(g: Contraction, tensors: Sequence[Tensor], x: Tensor, *, create_g
         x = _attached(x)
         gx = g.value(tensors, x)
 
-    def vjp(u: Tensor) -> Tensor:
+    def product(u: Tensor) -> Tensor:
         rows = u.shape[1]
         with torch.enable_grad():
             first = gx[:rows]
         options = {"create_graph": create_graph, "retain_graph": True}
         return torch.stack([torch.autograd.grad(first, x, one, **options)[0][:rows] for one in u])
 
-    return (gx if create_graph else gx.detach()), vjp
+    return (gx if create_graph else gx.detach()), Vjp(product)
 
 
 def _attached(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from contraflow.numerics.aliases import alias
 from contraflow.numerics.bisection import Bisection, Root, implicit
 from contraflow.numerics.block_cholesky import BlockTridiagonal, is_below, norm_from_above
+from contraflow.numerics.contraction import Contraction, Vjp, dual_gradient, functional_linearize
 from contraflow.numerics.fixed_point import Anderson, FixedPoint, FixedPointSolver, Picard
 from contraflow.numerics.induced_norm import Order, dual_order, duality_map, induced_power_iteration, order_norm
 from contraflow.numerics.jacobian import batch_jacobian
@@ -17,6 +18,7 @@ __all__ = [
     "Anderson",
     "Bisection",
     "BlockTridiagonal",
+    "Contraction",
     "FixedPoint",
     "FixedPointSolver",
     "Means",
@@ -25,12 +27,15 @@ __all__ = [
     "Order",
     "Picard",
     "Root",
+    "Vjp",
     "alias",
     "batch_jacobian",
     "below_diagonal",
+    "dual_gradient",
     "dual_order",
     "duality_map",
     "fixed_means",
+    "functional_linearize",
     "householder",
     "implicit",
     "induced_power_iteration",

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from contraflow.recipes import Recipe
-
-if TYPE_CHECKING:
-    from contraflow.reproduction.plan import Plan
+from contraflow.reproduction.plan import Plan, Setting
 
 
 @dataclass(frozen=True)
@@ -28,25 +25,6 @@ class Claim:
 
     def __str__(self) -> str:
         return f"{self.says} ({self.where}; {self.source or 'from memory, not checked against the text'})"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is trained.
-
-    Args:
-        about: in words.
-        family: folder of its runs; experiments of one family share them.
-        recipes: makes label → recipe, its seed left open; a label is a folder's name.
-        seeds: runs of each, with seeds 0, 1, ….
-        seconds: of processor time for the training steps of every run, in place of the recipes' own numbers of steps.
-    """
-
-    about: str
-    family: str = ""
-    recipes: Callable[[], Mapping[str, Recipe]] = dict
-    seeds: int = 1
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from contraflow.recipes import Recipe, TrainingLog, load_run, run_recipe
 from contraflow.recipes.benchmark import Budget, Watch, steps_within, within
 from contraflow.recipes.run import Silent
 from contraflow.recipes.writing import write_json
-from contraflow.reproduction.experiment import Setting
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,25 @@ class Run:
     def flow(self) -> Flow:
         """The trained flow, with its weights for evaluation."""
         return load_run(self.folder).flow
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained.
+
+    Args:
+        about: in words.
+        family: folder of its runs; experiments of one family share them.
+        recipes: makes label → recipe, its seed left open; a label is a folder's name.
+        seeds: runs of each, with seeds 0, 1, ….
+        seconds: of processor time for the training steps of every run, in place of the recipes' own numbers of steps.
+    """
+
+    about: str
+    family: str = ""
+    recipes: Callable[[], Mapping[str, Recipe]] = dict
+    seeds: int = 1
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
