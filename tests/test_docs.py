@@ -22,6 +22,7 @@ from contraflow.cli.main import COMMANDS
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "contraflow"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "tests" / "reference" / "README.md"]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MATHS = sorted((ROOT / "docs" / "maths").glob("*.md"))
 #: Never installed, but named by pages.
 EXPERIMENTS = [ROOT / "benchmarks", ROOT / "experiments"]
@@ -38,9 +39,10 @@ OF_OTHERS = {"Imagenet32_train_npz"}
 #: Names in use after the packages have moved (issue 17, section 2). To be emptied when they have; a test fails if not.
 AHEAD = {
     "contraflow compare",
-    "experiments/benchmarks/",
-    "experiments/paper/",
+    "experiments/",
     "experiments.paper",
+    "src/contraflow/data/sets/",
+    "src/contraflow/report/sections.py",
     "src/contraflow/runs/",
 }
 
@@ -251,8 +253,9 @@ def is_path(said: str) -> bool:
 
 
 def missing_paths(page: Path, text: str) -> list[str]:
-    """Back-ticked paths that are neither below the root, nor beside the page, nor in src/contraflow or docs."""
-    folders = [ROOT, page.parent, SOURCE, ROOT / "docs"]
+    """Back-ticked paths that are neither below the root, nor beside the page, nor in src/contraflow or docs; of a name
+    alone, those that no file of the tests has."""
+    folders = [ROOT, page.parent, SOURCE, ROOT / "docs", *sorted({file.parent for file in TESTS})]
     said = [one for one in back_ticked(text) if is_path(one) and not OF_USERS.search(one) and one not in _FRACTIONS]
     return [one for one in said if not any((folder / one).exists() for folder in folders) and not ahead(one)]
 
