@@ -15,6 +15,7 @@ import types
 from pathlib import Path
 
 import pytest
+import yaml
 
 import contraflow
 from contraflow.cli.main import COMMANDS
@@ -302,3 +303,13 @@ def test_what_was_ahead_is_listed_no_longer():
     here = [one for one in AHEAD if "/" in one and (ROOT / one).exists()]
     here += [one for one in AHEAD if one.startswith("contraflow ") and one.split()[1] in COMMANDS]
     assert here == []
+
+
+def test_the_citation_is_of_the_paper():
+    """The keys that version 1.2.0 of the Citation File Format requires, and the reference."""
+    citation = yaml.safe_load(read(ROOT / "CITATION.cff"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors"} <= paper.keys()
+    assert [author["family-names"] for author in paper["authors"]] == ["Chen", "Behrmann", "Duvenaud", "Jacobsen"]
+    assert paper["url"] in read(ROOT / "README.md")
