@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+ARCHITECTURES_PAGE = ROOT / "docs" / "architectures.md"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "docs" / "results.md"
 PICTURES = ROOT / "docs" / "pictures"

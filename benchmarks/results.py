@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from benchmarks.pages import PICTURES, README, RESULTS, fill
+from benchmarks.pages import ARCHITECTURES_PAGE, PICTURES, README, RESULTS, fill
 from benchmarks.runs import trained
 from benchmarks.timing import hardware
 from contraflow.architectures import ARCHITECTURES
@@ -49,7 +49,7 @@ def main() -> None:
         fill(RESULTS, f"run {name}", section(name, folders, RUNS[name], arguments.remark))
         if name == "digits":
             fill(README, "digits", headline(folders))
-    fill(README, "architectures", architecture_table())
+    fill(ARCHITECTURES_PAGE, "architectures", architecture_table())
 
 
 def section(name: str, folders: list[Path], seeds: Sequence[int], remark: str) -> str:
@@ -149,7 +149,7 @@ def headline(folders: list[Path]) -> str:
 
 
 def architecture_table() -> str:
-    """The README's table, from the objects themselves."""
+    """The table of docs/architectures.md, from the objects themselves."""
     rows = ["| architecture | parameters | data | what |", "|---|---|---|---|"]
     for name, architecture in ARCHITECTURES.items():
         with torch.device("meta"):

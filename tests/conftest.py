@@ -28,6 +28,29 @@ def _climate(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test of a published data set, marked `real_data(name)`, where its files are not."""
+    for marker in item.iter_markers("real_data"):
+        from contraflow.data import data_root, registry
+        from contraflow.errors import DataError
+
+        (name,) = marker.args
+        try:
+            registry._find(name, data_root())
+        except DataError:
+            pytest.skip(f"the files of {name} are not below {data_root()}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the tests that want published data sets, and say what lets them run."""
+    skipped = sum("real_data" in report.keywords for report in terminalreporter.stats.get("skipped", []))
+    if skipped:
+        terminalreporter.write_line(
+            f"real_data: {skipped} tests of published data sets were skipped, since files are not on this machine. "
+            "CONTRAFLOW_DATA names their folder; `contraflow data` lists them and `contraflow data fetch NAME` fetches."
+        )
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 300 kB."""

@@ -1,7 +1,6 @@
 """The table of data sets, where files are looked for, fetching and checking; and the real files where present."""
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -12,23 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from contraflow.data import DATASETS, Dataset, check, data_root, fetch, load_dataset, registry
+from contraflow.data import DATASETS, Dataset, check, data_root, fetch, load_dataset
 from contraflow.data.download import download
 from contraflow.data.known_files import KnownFile
 from contraflow.data.power_text import read_power_text
 from contraflow.errors import ConfigurationError, DataError, OutputError
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "data.md"
-REAL = Path(os.environ.get("CONTRAFLOW_DATA") or Path(__file__).parents[3] / "shared" / "data")
-
-
-def real(name):
-    """The root of the real data, or a skip that says what is absent."""
-    try:
-        registry._find(name, REAL)
-    except DataError:
-        pytest.skip(f"the files of {name} are not below {REAL}; set CONTRAFLOW_DATA")
-    return REAL
 
 
 def test_import_is_light():
@@ -104,8 +93,8 @@ def test_power_cannot_be_fetched(tmp_path):
 
 
 def test_the_documentation_lists_every_set_and_its_files():
-    sets = DOCUMENTATION.read_text(encoding="utf-8").split("\n## ")[0]
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", sets, re.MULTILINE)
+    named_sets = DOCUMENTATION.read_text(encoding="utf-8").partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", named_sets, re.MULTILINE)
     assert [name for name, _, _ in rows] == [name for name, entry in DATASETS.items() if entry.kind != "2-D"]
     for name, files, _ in rows:
         entry = DATASETS[name]
@@ -176,15 +165,18 @@ def test_levels_are_checked():
         Dataset("d", image, image, image, levels=17)
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "svhn"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=pytest.mark.real_data(one)) for one in ("mnist", "fashion_mnist", "cifar10", "svhn")],
+)
 def test_real_files_have_the_published_sums(name):
-    real(name)
-    present = [status for _, status in check(name, REAL) if status != "absent"]
+    present = [status for _, status in check(name, data_root()) if status != "absent"]
     assert set(present) == {"ok"}
 
 
+@pytest.mark.real_data("mnist")
 def test_mnist():
-    loaded = load_dataset("mnist", root=real("mnist"))
+    loaded = load_dataset("mnist", root=data_root())
     assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [55_000, 5_000, 10_000]
     assert loaded.event_shape == (1, 28, 28)
     pixels = torch.cat([loaded.train, loaded.validation]).float() / 255
@@ -192,8 +184,9 @@ def test_mnist():
     assert loaded.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
+@pytest.mark.real_data("mnist")
 def test_broken_mnist_is_named(tmp_path):
-    shutil.copytree(real("mnist") / "MNIST" / "raw", tmp_path / "MNIST")
+    shutil.copytree(data_root() / "MNIST" / "raw", tmp_path / "MNIST")
     broken = tmp_path / "MNIST" / "train-images-idx3-ubyte.gz"
     broken.chmod(0o644)
     broken.write_bytes(broken.read_bytes()[:5000])
@@ -202,8 +195,9 @@ def test_broken_mnist_is_named(tmp_path):
     assert dict(check("mnist", tmp_path))[str(broken)].startswith("md5 is")
 
 
+@pytest.mark.real_data("fashion_mnist")
 def test_fashion_mnist_without_its_train_files():
-    loaded = load_dataset("fashion_mnist", root=real("fashion_mnist"))
+    loaded = load_dataset("fashion_mnist", root=data_root())
     assert loaded.event_shape == (1, 28, 28)
     assert len(loaded.test) == 10_000
     if loaded.test_only:
@@ -211,14 +205,16 @@ def test_fashion_mnist_without_its_train_files():
             loaded.require_train()
 
 
+@pytest.mark.real_data("cifar10")
 def test_cifar10():
-    loaded = load_dataset("cifar10", root=real("cifar10"))
+    loaded = load_dataset("cifar10", root=data_root())
     assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [45_000, 5_000, 10_000]
     assert torch.bincount(loaded.test_labels).tolist() == [1000] * 10
 
 
+@pytest.mark.real_data("power")
 def test_power_as_every_paper_splits_it():
-    loaded = load_dataset("power", root=real("power"))
+    loaded = load_dataset("power", root=data_root())
     assert [tuple(part.shape) for part in (loaded.train, loaded.validation, loaded.test)] == [
         (1_659_917, 6),
         (184_435, 6),

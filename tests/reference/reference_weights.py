@@ -1,9 +1,9 @@
-"""From the state dicts of the reference implementation to our flows. Names: shared/reference/README.md."""
+"""From the state dicts of the reference implementation to our flows. Names: README.md beside this file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from contraflow import (
     residual_flow,
     residual_flow_images,
 )
-from contraflow.lipschitz import LipschitzLayer
+from contraflow.lipschitz import LipschitzLayer, soft_normalisation
 
-FOLDER = Path(__file__).resolve().parents[3] / "shared" / "reference"
+FOLDER = Path(__file__).parent / "fixtures"
 StateDict = Mapping[str, Tensor]
 
 #: Of the fixture with mixed norms, whose configuration does not name it; σ is above it, so that it matters.
@@ -31,11 +31,8 @@ _VNORMS_BOUND = 0.9
 
 
 def load_fixture(name: str) -> dict[str, Any]:
-    """The tensors of one fixture; skips the test where they are not beside the repository."""
-    path = FOLDER / f"{name}.pt"
-    if not path.exists():
-        pytest.skip(f"the reference's fixtures are not in <repository>/../shared/reference: no {path.name}")
-    fixture = torch.load(path, weights_only=True)
+    """The tensors of one fixture."""
+    fixture = torch.load(FOLDER / f"{name}.pt", weights_only=True)
     if "args" in fixture:
         fixture |= {"kind": "img", "config": _checkpoint_config(fixture["args"])}
     return fixture
@@ -154,20 +151,28 @@ def load_weights(flow: Flow, state: StateDict) -> Flow:
 
 
 def freeze_sigma(flow: Flow, state: StateDict) -> Flow:
-    """σ = uᵀWv with the reference's own u and v, rounded to float32 as it stores them.
+    """Have the layers take σ = uᵀWv with the reference's own u and v, in a test with the fixture `reference_sigma`.
 
-    Ours is ‖Wv‖, which differs by the angle between u and Wv. With the reference's σ in place everything else can be
-    compared to float64 accuracy.
+    Ours is ‖Wv‖ after a refresh of v, which differs by the angles between u, Wv and the top singular vectors. With the
+    reference's σ in place everything else can be compared to float64 accuracy.
     """
     for name, layer in zip(layer_names(state), our_layers(flow), strict=True):
-        u = state[f"{name}.u"].double()
-
-        def divisor(layer: LipschitzLayer = layer, u: Tensor = u) -> Tensor:
-            sigma = (layer.apply_weight(layer.weight, layer.v).flatten() * u).sum()
-            return (sigma / layer.bound).clamp_min(1)
-
-        layer.divisor = divisor
+        layer.reference_u = state[f"{name}.u"].double()
     return flow
+
+
+@pytest.fixture
+def reference_sigma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that `freeze_sigma` has marked take the reference's σ, and their v stays as it was loaded."""
+    ours = soft_normalisation._scales_of_kind
+
+    def scales(layers: list[LipschitzLayer]) -> Sequence[Tensor]:
+        if not all(hasattr(layer, "reference_u") for layer in layers):
+            return ours(layers)
+        sigmas = [(x.apply_weight(x.weight, x.v).flatten() * x.reference_u).sum() for x in layers]
+        return [(sigma / x.bound).clamp_min(1).reciprocal() for x, sigma in zip(layers, sigmas, strict=True)]
+
+    monkeypatch.setattr(soft_normalisation, "_scales_of_kind", scales)
 
 
 def reference_flow(fixture: dict[str, Any]) -> Flow:

@@ -1,4 +1,4 @@
-"""The faults of the reference implementation (shared/reference/README.md), each a test that our code passes.
+"""The faults of the reference implementation (README.md beside this file), each a test that our code passes.
 
 Left to others: 5 for norm chains that do not close (tests/core/test_induced_norms.py); 6 for weight decay and 10 for
 averaged weights, which belong to the optimiser and the training loop (averaged weights under converged v are in
@@ -158,7 +158,7 @@ def test_fault_05_the_default_network_is_a_contraction():
 def test_fault_07_the_logdet_carries_a_gradient_to_x_in_every_dimension(dimensions, estimator):
     flow = steep(residual_flow((dimensions,), blocks=2, hidden=(8,), logdet=estimator))
     x = torch.randn(200, dimensions)
-    flow.log_prob(x)
+    flow.log_prob(x)  # starts ActNorm
     flow.eval()
     start = x.clone().requires_grad_()
     logdet = flow.forward_and_logdet(start)[1]
