@@ -55,7 +55,7 @@ def test_example(capsys):
 
 def test_architecture_table_is_current():
     """The table in the README is the one that the objects give."""
-    from benchmarks.results import architecture_table
+    from experiments.benchmarks.results import architecture_table
 
     assert architecture_table() in README
 

@@ -25,7 +25,7 @@ from contraflow.inputs import (
     sample_shape,
 )
 from contraflow.lipschitz import Certificate, shared_scales
-from contraflow.lipschitz.certification import certify_contraction
+from contraflow.lipschitz.certificate import certify_contraction
 from contraflow.logdet import EVALUATION, AdaptiveRoulette, Exact, LogDetEstimator, RussianRoulette
 from contraflow.numerics import FixedPointSolver, fixed_means, two_stage_means
 

@@ -10,7 +10,6 @@ from scipy import stats
 from torch import Generator, Tensor, nn
 
 from contraflow import BranchedFlow, Chain, Flow, MixtureFlow, hybrid
-from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, DataError, DomainError, ShapeError
 from contraflow.evaluation import (
     calibration_picture,
@@ -26,6 +25,7 @@ from contraflow.evaluation import (
 )
 from contraflow.evaluation.calibration_pictures import uniform_range
 from contraflow.evaluation.classification import wilson_interval
+from contraflow.preprocessing import ImagePreprocessing
 
 
 def seeded(seed: int = 0) -> Generator:

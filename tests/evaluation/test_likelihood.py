@@ -12,11 +12,11 @@ from torch import Generator
 
 from contraflow import Chain, Exact, Flow, Geometric, PowerSeries, RussianRoulette, residual_flow
 from contraflow.architectures import ARCHITECTURES
-from contraflow.data import ImagePreprocessing, TablePreprocessing
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import evaluate_likelihood, gaussian_baseline, score
 from contraflow.evaluation.likelihood import report
 from contraflow.lipschitz import LipschitzLayer
+from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 
 ROULETTE = RussianRoulette(Geometric(0.5), 2)
 

@@ -1,7 +1,7 @@
 """The faults of the reference implementation (shared/reference/README.md), each a test that our code passes.
 
-Left to others: 5 for norm chains that do not close (tests/core/test_induced_norms.py); 6 for weight decay and 10 for
-averaged weights, which belong to the optimiser and the training loop (averaged weights under converged v are in
+Left to others: 5 for norm chains that do not close (tests/lipschitz/test_induced_norms.py); 6 for weight decay and 10
+for averaged weights, which belong to the optimiser and the training loop (averaged weights under converged v are in
 test_reference_oracle.py).
 """
 

@@ -13,14 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from contraflow.cli.benchmark import benchmark
 from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
+from contraflow.cli.compare import compare
 from contraflow.cli.evaluate import evaluate
 from contraflow.cli.ood import ood
 from contraflow.cli.quality import quality
 from contraflow.cli.report import report
-from contraflow.cli.reproduce import reproduce
 from contraflow.cli.sample import sample
 from contraflow.cli.score import score
 from contraflow.cli.train import train_command
@@ -39,8 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "ood": ood,
     "quality": quality,
     "report": report,
-    "benchmark": benchmark,
-    "reproduce": reproduce,
+    "compare": compare,
     "recipes": recipes,
     "architectures": architectures,
     "data": data,
@@ -138,9 +136,6 @@ def command_parser(name: str) -> Any:
     function = COMMANDS[name]
     parser = ArgumentParser(prog=f"contraflow {name}", description=_summary(function), exit_on_error=False)
     by_hand: set[str] = set()
-    if name == "reproduce":
-        parser.add_argument("name", nargs="?", default=None, help="table or figure; all are listed when not given")
-        by_hand = {"name"}
     if name == "data":
         parser.add_argument("action", nargs="?", default="list", help="list, fetch or check")
         parser.add_argument("name", nargs="?", default=None, help="the data set to fetch or check")
@@ -215,8 +210,7 @@ def _completion(arguments: list[str]) -> str:
     if len(arguments) != 1 or arguments[0] not in shells:
         raise ConfigurationError(f"completion {' '.join(arguments)}: give one shell of {', '.join(shells)}.")
     from contraflow.cli.train import train_parser
-    from contraflow.recipes import RECIPES
-    from contraflow.reproduction import EXPERIMENTS
+    from contraflow.runs import RECIPES
 
     parser = argparse.ArgumentParser(prog="contraflow")
     commands = parser.add_subparsers()
@@ -228,8 +222,6 @@ def _completion(arguments: list[str]) -> str:
                 command.add_argument(*action.option_strings, choices=action.choices)
         if name == "train":
             command.add_argument("recipe", choices=list(RECIPES))
-        elif name == "reproduce":
-            command.add_argument("name", choices=list(EXPERIMENTS))
         elif name in ("evaluate", "sample", "score", "certify", "ood", "quality", "report"):
             command.add_argument("run").complete = shtab.DIRECTORY  # type: ignore[attr-defined]
     return shtab.complete(parser, shell=arguments[0])

@@ -8,7 +8,7 @@ from typing import Any
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.errors import ConfigurationError, DataError, unknown_name
-from contraflow.recipes import RECIPES, Recipe, run_recipe, with_architecture
+from contraflow.runs import RECIPES, Recipe, run_recipe, with_architecture
 from contraflow.training import load_checkpoint
 
 _USAGE = "contraflow train RECIPE|FILE --out RUN [key=value …]   or   contraflow train --resume RUN [key=value …]"

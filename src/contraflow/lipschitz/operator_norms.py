@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from contraflow.lipschitz.balance import Balanced, Densities, balance, densities_near
+from contraflow.lipschitz.bounds.balance import Balanced, Densities, balance, densities_near
+from contraflow.lipschitz.bounds.induced import induced_method
 from contraflow.lipschitz.convolution import within_reach
-from contraflow.lipschitz.induced_certificate import induced_method
 from contraflow.lipschitz.norms import BlockOrders
 from contraflow.numerics import Order, dual_order, duality_map, induced_power_iteration, order_norm, power_iteration
 

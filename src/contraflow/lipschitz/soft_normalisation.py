@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.inputs import refuse_half
-from contraflow.lipschitz.balance import Densities
+from contraflow.lipschitz.bounds.balance import Densities
 from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm
 from contraflow.numerics import BlockTridiagonal, is_batched, power_iteration, transforms_active, without_transforms
 

@@ -11,7 +11,7 @@ import numpy as np
 from contraflow.evaluation.pictures import span
 from contraflow.report.drawing import colour, drawing
 from contraflow.report.page import figure, paragraph
-from contraflow.report.subject import Subject
+from contraflow.report.run_data import Subject
 
 
 def training(subject: Subject) -> list[str] | None:

@@ -11,7 +11,7 @@ from contraflow.evaluation import BlockSeries, Reconstruction, series_decay
 from contraflow.lipschitz import Certificate
 from contraflow.report.drawing import colour, drawing, power_of_ten
 from contraflow.report.page import details, figure, paragraph, table
-from contraflow.report.subject import Subject
+from contraflow.report.run_data import Subject
 
 _TERMS = 10
 
