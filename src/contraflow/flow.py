@@ -54,8 +54,15 @@ class LogProbEstimate:
     class_probabilities: Tensor | None = None
 
     def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of Student's confidence interval for log p(x), each ``(batch,)``."""
-        from scipy.stats import t
+        """Lower and upper end of Student's confidence interval for log p(x), each ``(batch,)``.
+
+        Raises:
+            ConfigurationError: scipy, which has Student's t, is not installed.
+        """
+        try:
+            from scipy.stats import t
+        except ImportError:
+            raise ConfigurationError("intervals need the extra: pip install 'contraflow[intervals]'.") from None
 
         quantile = torch.as_tensor(t.ppf(0.5 + confidence / 2, self.degrees_of_freedom.numpy()))
         return self.value - quantile * self.standard_error, self.value + quantile * self.standard_error

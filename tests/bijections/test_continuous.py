@@ -343,7 +343,7 @@ def test_bad_arguments_are_refused(monkeypatch):
     with pytest.raises(ConfigurationError, match="unknown layer 'concatsquish'"):
         conv_field(3, (8,), layer="concatsquish")
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
-    with pytest.raises(ConfigurationError, match="pip install torchdiffeq"):
+    with pytest.raises(ConfigurationError, match=r"pip install 'contraflow\[ffjord\]'"):
         ContinuousFlow(field()).forward(torch.zeros(1, 3))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from functools import partial
 
 import pytest
@@ -169,3 +170,10 @@ def test_fixed_means_count_every_draw():
     found = fixed_means(lambda rows: seen.extend(rows.tolist()) or rows.double(), 3, 5, 4)
     assert sorted(seen) == [0] * 5 + [1] * 5 + [2] * 5
     assert torch.equal(found.value, torch.arange(3.0))
+
+
+def test_an_interval_without_scipy_says_what_installs_it(monkeypatch):
+    estimate = steep_flow().log_prob_estimate(torch.randn(2, 6), probes=2, estimator=NOISY)
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'contraflow\[intervals\]'"):
+        estimate.interval()

@@ -17,6 +17,7 @@ from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
 from contraflow.cli.compare import compare
 from contraflow.cli.evaluate import evaluate
+from contraflow.cli.laboratory import refusal
 from contraflow.cli.ood import ood
 from contraflow.cli.quality import quality
 from contraflow.cli.report import report
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding has ± as \xb1
+    if (refused := refusal()) is not None:
+        print(f"contraflow: error: {refused}", file=sys.stderr)
+        return 2
     try:
         try:
             _run(arguments)
