@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow import AdaptiveRoulette, Rademacher, ResidualBlock
+from contraflow import AdaptiveRoulette, ResidualBlock
 from contraflow.bijections import with_logdet
 from contraflow.logdet.contraction import Vjp
-from contraflow.logdet.probes import Probe
+from contraflow.logdet.probes import Probe, Rademacher
 from contraflow.runs import load_run
 from contraflow.runs.build import load_data
 from experiments.benchmarks.variance import Law, Spectrum, jacobian

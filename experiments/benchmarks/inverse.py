@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from contraflow.bijections import Inversion, ResidualBlock
+from contraflow.bijections import InverseSolution, ResidualBlock
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzMLP, update_lipschitz
 from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, Picard
@@ -267,7 +267,7 @@ class Bounds:
     error: float = 0.0
     bound: float = 0.0
 
-    def whole(self, back: Inversion, x: Tensor) -> None:
+    def whole(self, back: InverseSolution, x: Tensor) -> None:
         """x' = f⁻¹(f(x)) against its bound."""
         distance = (back.value - x).flatten(1).abs().amax(dim=1)
         self.samples += len(x)
@@ -277,7 +277,7 @@ class Bounds:
         self.evaluations += int(back.evaluations.sum())
         self.solves += len(x) * len(back.blocks)
 
-    def blocks(self, flow: Flow, back: Inversion, x: Tensor) -> None:
+    def blocks(self, flow: Flow, back: InverseSolution, x: Tensor) -> None:
         """Every block, given z' = x' + g(x') of the x' that it was solved for."""
         modules = dict(flow.named_modules())
         for one in back.blocks:

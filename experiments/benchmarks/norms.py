@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from contraflow import Flow, norm_orders
-from contraflow.lipschitz import LipschitzLayer, LipschitzLinear, certified_induced_norm
+from contraflow import Flow
+from contraflow.lipschitz import LipschitzLayer, LipschitzLinear, certified_induced_norm, norm_orders
 from contraflow.numerics import induced_power_iteration
 from contraflow.runs import load_run
 from experiments.benchmarks.results import timing

@@ -19,18 +19,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow import (
-    TRAINING,
-    AdaptiveRoulette,
-    Flow,
-    Gaussian,
-    PairedRademacher,
-    PowerSeries,
-    ResidualBlock,
-    update_lipschitz,
-)
+from contraflow import TRAINING, AdaptiveRoulette, Flow, PowerSeries, ResidualBlock, update_lipschitz
 from contraflow.bijections import with_logdet
 from contraflow.logdet.adaptive import BEGINNING, EVERY
+from contraflow.logdet.probes import Gaussian, PairedRademacher
 from contraflow.runs import load_run
 from contraflow.runs.build import load_data
 from experiments.benchmarks.estimators import block_inputs, dense_jacobians, fill

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
-from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, invert, with_inverse, with_logdet
+from contraflow.bijections import Bijection, Chain, InverseSolution, ResidualBlock, invert, with_inverse, with_logdet
 from contraflow.distributions import ClassNormal, GivenDistribution, StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError
 from contraflow.inputs import (
@@ -96,7 +96,7 @@ class Flow(nn.Module):
         ConfigurationError: a base that is none, or that is no density on as many numbers as x has.
 
     >>> import torch, contraflow
-    >>> flow = contraflow.Flow((2,), contraflow.Chain([contraflow.ActNorm(2)]))
+    >>> flow = contraflow.Flow((2,), contraflow.Chain([contraflow.bijections.ActNorm(2)]))
     >>> flow.log_prob(torch.randn(5, 2)).shape
     torch.Size([5])
     """
@@ -125,7 +125,7 @@ class Flow(nn.Module):
         if not isinstance(found, nn.Module) or not all(hasattr(found, name) for name in _OF_A_BASE):
             raise ConfigurationError(
                 f"base {base!r} is no base: give a distribution of torch.distributions, or a module with "
-                f"{', '.join(_OF_A_BASE)} like contraflow.StandardNormal's."
+                f"{', '.join(_OF_A_BASE)} like contraflow.distributions.StandardNormal's."
             )
         if math.prod(found.event_shape) != self.dimensions:
             raise ConfigurationError(
@@ -250,7 +250,7 @@ class Flow(nn.Module):
         batch = z.shape[: z.ndim - len(self.base.event_shape)]
         return rows, accept_context(context, self.context_shape, batch, self.dtype), batch
 
-    def invert(self, z: Tensor, context: Tensor | None = None) -> Inversion:
+    def invert(self, z: Tensor, context: Tensor | None = None) -> InverseSolution:
         """`inverse` without gradients, with every block's evaluations and error bound, and one on the error of x.
 
         The reports of blocks are row by row, whatever the shape of the batch.

@@ -9,26 +9,12 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow import (
-    EVALUATION,
-    TRAINING,
-    ActNorm,
-    BranchedFlow,
-    Chain,
-    ClassNormal,
-    Coupling,
-    Exact,
-    HybridFlow,
-    MixtureFlow,
-    PLULinear,
-    ResidualBlock,
-    StandardNormal,
-    hybrid,
-    residual_flow,
-)
+from contraflow import EVALUATION, TRAINING, Chain, Exact, ResidualBlock, hybrid, residual_flow
+from contraflow.architectures import BranchedFlow, HybridFlow, MixtureFlow
 from contraflow.architectures.hybrid import BLOCKS, CLASSIFIERS
 from contraflow.architectures.hybrid_flow import label_log_prob
-from contraflow.bijections import ChannelPartition, Checkerboard
+from contraflow.bijections import ActNorm, ChannelPartition, Checkerboard, Coupling, PLULinear
+from contraflow.distributions import ClassNormal, StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, ShapeError
 from contraflow.lipschitz import LipschitzLayer
 from contraflow.nets import MLP, ConvNet

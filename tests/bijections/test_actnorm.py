@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import contraflow
-from contraflow import ActNorm
+from contraflow.bijections import ActNorm
 from contraflow.errors import ShapeError, UnstartedWarning
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from contraflow import BentIdentity
+from contraflow.bijections import BentIdentity
 from contraflow.errors import ShapeError
 from contraflow.testing import check_bijection
 

@@ -8,28 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contraflow import (
-    ARCHITECTURES,
-    ActNorm,
-    Affine,
-    Anderson,
-    Bijection,
-    Chain,
-    Flatten,
-    Inverse,
-    LipschitzConvNet,
-    LipschitzMLP,
-    Logit,
-    ModuleContraction,
-    MultiScale,
-    Permutation,
-    Picard,
-    ResidualBlock,
-    Squeeze,
-    residual_flow,
-)
-from contraflow.lipschitz import ACTIVATIONS, LipschitzLayer
+from contraflow import ARCHITECTURES, Bijection, Chain, ModuleContraction, ResidualBlock, residual_flow
+from contraflow.bijections import ActNorm, Affine, Flatten, Inverse, Logit, MultiScale, Permutation, Squeeze
+from contraflow.lipschitz import ACTIVATIONS, LipschitzConvNet, LipschitzLayer, LipschitzMLP
 from contraflow.logdet import GRADIENTS
+from contraflow.numerics import Anderson, Picard
 from contraflow.testing import check_bijection
 
 Case = tuple[Callable[[], Bijection], tuple[int, ...]]

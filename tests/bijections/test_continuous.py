@@ -9,24 +9,13 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow import (
-    ActNorm,
-    Chain,
-    ContinuousFlow,
-    Exact,
-    ExactDivergence,
-    Flow,
-    Gaussian,
-    Hutchinson,
-    OdeSolver,
-    PowerSeries,
-    Rademacher,
-    SolverError,
-)
-from contraflow.bijections import watch_solves, with_logdet
+from contraflow import Chain, Exact, Flow, PowerSeries, SolverError
+from contraflow.bijections import ActNorm, ContinuousFlow, watch_solves, with_logdet
 from contraflow.errors import ConfigurationError, DomainError
+from contraflow.logdet import ExactDivergence, Hutchinson
+from contraflow.logdet.probes import Gaussian, Rademacher
 from contraflow.nets import FIELD_ACTIVATIONS, FIELD_LAYERS, Concat, VectorField, conv_field, dense_field
-from contraflow.numerics import METHODS, batch_jacobian
+from contraflow.numerics import METHODS, OdeSolver, batch_jacobian
 from contraflow.testing import check_bijection
 
 TIGHT = OdeSolver("dopri8", 1e-11)

@@ -10,29 +10,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contraflow import (
-    ARCHITECTURES,
-    ActNorm,
-    Bijection,
-    Chain,
-    ChannelPartition,
-    Checkerboard,
-    Coupling,
-    Flow,
-    LearnedPrior,
-    MultiScale,
-    Squeeze,
-    StandardNormal,
-    alternate,
-    glow,
-    halves,
-    nice,
-    real_nvp,
-)
+from contraflow import ARCHITECTURES, Bijection, Chain, Flow
+from contraflow.architectures import glow, nice, real_nvp
 from contraflow.architectures.glow import GLOWS, LINEARS
 from contraflow.architectures.nice import NICES
 from contraflow.architectures.real_nvp import REAL_NVPS
-from contraflow.bijections import Partition
+from contraflow.bijections import (
+    ActNorm,
+    ChannelPartition,
+    Checkerboard,
+    Coupling,
+    LearnedPrior,
+    MultiScale,
+    Partition,
+    Squeeze,
+    alternate,
+    halves,
+)
+from contraflow.distributions import StandardNormal
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.nets import MLP, ConvNet, ResidualConvNet
 from contraflow.testing import check_bijection

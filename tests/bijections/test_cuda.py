@@ -11,9 +11,9 @@ import torch
 from test_bijection_laws import CASES, SMALL, samples, steep
 from torch import Tensor
 
-from contraflow import ARCHITECTURES, Exact, Flow, LipschitzMLP, ResidualBlock, RussianRoulette
+from contraflow import ARCHITECTURES, Exact, Flow, ResidualBlock, RussianRoulette
 from contraflow.cli import main
-from contraflow.lipschitz import update_lipschitz
+from contraflow.lipschitz import LipschitzMLP, update_lipschitz
 from contraflow.logdet import GRADIENTS
 from contraflow.runs import load_run
 from contraflow.testing import check_bijection

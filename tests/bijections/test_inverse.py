@@ -9,22 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from contraflow import (
-    ActNorm,
-    Affine,
-    Anderson,
-    Chain,
-    Exact,
-    Flow,
-    InversionError,
-    LipschitzConvNet,
-    LipschitzMLP,
-    ModuleContraction,
-    Picard,
-    ResidualBlock,
-    residual_flow,
-)
+from contraflow import Chain, Exact, Flow, InversionError, ModuleContraction, ResidualBlock, residual_flow
+from contraflow.bijections import ActNorm, Affine
 from contraflow.errors import ConfigurationError, DomainError
+from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP
+from contraflow.numerics import Anderson, Picard
 
 
 def steep_block(solver=None) -> ResidualBlock:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contraflow import MatrixLinear, OrthogonalLinear, PLULinear, QRLinear
-from contraflow.bijections import LinearMap
+from contraflow.bijections import LinearMap, MatrixLinear, OrthogonalLinear, PLULinear, QRLinear
 from contraflow.errors import ConfigurationError, InversionError, ShapeError
 from contraflow.numerics import householder, random_reflections
 from contraflow.testing import check_bijection

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from contraflow import Bijection, Bisection, Flow, Planar, Sylvester
+from contraflow import Bijection, Flow
+from contraflow.bijections import Planar, Sylvester
 from contraflow.bijections.planar import invertible_product
 from contraflow.errors import InversionError, ShapeError
-from contraflow.numerics import batch_jacobian
+from contraflow.numerics import Bisection, batch_jacobian
 from contraflow.testing import check_bijection
 
 MAPS = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from contraflow import Affine, Chain, Flatten, Logit, MultiScale, Permutation, Squeeze
+from contraflow import Chain
+from contraflow.bijections import Affine, Flatten, Logit, MultiScale, Permutation, Squeeze
 from contraflow.errors import DomainError, ShapeError
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.distributions import LogNormal, transforms
 
-from contraflow import ARCHITECTURES, Flow, Inverse, from_transform, iaf, maf, naf, nsf
-from contraflow.bijections import MonotoneTransform, TransformBijection
+from contraflow import ARCHITECTURES, Flow, from_transform
+from contraflow.architectures import iaf, maf, naf, nsf
+from contraflow.bijections import Inverse, MonotoneTransform, TransformBijection
 from contraflow.errors import ConfigurationError, InversionError, ShapeError
 from contraflow.testing import check_bijection
 

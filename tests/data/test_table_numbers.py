@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from contraflow import Affine, Chain, Exact, Flow, residual_flow
+from contraflow import Chain, Exact, Flow, residual_flow
+from contraflow.bijections import Affine
 from contraflow.data import columns_of, indices_of, refuse_columns_without_density, remarks
 from contraflow.errors import ConfigurationError, DataError, DomainError
 from contraflow.evaluation import report_scores, score

@@ -10,8 +10,9 @@ import torch
 from torch import Generator, nn
 from torch import distributions as D
 
-from contraflow import Chain, Exact, Flow, StandardNormal, real_nvp, residual_flow
-from contraflow.distributions import GivenDistribution
+from contraflow import Chain, Exact, Flow, residual_flow
+from contraflow.architectures import real_nvp
+from contraflow.distributions import GivenDistribution, StandardNormal
 from contraflow.errors import ConfigurationError
 
 

@@ -9,7 +9,8 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor, nn
 
-from contraflow import BranchedFlow, Chain, Flow, MixtureFlow, hybrid
+from contraflow import Chain, Flow, hybrid
+from contraflow.architectures import BranchedFlow, MixtureFlow
 from contraflow.errors import ConfigurationError, DataError, DomainError, ShapeError
 from contraflow.evaluation import (
     calibration_picture,

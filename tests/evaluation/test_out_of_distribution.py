@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor, nn
 
-from contraflow import Affine, BranchedFlow, Chain, Exact, Flow
+from contraflow import Chain, Exact, Flow
+from contraflow.architectures import BranchedFlow
+from contraflow.bijections import Affine
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import (
     Evidence,

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Generator
 
-from contraflow import Chain, Exact, Flow, hybrid, maf, real_nvp, residual_flow
+from contraflow import Chain, Exact, Flow, hybrid, residual_flow
+from contraflow.architectures import maf, real_nvp
 from contraflow.errors import ConfigurationError, DomainError, ShapeError
 from contraflow.preprocessing import ImagePreprocessing
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from contraflow import ActNorm, Chain, Coupling, Exact, Flow, hybrid, residual_flow
+from contraflow import Chain, Exact, Flow, hybrid, residual_flow
 from contraflow.architectures import ARCHITECTURES
-from contraflow.bijections import halves
+from contraflow.bijections import ActNorm, Coupling, halves
 from contraflow.errors import ConfigurationError, ContraflowError, DomainError, ShapeError
 from contraflow.nets import MLP
 

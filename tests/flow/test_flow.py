@@ -10,19 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from contraflow import (
-    EVALUATION,
-    TRAINING,
-    ActNorm,
-    Affine,
-    Chain,
-    Exact,
-    Flow,
-    Logit,
-    ResidualBlock,
-    residual_flow,
-    residual_flow_images,
-)
+from contraflow import EVALUATION, TRAINING, Chain, Exact, Flow, ResidualBlock, residual_flow, residual_flow_images
+from contraflow.bijections import ActNorm, Affine, Logit
 from contraflow.errors import DomainError, ShapeError
 from contraflow.lipschitz import LipschitzLayer
 

@@ -9,19 +9,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from contraflow import (
-    EVALUATION,
-    Chain,
-    Exact,
-    Flow,
-    LipschitzMLP,
-    rescale_to_certificate,
-    residual_flow,
-    update_lipschitz,
-)
+from contraflow import EVALUATION, Chain, Exact, Flow, rescale_to_certificate, residual_flow, update_lipschitz
 from contraflow.bijections import ActNorm
 from contraflow.errors import ConfigurationError, DomainError, ShapeError
 from contraflow.evaluation import score
+from contraflow.lipschitz import LipschitzMLP
 from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 
 

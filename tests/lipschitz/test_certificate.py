@@ -10,11 +10,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from contraflow import (
-    ActNorm,
     Chain,
     Exact,
     Flow,
-    LipschitzMLP,
     ModuleContraction,
     ResidualBlock,
     rescale_to_certificate,
@@ -22,8 +20,16 @@ from contraflow import (
     residual_flow_images,
     update_lipschitz,
 )
+from contraflow.bijections import ActNorm
 from contraflow.errors import DomainError
-from contraflow.lipschitz import LipschitzConv2d, LipschitzConvNet, LipschitzLayer, LipschitzLinear, LipschitzNetwork
+from contraflow.lipschitz import (
+    LipschitzConv2d,
+    LipschitzConvNet,
+    LipschitzLayer,
+    LipschitzLinear,
+    LipschitzMLP,
+    LipschitzNetwork,
+)
 from contraflow.lipschitz.activations import Activation, LipSwish
 from contraflow.lipschitz.bounds.gram import convolution_gram, dense_gram
 from contraflow.lipschitz.bounds.spectral import certified_conv_norm

@@ -9,19 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contraflow import (
-    Exact,
-    Flow,
+from contraflow import Exact, Flow, rescale_to_certificate, residual_flow, residual_flow_images, update_lipschitz
+from contraflow.lipschitz import (
+    InducedNorm,
     LearnedNorms,
     LipschitzConvNet,
+    LipschitzLayer,
+    LipschitzLinear,
     LipschitzMLP,
     MixedNorms,
-    rescale_to_certificate,
-    residual_flow,
-    residual_flow_images,
-    update_lipschitz,
+    SkewedRange,
+    certified_induced_norm,
 )
-from contraflow.lipschitz import InducedNorm, LipschitzLayer, LipschitzLinear, SkewedRange, certified_induced_norm
 from contraflow.lipschitz.bounds.balance import Densities, balance, densities_near
 from contraflow.lipschitz.norms import LearnedOrders
 from contraflow.numerics import induced_power_iteration, order_norm

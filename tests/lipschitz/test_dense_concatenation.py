@@ -11,20 +11,17 @@ from test_certificate import attack, frozen, largest_quotient
 from torch import Tensor, nn
 
 from contraflow import (
-    ActNorm,
     Chain,
     Exact,
     Flow,
-    LipschitzConvNet,
-    LipschitzMLP,
     PowerSeries,
     ResidualBlock,
-    Squeeze,
     idensenet,
     iresnet,
     rescale_to_certificate,
     update_lipschitz,
 )
+from contraflow.bijections import ActNorm, Squeeze
 from contraflow.errors import ContraflowError, DomainError, ShapeError
 from contraflow.lipschitz import (
     CLIPSWISH_LIPSCHITZ,
@@ -32,7 +29,9 @@ from contraflow.lipschitz import (
     DenseConcatenation,
     DenseConcatenationConvNet,
     DenseConcatenationMLP,
+    LipschitzConvNet,
     LipschitzLayer,
+    LipschitzMLP,
     largest_estimate,
 )
 from contraflow.lipschitz.dense_concatenation import Concatenation

@@ -29,7 +29,7 @@ def trained_flow(make=cf.residual_flow, **options):
 
 FLOWS = {
     "residual": lambda: trained_flow(blocks=2, hidden=(16, 16)),
-    "learned norms": lambda: trained_flow(blocks=2, hidden=(16, 16), norms=cf.LearnedNorms()),
+    "learned norms": lambda: trained_flow(blocks=2, hidden=(16, 16), norms=cf.lipschitz.LearnedNorms()),
     "idensenet": lambda: trained_flow(cf.idensenet, blocks=2, growth=8),
     "images": lambda: image_flow(),
 }

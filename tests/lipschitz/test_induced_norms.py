@@ -10,35 +10,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contraflow import (
-    Anderson,
-    Exact,
-    LearnedNorms,
-    LipschitzConvNet,
-    LipschitzMLP,
-    MixedNorms,
-    Picard,
-    ResidualBlock,
-    Spectral,
-    norm_orders,
-    residual_flow,
-    residual_flow_images,
-    update_lipschitz,
-)
+from contraflow import Exact, ResidualBlock, residual_flow, residual_flow_images, update_lipschitz
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.evaluation import norm_orders_picture
 from contraflow.lipschitz import (
     InducedNorm,
+    LearnedNorms,
     LipschitzConv2d,
+    LipschitzConvNet,
     LipschitzLayer,
     LipschitzLinear,
+    LipschitzMLP,
+    MixedNorms,
     NarrowRange,
     SkewedRange,
+    Spectral,
     certified_dense_norm,
     certified_induced_norm,
+    norm_orders,
 )
 from contraflow.lipschitz.norms import FixedOrders, LearnedOrders
-from contraflow.numerics import dual_order, duality_map, induced_power_iteration, order_norm
+from contraflow.numerics import Anderson, Picard, dual_order, duality_map, induced_power_iteration, order_norm
 from contraflow.testing import check_bijection
 
 ORDERS = (1.0, 1.5, 2.0, 3.0, math.inf)

@@ -11,21 +11,15 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
-from contraflow import (
-    Exact,
-    LipschitzConvNet,
-    LipschitzMLP,
-    ResidualBlock,
-    residual_flow,
-    residual_flow_images,
-    update_lipschitz,
-)
+from contraflow import Exact, ResidualBlock, residual_flow, residual_flow_images, update_lipschitz
 from contraflow.errors import ConfigurationError, DomainError, ShapeError
 from contraflow.lipschitz import (
     ACTIVATIONS,
     LipschitzConv2d,
+    LipschitzConvNet,
     LipschitzLayer,
     LipschitzLinear,
+    LipschitzMLP,
     certified_conv_norm,
     certified_dense_norm,
     largest_estimate,

@@ -12,21 +12,13 @@ import scipy.stats
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow import (
-    EVALUATION,
-    TRAINING,
-    AdaptiveRoulette,
-    Exact,
-    Gaussian,
-    LipschitzMLP,
-    ModuleContraction,
-    ResidualBlock,
-    residual_flow,
-)
+from contraflow import EVALUATION, TRAINING, AdaptiveRoulette, Exact, ModuleContraction, ResidualBlock, residual_flow
 from contraflow.bijections import with_logdet
 from contraflow.errors import DomainError
+from contraflow.lipschitz import LipschitzMLP
 from contraflow.logdet import GRADIENTS, SeriesDecay
 from contraflow.logdet.adaptive import BEGINNING, EVERY, LEVELS, Products, best_law
+from contraflow.logdet.probes import Gaussian
 from contraflow.runs.recipe import EstimatorSettings
 from contraflow.testing import check_bijection
 from contraflow.training import TrainingSettings, TrainingState, load_checkpoint, save_checkpoint, train

@@ -9,25 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from contraflow import (
-    EVALUATION,
-    TRAINING,
-    AdaptiveRoulette,
-    Exact,
-    Gaussian,
-    Geometric,
-    LipschitzConvNet,
-    LipschitzMLP,
-    ModuleContraction,
-    PairedRademacher,
-    Poisson,
-    PowerSeries,
-    Rademacher,
-    RussianRoulette,
-)
+from contraflow import EVALUATION, TRAINING, AdaptiveRoulette, Exact, ModuleContraction, PowerSeries, RussianRoulette
 from contraflow.bijections import Squeeze
 from contraflow.errors import DomainError
-from contraflow.logdet import GRADIENTS
+from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP
+from contraflow.logdet import GRADIENTS, Geometric, Poisson
+from contraflow.logdet.probes import Gaussian, PairedRademacher, Rademacher
 from contraflow.testing import check_estimator, check_probe_variance, check_unbiased
 
 UNBIASED = {

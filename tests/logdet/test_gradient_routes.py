@@ -9,20 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contraflow import (
-    Exact,
-    Gaussian,
-    Geometric,
-    LipschitzConvNet,
-    LipschitzMLP,
-    ModuleContraction,
-    Poisson,
-    PowerSeries,
-    RussianRoulette,
-)
-from contraflow.lipschitz import ACTIVATIONS, LipschitzLayer
-from contraflow.logdet import GRADIENTS, Contraction, LogDetEstimator
+from contraflow import Exact, ModuleContraction, PowerSeries, RussianRoulette
+from contraflow.lipschitz import ACTIVATIONS, LipschitzConvNet, LipschitzLayer, LipschitzMLP
+from contraflow.logdet import GRADIENTS, Contraction, Geometric, LogDetEstimator, Poisson
 from contraflow.logdet.estimators import Estimate, roulette
+from contraflow.logdet.probes import Gaussian
 
 WEIGHTS = {
     "equal": torch.ones(4),

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from contraflow import Geometric, Poisson
 from contraflow.errors import DomainError
+from contraflow.logdet import Geometric, Poisson
 from contraflow.logdet.laws import draw_terms, systematic_uniforms
 
 LAWS = [Geometric(0.5), Geometric(0.1), Geometric(0.9), Poisson(2.0), Poisson(0.3), Poisson(20.0)]

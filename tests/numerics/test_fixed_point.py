@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contraflow import Anderson, Picard
+from contraflow.numerics import Anderson, Picard
 
 SOLVERS = [Picard(), Anderson(), Anderson(memory=2)]
 

@@ -18,12 +18,8 @@ from torch import Tensor
 from contraflow import (
     EVALUATION,
     TRAINING,
-    ActNorm,
     Exact,
     InversionError,
-    LipschitzMLP,
-    Picard,
-    Poisson,
     PowerSeries,
     ResidualBlock,
     RussianRoulette,
@@ -31,9 +27,11 @@ from contraflow import (
     residual_flow_images,
     update_lipschitz,
 )
+from contraflow.bijections import ActNorm
 from contraflow.errors import ShapeError
-from contraflow.lipschitz import LipschitzConv2d, LipschitzLayer
-from contraflow.logdet import GRADIENTS, ModuleContraction
+from contraflow.lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzMLP
+from contraflow.logdet import GRADIENTS, ModuleContraction, Poisson
+from contraflow.numerics import Picard
 
 
 def steep(module):

@@ -23,7 +23,8 @@ from reference_weights import (
     reference_flow,
 )
 
-from contraflow import EVALUATION, Logit
+from contraflow import EVALUATION
+from contraflow.bijections import Logit
 
 FLOWS = ["toy2d", "toy2d_vnorms_2_3_2", "tab43", "img_1x8x8", "img_3x16x16_factor_out_elu"]
 

@@ -16,7 +16,8 @@ from contraflow.bijections import Bijection
 from contraflow.data import DATASETS, Dataset
 from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError
-from contraflow.logdet import Exact, Gaussian, Geometric, Poisson, PowerSeries, RussianRoulette
+from contraflow.logdet import Exact, Geometric, Poisson, PowerSeries, RussianRoulette
+from contraflow.logdet.probes import Gaussian
 from contraflow.runs import RECIPES, EstimatorSettings, EvaluationSettings, Recipe, build_flow, with_architecture
 from contraflow.runs.build import architecture_options, make_device, make_preprocessing
 

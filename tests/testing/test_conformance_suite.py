@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from contraflow import Bijection, Geometric, RussianRoulette
+from contraflow import Bijection, RussianRoulette
+from contraflow.logdet import Geometric
 from contraflow.testing import check_bijection, check_estimator, check_probe_variance
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow import Exact, Flow, HybridFlow, hybrid, residual_flow
+from contraflow import Exact, Flow, hybrid, residual_flow
+from contraflow.architectures import HybridFlow
 from contraflow.cli import main
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.preprocessing import ImagePreprocessing

@@ -10,20 +10,8 @@ import torch
 
 from contraflow.errors import CheckpointError, ConfigurationError
 from contraflow.lipschitz import LearnedNorms, MixedNorms, NarrowRange, Norms, SkewedRange, Spectral
-from contraflow.logdet import (
-    AdaptiveRoulette,
-    Exact,
-    Gaussian,
-    Geometric,
-    LogDetEstimator,
-    PairedRademacher,
-    Poisson,
-    PowerSeries,
-    Probe,
-    Rademacher,
-    RussianRoulette,
-    TruncationLaw,
-)
+from contraflow.logdet import AdaptiveRoulette, Exact, Geometric, LogDetEstimator, Poisson, PowerSeries, RussianRoulette, TruncationLaw
+from contraflow.logdet.probes import Gaussian, PairedRademacher, Probe, Rademacher
 from contraflow.training import TrainingSettings
 
 

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
-from contraflow import Affine, Bijection, Chain, Exact, Flow
+from contraflow import Bijection, Chain, Exact, Flow
 from contraflow.architectures import ARCHITECTURES
+from contraflow.bijections import Affine
 from contraflow.errors import ConfigurationError
 from contraflow.preprocessing import ImagePreprocessing
 from experiments.paper.modes import RealDensity, ascend, entropy_picture, reduced_entropy
