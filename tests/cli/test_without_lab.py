@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,12 @@ def test_one_missing_module_is_enough(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == f"contraflow: error: the command needs the extra `lab` (jsonargparse missing): {WORDS}.\n"
+
+
+def test_the_example_of_the_readme_needs_the_library_alone() -> None:
+    example = re.search(r"```python\n(import torch.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert example is not None
+    code = f"import sys; sys.modules |= dict.fromkeys({MODULES})\n{example[1]}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
