@@ -16,7 +16,9 @@ import torch
 torch.set_num_threads(1)
 
 #: Folders whose tests run in float64 by default: a routine that quietly computes in float32 shows.
-FLOAT64 = {"core", "reference"}
+FLOAT64 = {
+    "architectures", "bijections", "distributions", "flow", "lipschitz", "logdet", "numerics", "reference", "testing",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contraflow.recipes.writing import write_text
+from contraflow.files import write_text
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "contraflow"
 

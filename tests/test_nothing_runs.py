@@ -17,7 +17,7 @@ FORBIDDEN = {
 METHODS = {"extractall", "extract"}
 MODULES = {"subprocess", "marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy"}
 #: The reader of CIFAR-10's pickles, which resolves four names to stand-ins of its own.
-MAY_PICKLE = "data/restricted_pickle.py"
+MAY_PICKLE = "data/formats/restricted_pickle.py"
 
 
 def offences(source: str, name: str = "") -> list[str]:

@@ -58,7 +58,7 @@ def test_example(capsys):
 
 def test_architecture_table_is_current():
     """The table of docs/architectures.md is the one that the objects give."""
-    from benchmarks.results import architecture_table
+    from experiments.benchmarks.results import architecture_table
 
     assert architecture_table() in (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
-from contraflow.bijections import Bijection, Chain, Inversion, ResidualBlock, invert, with_inverse, with_logdet
+from contraflow.bijections import Bijection, Chain, InverseSolution, ResidualBlock, invert, with_inverse, with_logdet
 from contraflow.distributions import ClassNormal, GivenDistribution, StandardNormal
 from contraflow.errors import ConfigurationError, DomainError, InversionError
 from contraflow.inputs import (
@@ -25,7 +25,7 @@ from contraflow.inputs import (
     sample_shape,
 )
 from contraflow.lipschitz import Certificate, shared_scales
-from contraflow.lipschitz.certification import certify_contraction
+from contraflow.lipschitz.certificate import certify_contraction
 from contraflow.logdet import EVALUATION, AdaptiveRoulette, Exact, LogDetEstimator, RussianRoulette
 from contraflow.numerics import FixedPointSolver, fixed_means, two_stage_means
 
@@ -54,8 +54,15 @@ class LogProbEstimate:
     class_probabilities: Tensor | None = None
 
     def interval(self, confidence: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Lower and upper end of Student's confidence interval for log p(x), each ``(batch,)``."""
-        from scipy.stats import t
+        """Lower and upper end of Student's confidence interval for log p(x), each ``(batch,)``.
+
+        Raises:
+            ConfigurationError: scipy, which has Student's t, is not installed.
+        """
+        try:
+            from scipy.stats import t
+        except ImportError:
+            raise ConfigurationError("intervals need the extra: pip install 'contraflow[intervals]'.") from None
 
         quantile = torch.as_tensor(t.ppf(0.5 + confidence / 2, self.degrees_of_freedom.numpy()))
         return self.value - quantile * self.standard_error, self.value + quantile * self.standard_error
@@ -89,7 +96,7 @@ class Flow(nn.Module):
         ConfigurationError: a base that is none, or that is no density on as many numbers as x has.
 
     >>> import torch, contraflow
-    >>> flow = contraflow.Flow((2,), contraflow.Chain([contraflow.ActNorm(2)]))
+    >>> flow = contraflow.Flow((2,), contraflow.Chain([contraflow.bijections.ActNorm(2)]))
     >>> flow.log_prob(torch.randn(5, 2)).shape
     torch.Size([5])
     """
@@ -118,7 +125,7 @@ class Flow(nn.Module):
         if not isinstance(found, nn.Module) or not all(hasattr(found, name) for name in _OF_A_BASE):
             raise ConfigurationError(
                 f"base {base!r} is no base: give a distribution of torch.distributions, or a module with "
-                f"{', '.join(_OF_A_BASE)} like contraflow.StandardNormal's."
+                f"{', '.join(_OF_A_BASE)} like contraflow.distributions.StandardNormal's."
             )
         if math.prod(found.event_shape) != self.dimensions:
             raise ConfigurationError(
@@ -244,7 +251,7 @@ class Flow(nn.Module):
         batch = z.shape[: z.ndim - len(self.base.event_shape)]
         return rows, accept_context(context, self.context_shape, batch, self.dtype), batch
 
-    def invert(self, z: Tensor, context: Tensor | None = None) -> Inversion:
+    def invert(self, z: Tensor, context: Tensor | None = None) -> InverseSolution:
         """`inverse` without gradients, with every block's evaluations and error bound, and one on the error of x.
 
         The reports of blocks are row by row, whatever the shape of the batch.

@@ -14,8 +14,8 @@ import torch
 from contraflow import Exact
 from contraflow.cli import main
 from contraflow.data import read_rows
-from contraflow.data.splits import split_rows
-from contraflow.recipes import load_run
+from contraflow.data.path_dataset import split_rows
+from contraflow.runs import load_run
 
 TINY = [
     "architecture.options.blocks=1",

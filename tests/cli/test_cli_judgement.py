@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 from contraflow.cli import main
 from contraflow.evaluation import class_probabilities, gather_evidence
-from contraflow.recipes import load_run
-from contraflow.recipes.build import load_data
+from contraflow.runs import load_run
+from contraflow.runs.build import load_data
 
 TINY = [
     "architecture.options.blocks=[1,1]",

@@ -13,7 +13,7 @@ import torch
 
 from contraflow import Exact
 from contraflow.cli import main
-from contraflow.recipes import load_run
+from contraflow.runs import load_run
 
 TINY = [
     "architecture.options.blocks=1",

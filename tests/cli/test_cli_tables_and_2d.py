@@ -17,11 +17,11 @@ from PIL import Image
 
 from contraflow.cli import main
 from contraflow.errors import ShapeError
-from contraflow.recipes import load_run
-from contraflow.recipes.build import load_data_for
-from contraflow.recipes.outside import compare_with_others
 from contraflow.report import ReportSettings, Subject
 from contraflow.report.densities import other_data
+from contraflow.runs import load_run
+from contraflow.runs.build import load_data_for
+from contraflow.runs.ood import compare_with_others
 
 TINY = [
     "architecture.options.blocks=2",

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contraflow.data.cifar import read_cifar10, read_cifar_binary, read_cifar_python
+from contraflow.data.sets.cifar10 import read_cifar10, read_cifar_binary, read_cifar_python
 from contraflow.errors import DataError
 
 NAMES = [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]

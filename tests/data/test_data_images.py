@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from contraflow.data import load_dataset, matlab, read_image_folder
-from contraflow.data.matlab import read_matlab
-from contraflow.data.svhn import read_svhn
+from contraflow.data import load_dataset, read_image_folder
+from contraflow.data.formats import matlab
+from contraflow.data.formats.matlab import read_matlab
+from contraflow.data.sets.svhn import read_svhn
 from contraflow.errors import ConfigurationError, DataError
 
 

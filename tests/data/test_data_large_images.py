@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from test_data_tfrecord import example, framed
 
-from contraflow.data import check, fetch, load_dataset, named_datasets
-from contraflow.data.celeba_hq import read_celeba_hq
-from contraflow.data.image_memory import memory_for_images
-from contraflow.data.small_imagenet import read_small_imagenet
+from contraflow.data import check, fetch, load_dataset
+from contraflow.data.formats.image_memory import memory_for_images
+from contraflow.data.sets import celeba_hq, small_imagenet
+from contraflow.data.sets.celeba_hq import read_celeba_hq
+from contraflow.data.sets.small_imagenet import read_small_imagenet
 from contraflow.errors import DataError
 
 SIDE = 8
@@ -159,7 +160,7 @@ def test_folders_that_are_not_of_such_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", [32, 64])
 def test_imagenet_by_name(tmp_path: Path, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named_datasets, "VALIDATION_IMAGES", 2)
+    monkeypatch.setattr(small_imagenet, "VALIDATION_IMAGES", 2)
     name, train, valid = f"imagenet{side}", photographs(6, side, 1), photographs(3, side, 2)
     written(tmp_path / "ImageNet" / f"train_{side}x{side}.tar", archive(pictures(train)))
     write_folder(tmp_path / f"valid_{side}x{side}", pictures(valid, ""))
@@ -172,7 +173,7 @@ def test_imagenet_by_name(tmp_path: Path, side: int, monkeypatch: pytest.MonkeyP
     assert [status[:7] for _, status in check(name, tmp_path)] == ["present", "present"]
     with pytest.raises(DataError, match=r"no address.*train_.*\.tar and .*valid_.*\.tar"):
         fetch(name, tmp_path)
-    monkeypatch.setattr(named_datasets, "VALIDATION_IMAGES", 6)
+    monkeypatch.setattr(small_imagenet, "VALIDATION_IMAGES", 6)
     with pytest.raises(DataError, match=f"6 train images, expected more than 6.*contraflow data check {name}"):
         load_dataset(name, root=tmp_path)
 
@@ -263,7 +264,7 @@ def test_shards_of_none(tmp_path: Path) -> None:
 
 
 def test_faces_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named_datasets, "VALIDATION_FACES", 1)
+    monkeypatch.setattr(celeba_hq, "VALIDATION_FACES", 1)
     train, validation = photographs(3, 256, 1), photographs(1, 256, 2)
     folder = tmp_path / "CelebAHQ" / "celeba-tfr"
     write_faces(folder, "train", train, shards=2)

@@ -14,7 +14,7 @@ import torch
 from contraflow.data import DATASETS, Dataset, check, data_root, fetch, load_dataset
 from contraflow.data.download import download
 from contraflow.data.known_files import KnownFile
-from contraflow.data.power_text import read_power_text
+from contraflow.data.sets.power import read_power_text
 from contraflow.errors import ConfigurationError, DataError, OutputError
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "data.md"

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contraflow.data import load_dataset, read_rows
-from contraflow.data.arrays import read_npy, read_npz
-from contraflow.data.csv_table import read_csv
-from contraflow.data.tables import read_parquet
+from contraflow.data.formats.arrays import read_npy, read_npz
+from contraflow.data.formats.csv_table import read_csv
+from contraflow.data.formats.tables import read_parquet
 from contraflow.errors import ConfigurationError, DataError
 
 FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contraflow.data.crc32c import crc32c
-from contraflow.data.tfrecord import read_example, read_records, record_lengths
+from contraflow.data.formats.tfrecord import crc32c, read_example, read_records, record_lengths
 from contraflow.errors import DataError
 
 

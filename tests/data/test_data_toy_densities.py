@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from contraflow.data import TOY_DENSITIES
-from contraflow.data import toy_curves as curves
+from contraflow.data.sets import toy_curves as curves
 from contraflow.errors import ShapeError
 
 WITH_DENSITY = [name for name, toy in TOY_DENSITIES.items() if toy.log_prob is not None]

@@ -31,17 +31,16 @@ from test_data_tables import npy_bytes
 from test_data_tfrecord import framed
 
 from contraflow.data import read_image_folder, read_rows
-from contraflow.data.arrays import read_npy, read_npz
-from contraflow.data.celeba_hq import read_celeba_hq
-from contraflow.data.cifar import read_cifar10, read_cifar_binary, read_cifar_python
-from contraflow.data.csv_table import read_csv
-from contraflow.data.idx import read_idx
-from contraflow.data.matlab import read_matlab
-from contraflow.data.power import read_power_rows
-from contraflow.data.power_text import read_power_text
-from contraflow.data.small_imagenet import read_small_imagenet
-from contraflow.data.svhn import read_svhn
-from contraflow.data.tables import read_parquet
+from contraflow.data.formats.arrays import read_npy, read_npz
+from contraflow.data.formats.csv_table import read_csv
+from contraflow.data.formats.idx import read_idx
+from contraflow.data.formats.matlab import read_matlab
+from contraflow.data.formats.tables import read_parquet
+from contraflow.data.sets.celeba_hq import read_celeba_hq
+from contraflow.data.sets.cifar10 import read_cifar10, read_cifar_binary, read_cifar_python
+from contraflow.data.sets.power import read_power_rows, read_power_text
+from contraflow.data.sets.small_imagenet import read_small_imagenet
+from contraflow.data.sets.svhn import read_svhn
 from contraflow.errors import DataError
 from mutations import EDITS, mutated
 

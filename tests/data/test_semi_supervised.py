@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Generator
 
-from contraflow.data import ImagePreprocessing, channel_moments, keep_labels, load_dataset
+from contraflow.data import keep_labels, load_dataset
 from contraflow.errors import ConfigurationError
+from contraflow.preprocessing import ImagePreprocessing, channel_moments
 
 LABELS = torch.arange(4).repeat_interleave(torch.tensor([50, 30, 20, 5]))
 

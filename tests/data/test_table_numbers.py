@@ -10,19 +10,14 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from contraflow import Affine, Chain, Exact, Flow, residual_flow
-from contraflow.data import (
-    TablePreprocessing,
-    columns_of,
-    indices_of,
-    preprocessing_from_config,
-    refuse_columns_without_density,
-    remarks,
-)
+from contraflow import Chain, Exact, Flow, residual_flow
+from contraflow.bijections import Affine
+from contraflow.data import columns_of, indices_of, refuse_columns_without_density, remarks
 from contraflow.errors import ConfigurationError, DataError, DomainError
 from contraflow.evaluation import report_scores, score
 from contraflow.evaluation.pictures import density_on_grid
 from contraflow.evaluation.reconstruction import reconstruct
+from contraflow.preprocessing import TablePreprocessing, preprocessing_from_config
 from contraflow.testing import check_bijection
 
 START = 1_700_000_000.0  # seconds since 1970, in 2023

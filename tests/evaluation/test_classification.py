@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from torch import Generator, Tensor, nn
 
-from contraflow import BranchedFlow, Chain, Flow, MixtureFlow, hybrid
-from contraflow.data import ImagePreprocessing
+from contraflow import Chain, Flow, hybrid
+from contraflow.architectures import BranchedFlow, MixtureFlow
 from contraflow.errors import ConfigurationError, DataError, DomainError, ShapeError
 from contraflow.evaluation import (
     calibration_picture,
@@ -26,6 +26,7 @@ from contraflow.evaluation import (
 )
 from contraflow.evaluation.calibration_pictures import uniform_range
 from contraflow.evaluation.classification import wilson_interval
+from contraflow.preprocessing import ImagePreprocessing
 
 
 def seeded(seed: int = 0) -> Generator:

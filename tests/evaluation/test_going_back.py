@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from contraflow import Chain, Flow, ModuleContraction, ResidualBlock, residual_flow
 from contraflow.bijections import Affine, Bijection
-from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import latent_arc, nearest, reconstruct, series_decay
+from contraflow.preprocessing import ImagePreprocessing
 
 
 class Off(Bijection):

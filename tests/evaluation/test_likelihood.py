@@ -10,13 +10,14 @@ import scipy.stats
 import torch
 from torch import Generator
 
-from contraflow import Chain, Exact, Flow, Geometric, PowerSeries, RussianRoulette, residual_flow
+from contraflow import Chain, Exact, Flow, PowerSeries, RussianRoulette, residual_flow
 from contraflow.architectures import ARCHITECTURES
-from contraflow.data import ImagePreprocessing, TablePreprocessing
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import evaluate_likelihood, gaussian_baseline, score
 from contraflow.evaluation.likelihood import report
 from contraflow.lipschitz import LipschitzLayer
+from contraflow.logdet import Geometric
+from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 
 ROULETTE = RussianRoulette(Geometric(0.5), 2)
 

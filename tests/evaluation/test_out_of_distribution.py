@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor, nn
 
-from contraflow import Affine, BranchedFlow, Chain, Exact, Flow
-from contraflow.data import ImagePreprocessing
+from contraflow import Chain, Exact, Flow
+from contraflow.architectures import BranchedFlow
+from contraflow.bijections import Affine
 from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation import (
     Evidence,
@@ -31,6 +32,7 @@ from contraflow.evaluation.out_of_distribution import (
     likelihood_ratio,
     out_of_distribution_scores,
 )
+from contraflow.preprocessing import ImagePreprocessing
 
 D = 50
 

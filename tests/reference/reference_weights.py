@@ -11,17 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from contraflow import (
-    ActNorm,
-    Exact,
-    Flow,
-    Logit,
-    MixedNorms,
-    ResidualBlock,
-    residual_flow,
-    residual_flow_images,
-)
-from contraflow.lipschitz import LipschitzLayer, soft_normalisation
+from contraflow import Exact, Flow, ResidualBlock, residual_flow, residual_flow_images
+from contraflow.bijections import ActNorm, Logit
+from contraflow.lipschitz import LipschitzLayer, MixedNorms, soft_normalisation
 
 FOLDER = Path(__file__).parent / "fixtures"
 StateDict = Mapping[str, Tensor]

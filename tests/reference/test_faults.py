@@ -1,7 +1,7 @@
 """The faults of the reference implementation (README.md beside this file), each a test that our code passes.
 
-Left to others: 5 for norm chains that do not close (tests/core/test_induced_norms.py); 6 for weight decay and 10 for
-averaged weights, which belong to the optimiser and the training loop (averaged weights under converged v are in
+Left to others: 5 for norm chains that do not close (tests/lipschitz/test_induced_norms.py); 6 for weight decay and 10
+for averaged weights, which belong to the optimiser and the training loop (averaged weights under converged v are in
 test_reference_oracle.py).
 """
 
@@ -18,12 +18,8 @@ from torch import Tensor
 from contraflow import (
     EVALUATION,
     TRAINING,
-    ActNorm,
     Exact,
     InversionError,
-    LipschitzMLP,
-    Picard,
-    Poisson,
     PowerSeries,
     ResidualBlock,
     RussianRoulette,
@@ -31,9 +27,11 @@ from contraflow import (
     residual_flow_images,
     update_lipschitz,
 )
+from contraflow.bijections import ActNorm
 from contraflow.errors import ShapeError
-from contraflow.lipschitz import LipschitzConv2d, LipschitzLayer
-from contraflow.logdet import GRADIENTS, ModuleContraction
+from contraflow.lipschitz import LipschitzConv2d, LipschitzLayer, LipschitzMLP
+from contraflow.logdet import GRADIENTS, ModuleContraction, Poisson
+from contraflow.numerics import Picard
 
 
 def steep(module):

@@ -25,7 +25,8 @@ from reference_weights import (
     reference_sigma,  # noqa: F401 (a fixture)
 )
 
-from contraflow import EVALUATION, Logit
+from contraflow import EVALUATION
+from contraflow.bijections import Logit
 
 pytestmark = pytest.mark.usefixtures("reference_sigma")
 

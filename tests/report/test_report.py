@@ -29,28 +29,28 @@ from contraflow.data import Dataset
 from contraflow.errors import ConfigurationError, DomainError, InversionError, ShapeError
 from contraflow.evaluation import Reconstruction
 from contraflow.flow import Flow
-from contraflow.recipes import Run, load_run
-from contraflow.recipes.build import load_data
 from contraflow.report import (
     SECTIONS,
     ReportSettings,
     Subject,
     calibration,
     classifier,
-    columns,
-    contents,
     report_page,
+    tables,
 )
+from contraflow.report import sections as report_sections
 from contraflow.report.calibration import integral_histograms
 from contraflow.report.classifier import confused_pairs
-from contraflow.report.contents import facts
 from contraflow.report.curves import likelihood_curve, training
 from contraflow.report.densities import other_data, score_histograms
 from contraflow.report.drawing import PALETTE
 from contraflow.report.images import interpolations, nearest_training, temperature_sweep
 from contraflow.report.invertibility import invertibility, reconstruction
 from contraflow.report.origin import origin
-from contraflow.report.plane import grid_lines
+from contraflow.report.sections import facts
+from contraflow.report.two_dimensional import grid_lines
+from contraflow.runs import Run, load_run
+from contraflow.runs.build import load_data
 
 SHORT = ["training.steps=6", "training.batch_size=32", "training.log_every=2", "training.validate_every=3"]
 TINY_IMAGES = [
@@ -142,7 +142,7 @@ def pages(images: Path, plane: Path, table: Path, hybrid: Path, labelled: Path) 
     runs = {"plane": plane, "table": table, "hybrid": hybrid, "labelled": labelled}
     pages = {"images": report_page(subject_of(images))}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contents, "SECTIONS", {title: SECTIONS[title] for title in SECTIONS if title not in ALIKE})
+        patch.setattr(report_sections, "SECTIONS", {title: SECTIONS[title] for title in SECTIONS if title not in ALIKE})
         return pages | {kind: report_page(subject_of(run)) for kind, run in runs.items()}
 
 
@@ -389,7 +389,9 @@ def test_the_same_seed_the_same_page(
     plane: Path, pages: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the command too, whatever other sections there are, and nothing else is changed."""
-    monkeypatch.setattr(contents, "SECTIONS", {title: SECTIONS[title] for title in ("Likelihood", "Learned norms")})
+    monkeypatch.setattr(
+        report_sections, "SECTIONS", {title: SECTIONS[title] for title in ("Likelihood", "Learned norms")}
+    )
     before = {path: path.read_bytes() for path in plane.rglob("*") if path.is_file()}
     state = torch.random.get_rng_state()
     out = tmp_path / "page.html"
@@ -437,7 +439,7 @@ def test_a_section_that_fails_says_so(images: Path, monkeypatch: pytest.MonkeyPa
     def fail(subject: Subject) -> list[str]:
         raise InversionError("block 3 <stuck>")
 
-    monkeypatch.setattr(contents, "SECTIONS", {"Samples": fail, "Columns": lambda subject: None, "End": origin})
+    monkeypatch.setattr(report_sections, "SECTIONS", {"Samples": fail, "Columns": lambda subject: None, "End": origin})
     page = report_page(subject_of(images))
     assert "Could not be computed: block 3 <stuck>" in words(page)
     assert titles(page) == ["Samples", "End"]
@@ -550,7 +552,7 @@ def test_the_command_refuses(plane: Path, tmp_path: Path, capsys: pytest.Capture
 def test_json_for_another_program(
     plane: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contents, "SECTIONS", {"End": origin})
+    monkeypatch.setattr(report_sections, "SECTIONS", {"End": origin})
     out = tmp_path / "page.html"
     assert main(["report", str(plane), "--rows", "40", "--out", str(out), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
@@ -610,8 +612,8 @@ def test_no_finite_score_is_said_in_its_section(table: Path) -> None:
 
 def test_wide_tables_name_what_is_shown(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = subject_of(table)
-    monkeypatch.setattr(columns, "MOST_COLUMNS", 2)
-    monkeypatch.setattr(columns, "_PAIRS", 2)
+    monkeypatch.setattr(tables, "MOST_COLUMNS", 2)
+    monkeypatch.setattr(tables, "_PAIRS", 2)
     monkeypatch.setattr(calibration, "MOST_COLUMNS", 2)
-    for picture in (columns.marginals(subject), columns.pairs(subject), integral_histograms(subject, subject.test)):
+    for picture in (tables.marginals(subject), tables.pairs(subject), integral_histograms(subject, subject.test)):
         assert "Shown are the first 2 of 3 columns." in picture

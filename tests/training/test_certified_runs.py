@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 
-from contraflow import norm_orders, residual_flow, update_lipschitz
+from contraflow import residual_flow, update_lipschitz
 from contraflow.cli.main import main
 from contraflow.errors import CheckpointError
-from contraflow.recipes import RECIPES, load_run, run_recipe
+from contraflow.lipschitz import norm_orders
+from contraflow.runs import RECIPES, load_run, run_recipe
 from contraflow.training import TrainingSettings, TrainingState, load_checkpoint, train
 from contraflow.training.average import with_weights
 

@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_the_old_one(saved: Path, when: int, monkeypatch: pyt
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(handle)
 
-    monkeypatch.setattr(checkpoint_module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     state = trained()
     for step in (state.step, state.step + 1):
         state.step, calls[0] = step, 0

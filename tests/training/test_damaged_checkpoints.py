@@ -21,7 +21,7 @@ from torch import Tensor
 
 from contraflow.cli import main
 from contraflow.errors import CheckpointError
-from contraflow.recipes import Recipe, build_flow, load_run
+from contraflow.runs import Recipe, build_flow, load_run
 from contraflow.training import TrainingState, load_checkpoint
 from mutations import EDITS, mutated
 
@@ -203,7 +203,7 @@ def load_as_a_user(folder: Path) -> str:
 def fresh_flow() -> Any:
     recipe = Recipe()
     recipe.architecture.name, recipe.architecture.options = "residual_flow_table", {"blocks": 2, "hidden": [5]}
-    from contraflow.data import TablePreprocessing
+    from contraflow.preprocessing import TablePreprocessing
 
     return build_flow(recipe, (3,), TablePreprocessing([0.0] * 3, [1.0] * 3))
 

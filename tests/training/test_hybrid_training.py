@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow import Exact, Flow, HybridFlow, hybrid, residual_flow
+from contraflow import Exact, Flow, hybrid, residual_flow
+from contraflow.architectures import HybridFlow
 from contraflow.cli import main
-from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, DomainError
-from contraflow.recipes import RECIPES, load_run
-from contraflow.recipes.build import load_data, make_preprocessing, training_rows
+from contraflow.preprocessing import ImagePreprocessing
+from contraflow.runs import RECIPES, load_run
+from contraflow.runs.build import load_data, make_preprocessing, training_rows
 from contraflow.training import Hybrid, Likelihood, TrainingSettings, TrainingState, train
 from contraflow.training.objective import Batch
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from contraflow import residual_flow
 from contraflow.architectures import ARCHITECTURES
-from contraflow.data import ImagePreprocessing, load_dataset
+from contraflow.data import load_dataset
 from contraflow.errors import ConfigurationError, TrainingError
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzLayer
-from contraflow.recipes import RECIPES, Recipe, load_run, run_recipe
+from contraflow.preprocessing import ImagePreprocessing
+from contraflow.runs import RECIPES, Recipe, load_run, run_recipe
 from contraflow.training import PolyakAverage, TrainingSettings, TrainingState, load_checkpoint, train
 from contraflow.training.average import with_weights
 

@@ -12,7 +12,8 @@ from contraflow.bijections import Bijection, Chain, ContinuousFlow, MultiScale, 
 from contraflow.distributions import StandardNormal
 from contraflow.errors import ShapeError, unknown_name
 from contraflow.flow import Flow
-from contraflow.logdet import Divergence, ExactDivergence, Gaussian, Hutchinson
+from contraflow.logdet import Divergence, ExactDivergence, Hutchinson
+from contraflow.logdet.probes import Gaussian
 from contraflow.nets import VectorField, conv_field, dense_field
 from contraflow.numerics import OdeSolver
 

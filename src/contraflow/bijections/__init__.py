@@ -7,7 +7,7 @@ from contraflow.bijections.chain import Chain, Inverse
 from contraflow.bijections.continuous import ContinuousFlow, ContinuousSolve, watch_solves
 from contraflow.bijections.coupling import Coupling
 from contraflow.bijections.elementwise import Affine, Logit
-from contraflow.bijections.inversion import BlockInverse, Inversion, invert, with_inverse
+from contraflow.bijections.inversion import BlockInverse, InverseSolution, invert, with_inverse
 from contraflow.bijections.learned_prior import LearnedPrior
 from contraflow.bijections.linear import LinearMap, MatrixLinear, OrthogonalLinear, PLULinear, QRLinear
 from contraflow.bijections.monotone import MonotoneTransform
@@ -33,7 +33,7 @@ __all__ = [
     "Coupling",
     "Flatten",
     "Inverse",
-    "Inversion",
+    "InverseSolution",
     "LearnedPrior",
     "LinearMap",
     "Logit",

@@ -31,7 +31,7 @@ class Coupling(Bijection):
         ShapeError: the conditioner gives another shape, or x does not fit the partition.
 
     >>> import torch
-    >>> from contraflow import halves
+    >>> from contraflow.bijections import halves
     >>> from contraflow.nets import MLP
     >>> layer = Coupling(halves(3), MLP(2, 2, (8,)))
     >>> layer.forward_and_logdet(torch.randn(5, 3))[1].shape

@@ -40,7 +40,7 @@ class BlockInverse:
 
 
 @dataclass(frozen=True)
-class Inversion:
+class InverseSolution:
     """x = f⁻¹(z) and what is known about it.
 
     Attributes:
@@ -62,7 +62,9 @@ class Inversion:
 
 
 @torch.no_grad()
-def invert(module: Bijection | nn.Module, layers: Bijection, z: Tensor, context: Tensor | None = None) -> Inversion:
+def invert(
+    module: Bijection | nn.Module, layers: Bijection, z: Tensor, context: Tensor | None = None
+) -> InverseSolution:
     """The inverse of `module` with a report; docs/maths/fixed-point-inverse.md derives the bound.
 
     Args:
@@ -86,7 +88,7 @@ def invert(module: Bijection | nn.Module, layers: Bijection, z: Tensor, context:
             growth *= blocks[layer].lipschitz_bound
         else:
             growth *= layer.inverse_lipschitz_bound()
-    return Inversion(value, tuple(blocks.values()), bound)
+    return InverseSolution(value, tuple(blocks.values()), bound)
 
 
 def with_inverse(module: _M, solver: FixedPointSolver) -> _M:

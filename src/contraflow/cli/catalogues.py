@@ -12,7 +12,7 @@ from contraflow.architectures import ARCHITECTURES, Architecture
 from contraflow.cli.console import show
 from contraflow.data import DATASETS, check, fetch
 from contraflow.errors import ConfigurationError
-from contraflow.recipes import RECIPES
+from contraflow.runs import RECIPES
 
 
 def recipes(json: bool = False) -> None:

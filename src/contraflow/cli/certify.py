@@ -8,9 +8,9 @@ from typing import Literal
 from contraflow.cli.console import show
 from contraflow.cli.sample import check_output
 from contraflow.evaluation import norm_orders_picture
+from contraflow.files import replacing
 from contraflow.lipschitz import norm_orders
-from contraflow.recipes import load_run
-from contraflow.recipes.writing import replacing
+from contraflow.runs import load_run
 
 
 def certify(

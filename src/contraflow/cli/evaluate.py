@@ -24,12 +24,12 @@ from contraflow.evaluation import (
     report_scores,
     score,
 )
+from contraflow.files import replacing
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
-from contraflow.recipes import Run, load_run
-from contraflow.recipes.build import make_generator
-from contraflow.recipes.own_data import rows_to_judge
-from contraflow.recipes.run import draw_samples
-from contraflow.recipes.writing import replacing
+from contraflow.runs import Run, load_run
+from contraflow.runs.build import make_generator
+from contraflow.runs.own_data import rows_to_judge
+from contraflow.runs.run import draw_samples
 
 _SAMPLES = 5000  # of a table, for probability integrals
 

@@ -10,23 +10,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from contraflow.cli.benchmark import benchmark
 from contraflow.cli.catalogues import architectures, data, recipes
 from contraflow.cli.certify import certify
+from contraflow.cli.compare import compare
 from contraflow.cli.completion import SHELLS, completion_script
 from contraflow.cli.evaluate import evaluate
+from contraflow.cli.laboratory import refusal
 from contraflow.cli.ood import ood
 from contraflow.cli.parsing import Command, Paths
 from contraflow.cli.quality import quality
 from contraflow.cli.report import report
-from contraflow.cli.reproduce import reproduce
 from contraflow.cli.sample import sample
 from contraflow.cli.score import score
 from contraflow.cli.train import train_command, train_parser
 from contraflow.data import DATASETS
 from contraflow.errors import ContraflowError, first_line, unknown_name
-from contraflow.recipes import RECIPES
-from contraflow.reproduction import EXPERIMENTS
+from contraflow.runs import RECIPES
 
 #: Set it to anything to see the traceback of an error that nobody foresaw.
 TRACEBACK_VARIABLE = "CONTRAFLOW_TRACEBACK"
@@ -51,8 +50,7 @@ COMMANDS: dict[str, Command] = {
     "ood": Command(ood, {"run": Paths.FOLDER}),
     "quality": Command(quality, {"run": Paths.FOLDER}),
     "report": Command(report, {"run": Paths.FOLDER}),
-    "benchmark": Command(benchmark, {"recipes": RECIPES}),
-    "reproduce": Command(reproduce, {"name": EXPERIMENTS}),
+    "compare": Command(compare, {"recipes": RECIPES}),
     "recipes": Command(recipes),
     "architectures": Command(architectures),
     "data": Command(data, {"action": ("list", "fetch", "check"), "name": DATASETS}),
@@ -68,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding has ± as \xb1
+    if (refused := refusal()) is not None:
+        print(f"contraflow: error: {refused}", file=sys.stderr)
+        return 2
     try:
         try:
             _run(arguments)

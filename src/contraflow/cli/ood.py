@@ -8,9 +8,9 @@ from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.sample import check_output
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import scores_histograms
-from contraflow.recipes import load_run
-from contraflow.recipes.outside import compare_with_others
-from contraflow.recipes.writing import replacing
+from contraflow.files import replacing
+from contraflow.runs import load_run
+from contraflow.runs.ood import compare_with_others
 
 _FEWEST = 20
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.evaluation import efficientnet_features, inception_features
-from contraflow.recipes import load_run
-from contraflow.recipes.judged_samples import judge_samples
+from contraflow.runs import load_run
+from contraflow.runs.quality import judge_samples
 
 
 def quality(

@@ -7,9 +7,9 @@ from typing import Literal
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.sample import check_output
-from contraflow.recipes import load_run
-from contraflow.recipes.own_data import load_own_data
 from contraflow.report import ReportSettings, Subject, write_report
+from contraflow.runs import load_run
+from contraflow.runs.own_data import load_own_data
 
 
 def report(

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from contraflow.cli.console import ProgressBar, show
-from contraflow.data import ImagePreprocessing
 from contraflow.errors import ConfigurationError, OutputError
 from contraflow.evaluation.pictures import image_grid, save_png
-from contraflow.recipes import Run, load_run
-from contraflow.recipes.build import make_generator
-from contraflow.recipes.run import draw_samples
-from contraflow.recipes.writing import replacing
+from contraflow.files import replacing
+from contraflow.preprocessing import ImagePreprocessing
+from contraflow.runs import Run, load_run
+from contraflow.runs.build import make_generator
+from contraflow.runs.run import draw_samples
 
 
 def sample(

@@ -17,10 +17,10 @@ from contraflow.data import read_rows
 from contraflow.errors import ShapeError
 from contraflow.evaluation import Scores
 from contraflow.evaluation import score as score_rows
+from contraflow.files import write_text
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
-from contraflow.recipes import load_run
-from contraflow.recipes.build import make_generator
-from contraflow.recipes.writing import write_text
+from contraflow.runs import load_run
+from contraflow.runs.build import make_generator
 
 
 def score(

@@ -10,8 +10,8 @@ from typing import Any, get_origin, get_type_hints
 from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.parsing import parse
 from contraflow.errors import ConfigurationError, DataError, unknown_name
-from contraflow.recipes import RECIPES, Recipe, run_recipe, with_architecture
-from contraflow.recipes.choices import CHOICES, Choice
+from contraflow.runs import RECIPES, Recipe, run_recipe, with_architecture
+from contraflow.runs.choices import CHOICES, Choice
 from contraflow.training import load_checkpoint
 
 _USAGE = "contraflow train RECIPE|FILE --out RUN [key=value …]   or   contraflow train --resume RUN [key=value …]"

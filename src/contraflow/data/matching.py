@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from contraflow.data.dataset import Dataset
+from contraflow.data.formats.tables import Note, choose_columns, tell_match, untold
 from contraflow.data.path_dataset import is_folder, load_path
 from contraflow.data.registry import load_dataset, own_path
-from contraflow.data.tables import Note, choose_columns, tell_match, untold
 
 
 def load_matching(

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from contraflow.data.arrays import images_from_array, read_npy, read_npz
-from contraflow.data.csv_table import read_csv
 from contraflow.data.dataset import Dataset
-from contraflow.data.image_folder import read_image_folder
-from contraflow.data.splits import split_rows
-from contraflow.data.tables import Note, read_parquet, tell_match, untold
+from contraflow.data.formats.arrays import images_from_array, read_npy, read_npz
+from contraflow.data.formats.csv_table import read_csv
+from contraflow.data.formats.image_folder import read_image_folder
+from contraflow.data.formats.tables import Note, read_parquet, tell_match, untold
 from contraflow.errors import DataError, first_line
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 ARRAY_SUFFIXES = (".npy", ".npz")
 _SPLITS = ("train", "validation", "test")
+_FEWEST = 10
 
 
 def load_path(
@@ -152,6 +152,22 @@ def rows_from_array(values: np.ndarray, source: str, columns: Sequence[str] | No
             "Drop or rescale it."
         )
     return torch.from_numpy(rows)
+
+
+def split_rows(rows: int, seed: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Indices of 80 % train, 10 % validation and 10 % test rows (the last two rounded down), shuffled by `seed`.
+
+    Raises:
+        DataError: fewer than ten rows.
+
+    >>> [len(part) for part in split_rows(25, seed=0, name="example")]
+    [21, 2, 2]
+    """
+    if rows < _FEWEST:
+        raise DataError(f"{name}: {rows} rows; at least {_FEWEST} are needed to split off validation and test.")
+    order = torch.randperm(rows, generator=Generator().manual_seed(seed))
+    held = rows // 10
+    return order[: rows - 2 * held], order[rows - 2 * held : rows - held], order[rows - held :]
 
 
 def _split(path: Path, rows: Tensor, seed: int, columns: tuple[str, ...] | None = None) -> Dataset:

@@ -4,87 +4,54 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from contraflow.data import known_files as known
-from contraflow.data import named_datasets as named
 from contraflow.data.dataset import Dataset
 from contraflow.data.download import download
-from contraflow.data.known_files import Form, file_md5
+from contraflow.data.entry import Entry
+from contraflow.data.known_files import KnownFile, file_md5
 from contraflow.data.path_dataset import ARRAY_SUFFIXES, TABLE_SUFFIXES, is_folder, load_path
-from contraflow.data.root import ROOT_VARIABLE, data_root
-from contraflow.data.toy_densities import TOY_DENSITIES
+from contraflow.data.sets import (
+    celeba_hq,
+    cifar10,
+    digits,
+    fashion_mnist,
+    mnist,
+    power,
+    small_imagenet,
+    svhn,
+    toy_densities,
+)
 from contraflow.errors import ConfigurationError, DataError, unknown_name
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the table of data sets.
-
-    Attributes:
-        load: from the files of one form, and a seed, to the data.
-        description: one line for people.
-        kind: ``image``, ``table`` or ``2-D``.
-        forms: complete sets of files, any one of which is enough, best first; none where no file is needed.
-    """
-
-    load: named.Loader
-    description: str
-    kind: str
-    forms: tuple[Form, ...] = ()
-
-    @property
-    def fetchable(self) -> Form | None:
-        """The first form whose files all have official addresses, or ``None``."""
-        return next((form for form in self.forms if all(file.addresses for file in form)), None)
-
+ROOT_VARIABLE = "CONTRAFLOW_DATA"
 
 DATASETS: dict[str, Entry] = {
-    "digits": Entry(named.load_digits, "scanned digits, 8 × 8, 17 levels, with scikit-learn", "image"),
-    "mnist": Entry(named.load_mnist, "handwritten digits, 28 × 28", "image", (known.MNIST,)),
-    "fashion_mnist": Entry(
-        named.load_fashion_mnist, "clothes, 28 × 28", "image", (known.FASHION_MNIST, known.FASHION_MNIST[2:])
-    ),
-    "cifar10": Entry(
-        named.load_cifar10,
-        "photographs of ten classes, 3 × 32 × 32",
-        "image",
-        (
-            known.CIFAR10_BINARY,
-            known.CIFAR10_PYTHON,
-            known.CIFAR10_BINARY_ARCHIVE,
-            known.CIFAR10_PYTHON_ARCHIVE,
-        ),
-    ),
-    "svhn": Entry(named.load_svhn, "house numbers, 3 × 32 × 32", "image", (known.SVHN,)),
-    "imagenet32": Entry(
-        named.imagenet_loader("imagenet32", 32),
-        "photographs, 3 × 32 × 32, the small ImageNet of PixelRNN; 4 GB of memory",
-        "image",
-        (known.IMAGENET32,),
-    ),
-    "imagenet64": Entry(
-        named.imagenet_loader("imagenet64", 64),
-        "photographs, 3 × 64 × 64, the small ImageNet of PixelRNN; 16 GB of memory",
-        "image",
-        (known.IMAGENET64,),
-    ),
-    "celebahq256": Entry(
-        named.load_celebahq256,
-        "faces, 3 × 256 × 256, as Glow's celeba-tfr.tar unpacks; 6 GB of memory",
-        "image",
-        (known.CELEBA_HQ,),
-    ),
-    "power": Entry(
-        named.load_power_set,
-        "household electric power (UCI set 235), 6 columns",
-        "table",
-        (known.POWER, known.POWER_TEXT),
-    ),
-    **{name: Entry(named.toy_loader(name), f"{name.replace('_', ' ')}, drawn", "2-D") for name in TOY_DENSITIES},
+    "digits": digits.ENTRY,
+    "mnist": mnist.ENTRY,
+    "fashion_mnist": fashion_mnist.ENTRY,
+    "cifar10": cifar10.ENTRY,
+    "svhn": svhn.ENTRY,
+    "imagenet32": small_imagenet.ENTRY_32,
+    "imagenet64": small_imagenet.ENTRY_64,
+    "celebahq256": celeba_hq.ENTRY,
+    "power": power.ENTRY,
+    **toy_densities.ENTRIES,
 }
 """Name to entry."""
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that holds the data sets: `root`, else ``$CONTRAFLOW_DATA``, else ``~/.cache/contraflow``.
+
+    >>> data_root("somewhere").name
+    'somewhere'
+    """
+    if root is not None:
+        return Path(root).expanduser()
+    if from_environment := os.environ.get(ROOT_VARIABLE):
+        return Path(from_environment).expanduser()
+    return Path.home() / ".cache" / "contraflow"
 
 
 def load_dataset(
@@ -208,7 +175,7 @@ def _absent(name: str, folder: Path) -> DataError:
     )
 
 
-def _status(file: known.KnownFile, folder: Path) -> tuple[str, str]:
+def _status(file: KnownFile, folder: Path) -> tuple[str, str]:
     path = file.find(folder)
     if path is None:
         return str(file.places(folder)[0]), "absent"

@@ -25,7 +25,6 @@ from contraflow.evaluation.likelihood import (
     report_scores,
     score,
 )
-from contraflow.evaluation.modes import EntropyReport, ascend, entropy_picture, reduced_entropy
 from contraflow.evaluation.neighbours import Neighbours, nearest
 from contraflow.evaluation.normality import LatentNormality, latent_normality, latents, probability_integrals
 from contraflow.evaluation.out_of_distribution import Evidence, TypicalityTest, gather_evidence
@@ -46,7 +45,6 @@ __all__ = [
     "Confusion",
     "Detection",
     "DetectionReport",
-    "EntropyReport",
     "Evidence",
     "GaussianFit",
     "ImageFeatures",
@@ -58,7 +56,6 @@ __all__ = [
     "Reliability",
     "Scores",
     "TypicalityTest",
-    "ascend",
     "calibration_picture",
     "class_probabilities",
     "classification_report",
@@ -67,7 +64,6 @@ __all__ = [
     "density_picture",
     "detect",
     "efficientnet_features",
-    "entropy_picture",
     "evaluate_classification",
     "evaluate_likelihood",
     "frechet_distance",
@@ -84,7 +80,6 @@ __all__ = [
     "norm_orders_picture",
     "probability_integrals",
     "reconstruct",
-    "reduced_entropy",
     "reliability",
     "report_classes",
     "report_detection",

@@ -9,8 +9,9 @@ from torch import Generator, Tensor
 
 from contraflow.bijections import ResidualBlock
 from contraflow.flow import Flow
-from contraflow.logdet import LogDetEstimator, Rademacher
+from contraflow.logdet import LogDetEstimator
 from contraflow.logdet.estimators import Estimate, Linearize, roulette
+from contraflow.logdet.probes import Rademacher
 
 
 @dataclass(frozen=True)

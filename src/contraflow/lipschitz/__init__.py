@@ -1,18 +1,17 @@
 """Lip(g) <= c: layers, activations with their constants, norms and certificates."""
 
 from contraflow.lipschitz.activations import ACTIVATIONS, ELU, Activation, LipSwish, Softplus, Swish
-from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm
-from contraflow.lipschitz.certification import BlockCertificate, Certificate, LayerCertificate
+from contraflow.lipschitz.bounds.induced import certified_induced_norm
+from contraflow.lipschitz.bounds.spectral import certified_conv_norm, certified_dense_norm
+from contraflow.lipschitz.certificate import BlockCertificate, Certificate, LayerCertificate, NormOrders, norm_orders
 from contraflow.lipschitz.dense_concatenation import (
     CLIPSWISH_LIPSCHITZ,
     DenseConcatenation,
     DenseConcatenationConvNet,
     DenseConcatenationMLP,
 )
-from contraflow.lipschitz.induced_certificate import certified_induced_norm
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
-from contraflow.lipschitz.norm_table import NormOrders, norm_orders
 from contraflow.lipschitz.norms import LearnedNorms, MixedNorms, NarrowRange, Norms, OrderSquash, SkewedRange, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, shared_scales

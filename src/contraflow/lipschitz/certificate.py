@@ -1,148 +1,271 @@
-"""Spectral norms from above, in float64. Power iteration bounds from below; these numbers are what is promised.
-
-Derivations: docs/maths/lipschitz-bounds.md.
-"""
+"""What is proved about a flow's Lipschitz bounds, as a table."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import nn
 
-from contraflow.lipschitz.convolution import convolve, convolve_adjoint
-from contraflow.lipschitz.gram import LARGEST_BLOCK, convolution_gram
-from contraflow.numerics import norm_from_above, power_iteration
-
-#: Relative allowance for the rounding of the eigenvalue routines themselves.
-_ROUNDING = 1e-12
-
-#: Largest side of a Gram matrix that is taken in full: a second's work.
-_DENSE = 1024
-
-#: Relative distance from the estimate at which a bound is tried first.
-_GAP = 1e-4
+from contraflow.lipschitz.activations import ACTIVATIONS, Activation
+from contraflow.lipschitz.dense_concatenation import CLIPSWISH_LIPSCHITZ, DenseConcatenation
+from contraflow.lipschitz.network import LipschitzNetwork
+from contraflow.lipschitz.norms import format_orders
+from contraflow.lipschitz.soft_normalisation import LipschitzLayer
 
 
-def certified_dense_norm(weight: Tensor) -> float:
-    """σ₁(W) of ``(out, in)`` by singular values in float64.
+@dataclass(frozen=True)
+class LayerCertificate:
+    """One linear layer, with its weight as it is used.
 
-    >>> round(certified_dense_norm(torch.diag(torch.tensor([0.5, 2.0]))), 9)
-    2.0
+    Attributes:
+        name: as in ``flow.named_modules()``.
+        estimate: ‖W̄v‖_q / ‖v‖_p at the power iteration's v, from below.
+        bound: certified norm of W̄ in float64, from above.
+        promise: c, the bound that the layer was given.
+        norm: the orders of ‖·‖_{p→q}, as text: "2 → 2" for the spectral norm.
+        method: how the bound was obtained.
     """
-    matrix = weight.detach().double()
-    return torch.linalg.matrix_norm(matrix, 2).item() * (1 + _ROUNDING)
+
+    name: str
+    estimate: float
+    bound: float
+    promise: float
+    norm: str = "2 → 2"
+    method: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether the certified bound is at most c."""
+        return self.bound <= self.promise
 
 
-def certified_conv_norm(
-    weight: Tensor,
-    grid: int = 64,
-    size: tuple[int, int] | None = None,
-    *,
-    start: Tensor | None = None,
-    target: float | None = None,
-) -> float:
-    r"""A bound on the norm of the zero-padded convolution with kernel ``(out, in, k, k)``, for every spatial size.
+@dataclass(frozen=True)
+class BlockCertificate:
+    r"""One residual block x + g(x).
 
-    With the symbol F(ω) = Σ_{a,b} K[a,b] e^{-i(aω₁ + bω₂)},
-
-        ‖conv‖₂ <= max over an N×N grid of ‖F(ω)‖₂ / cos(π(k-1)/N):
-
-    a finite zero-padded convolution is a compression of the infinite one, whose norm is max_ω ‖F(ω)‖₂, and
-    u*F(ω)*F(ω)u is a trigonometric polynomial of degree k-1 in each variable, bounded by its samples up to a factor
-    1/cos(π(k-1)/N) a variable on the square (Ehlich and Zeller, Schwankung von Polynomen zwischen Gitterpunkten, 1964).
-
-    On small images the zeros around them take up to a tenth off the norm, which this bound does not see. With a `size`
-    the norm at that size is bounded instead: by the eigenvalues of the operator where it is small, otherwise by a
-    power iteration's estimate raised in steps, from 1e-4, until u²I - WᵀW has a Cholesky factor, which proves that u
-    is a bound. Only where a block of that factorisation would be too large (`LARGEST_BLOCK`) the symbol is used.
-
-    Args:
-        weight: ``(out, in, k, k)``.
-        grid: N, raised to 16(k-1) where it is smaller; 64 is 0.5 % loose for k = 3.
-        size: (H, W), the one spatial size that the bound has to hold for.
-        start: start of the power iteration, ``(1, in, H, W)``, for speed; random when not given.
-        target: a value that is tried as well, since it is what matters whether the norm is below it.
-
-    >>> kernel = torch.zeros(1, 1, 3, 3)
-    >>> kernel[0, 0, 1, 1] = 0.5
-    >>> 0.5 <= certified_conv_norm(kernel) < 0.503
-    True
+    Attributes:
+        name: as in ``flow.named_modules()``.
+        bound: L >= Lip(g) from ‖W̄_l‖ and Lip(φ_l) where certified (their product; for a dense concatenation see
+            `DenseConcatenation`), else the number that the author of g vouches for.
+        certified: whether L follows from the weights; ``False`` for a g of which only a claim is known.
+        reason: why not, or empty.
+        layers: of g, in order; empty where not certified.
+        activations: the constants Lip(φ_l), in order.
+        order: p of the norm ‖·‖_p in which L holds.
+        estimate: the same from the layers' estimates, from below; ``None`` where not certified.
+        promise: the same from their c; ``None`` where not certified.
     """
-    kernel = weight.detach().double()
-    k = kernel.shape[-1]
-    if k == 1:
-        return certified_dense_norm(kernel[:, :, 0, 0])
-    if size is not None:
-        found = _at_size(kernel, size, start, target)
-        if found is not None:
-            return found
-    return _by_symbol(kernel, max(grid, 16 * (k - 1)))
+
+    name: str
+    bound: float
+    certified: bool
+    reason: str
+    layers: tuple[LayerCertificate, ...] = ()
+    activations: tuple[float, ...] = ()
+    order: float = 2.0
+    estimate: float | None = None
+    promise: float | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether L is certified and no layer exceeds its c."""
+        return self.certified and all(one.kept for one in self.layers)
+
+    @property
+    def margin(self) -> float:
+        """1 - L; the inverse is proved to exist where it is positive and L is certified."""
+        return 1 - self.bound
+
+    @property
+    def inverse_error(self) -> float:
+        r"""1/(1 - L): ‖x - x*‖_p is at most so many times ‖z - x - g(x)‖_p, p = `order`; infinite where L >= 1.
+
+        Euclidean errors of D-dimensional x are at most D^{max(0, 1/2 - 1/p)} times ‖·‖_p.
+        """
+        return 1 / self.margin if self.margin > 0 else math.inf
 
 
-def spectral_method(weight: Tensor, size: tuple[int, int]) -> str:
-    """How `certified_conv_norm` bounds this kernel at this size, in words."""
-    outputs, inputs, k, _ = weight.shape
-    if k == 1:
-        return "singular values"
-    if min(outputs, inputs) * size[0] * size[1] <= _DENSE:
-        return "eigenvalues at its size"
-    fits = (k - 1) * min(size) * min(outputs, inputs) <= LARGEST_BLOCK
-    return "Cholesky factor at its size" if fits else "symbol, for every size"
+@dataclass(frozen=True)
+class Certificate:
+    r"""The Lipschitz bounds of all residual blocks of a flow: estimated from below, certified from above.
+
+    Bounds hold for the weights as they are, in exact arithmetic: docs/maths/lipschitz-bounds.md. Prints as a table.
+
+    Attributes:
+        blocks: the residual blocks in order; maps without a contraction are not listed.
+    """
+
+    blocks: tuple[BlockCertificate, ...]
+
+    @property
+    def uncertified(self) -> tuple[str, ...]:
+        """Names of the blocks whose bound is merely vouched for."""
+        return tuple(one.name for one in self.blocks if not one.certified)
+
+    @property
+    def invertible(self) -> bool:
+        """Whether it is proved that every block can be inverted: all certified, all L < 1."""
+        return all(one.certified and one.margin > 0 for one in self.blocks)
+
+    @property
+    def kept(self) -> bool:
+        """Whether every block is certified and every layer within its c."""
+        return all(one.kept for one in self.blocks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; an infinite number is ``None``."""
+        return {
+            "invertible": self.invertible,
+            "kept": self.kept,
+            "uncertified": list(self.uncertified),
+            "blocks": [_block_values(one) for one in self.blocks],
+        }
+
+    def __str__(self) -> str:
+        if not self.blocks:
+            return "no residual block: nothing to certify"
+        mixed = any(layer.norm != "2 → 2" for block in self.blocks for layer in block.layers)
+        norm = ("norm", "bounded by") if mixed else ()
+        rows: list[tuple[str, ...]] = [
+            ("block or layer", "estimate", "certified", "promised", "1 - L", "1/(1 - L)", *norm)
+        ]
+        for block in self.blocks:
+            rows.append((*_block_row(block), *((f"ℓ_{format_orders((block.order,))}", "") if mixed else ())))
+            rows += [(*_layer_row(block, one), *((one.norm, one.method) if mixed else ())) for one in block.layers]
+        return "\n".join([*_align(rows), self._verdict()])
+
+    def _verdict(self) -> str:
+        count = f"{len(self.blocks)} block" + ("s" if len(self.blocks) != 1 else "")
+        if self.uncertified:
+            reasons = "; ".join(f"{one.name}: {one.reason}" for one in self.blocks if not one.certified)
+            return f"{count}, {len(self.uncertified)} UNCERTIFIED, invertibility is not proved ({reasons})"
+        worst = max(one.bound for one in self.blocks)
+        proof = "every block is proved invertible" if self.invertible else "NOT every block is proved invertible"
+        over = sum(not layer.kept for block in self.blocks for layer in block.layers)
+        excess = f"; {over} layers above their promise, see rescale_to_certificate" if over else ""
+        return f"{count}: {proof}, largest certified bound {worst:.4f}{excess}"
 
 
-def _at_size(kernel: Tensor, size: tuple[int, int], start: Tensor | None, target: float | None) -> float | None:
-    """The bound at one size; ``None`` where it takes too large a factorisation."""
-    if min(kernel.shape[:2]) * size[0] * size[1] <= _DENSE:
-        return math.sqrt(torch.linalg.eigvalsh(_gram_operator(kernel, size))[-1].clamp_min(0).item()) * (1 + _ROUNDING)
-    gram = convolution_gram(kernel[None], size)
-    if gram is None:
-        return None
-    if start is None:
-        seeded = torch.Generator().manual_seed(0)
-        start = torch.randn(1, kernel.shape[1], *size, generator=seeded, dtype=kernel.dtype).to(kernel.device)
-    estimate = power_iteration(
-        lambda v: convolve(v, kernel), lambda u: convolve_adjoint(u, kernel), start.double(), tolerance=1e-6
-    ).sigma
-    wanted = None if target is None else torch.full_like(estimate, target)
-    bound = norm_from_above(gram, estimate, _GAP)
-    if wanted is not None and bool(bound > wanted):
-        bound = norm_from_above(gram, estimate, _GAP, wanted)
-    return bound.item()
+class Bounded(Protocol):
+    """A map that knows a Lipschitz bound of its own."""
+
+    def lipschitz_bound(self) -> float:
+        """L, from above."""
 
 
-def _by_symbol(kernel: Tensor, grid: int) -> float:
-    """The bound for every size."""
-    k = kernel.shape[-1]
-    if kernel.shape[0] < kernel.shape[1]:
-        kernel = kernel.transpose(0, 1).flip(2, 3)  # the adjoint has the same norm and the smaller Gram matrix
-    largest = 0.0
-    for gram in _gram_symbol(kernel, grid).split(256):
-        largest = max(largest, torch.linalg.eigvalsh(gram)[:, -1].max().item())
-    return math.sqrt(max(largest, 0.0)) / math.cos(math.pi * (k - 1) / grid) * (1 + _ROUNDING)
+@torch.no_grad()
+def certify_contraction(name: str, g: Bounded) -> BlockCertificate:
+    """The certificate of a block with this g; uncertified, with its author's claim, where no proof is known for it."""
+    if reason := _foreign(g):
+        return BlockCertificate(name, g.lipschitz_bound(), False, reason)
+    assert isinstance(g, (LipschitzNetwork, DenseConcatenation))
+    layers = tuple(certify_layer(f"{name}.g.layers.{index}", one) for index, one in enumerate(g.stack()))
+    if isinstance(g, LipschitzNetwork):
+        activations = tuple(cast(Activation, one).lipschitz_constant for one in g.activations)
+        order, compose = g.norm_order, lambda norms: math.prod((*norms, *activations))
+    else:
+        activations = (CLIPSWISH_LIPSCHITZ,) * len(g.concatenations)
+        order, compose = 2.0, g.compose
+    bound, estimate, promise = (
+        compose([getattr(one, what) for one in layers]) for what in ("bound", "estimate", "promise")
+    )
+    return BlockCertificate(name, bound, True, "", layers, activations, order, estimate, promise)
 
 
-def _gram_operator(kernel: Tensor, size: tuple[int, int]) -> Tensor:
-    """WᵀW of the convolution as a matrix W at one size, a hundred columns at a time."""
-    if kernel.shape[0] < kernel.shape[1]:
-        kernel = kernel.transpose(0, 1).flip(2, 3)  # the adjoint
-    inputs, padding = kernel.shape[1], kernel.shape[-1] // 2
-    basis = torch.eye(inputs * size[0] * size[1], dtype=kernel.dtype, device=kernel.device)
-    images = (F.conv2d(e.unflatten(1, (inputs, *size)), kernel, padding=padding) for e in basis.split(100))
-    return torch.cat([F.conv_transpose2d(image, kernel, padding=padding).flatten(1) for image in images])
+@torch.no_grad()
+def certify_layer(name: str, layer: LipschitzLayer) -> LayerCertificate:
+    """Estimate, certified bound and promise of one layer."""
+    bound = layer.certify()
+    estimate = layer.norm.estimate(layer.operator(layer.normalised()), layer.v)
+    return LayerCertificate(name, estimate, bound, layer.bound, format_orders(layer.norm.orders()), layer.method())
 
 
-def _gram_symbol(kernel: Tensor, grid: int) -> Tensor:
-    """F(ω)*F(ω) on half of the grid (a real kernel gives conjugate values on the other half), ``(points, in, in)``."""
-    k = kernel.shape[-1]
-    # F*F is the symbol of the kernel's autocorrelation, whose size does not depend on the number of outputs.
-    padded = F.pad(kernel, (0, k - 1, 0, k - 1))
-    spectrum = torch.fft.fft2(padded).permute(2, 3, 0, 1)
-    correlation = torch.fft.ifft2((spectrum.mH @ spectrum).permute(2, 3, 0, 1)).real
-    shifts = torch.fft.fftfreq(2 * k - 1, 1 / (2 * k - 1), dtype=torch.float64, device=kernel.device)
-    omega = 2 * math.pi * torch.arange(grid, dtype=torch.float64, device=kernel.device) / grid
-    phase = torch.exp(-1j * omega[:, None] * shifts)
-    half = grid // 2 + 1
-    symbol = torch.einsum("xa,yb,ijab->xyij", phase, phase[:half], correlation.to(torch.complex128))
-    return symbol.reshape(grid * half, kernel.shape[1], kernel.shape[1])
+def _foreign(g: object) -> str:
+    """Why norms and constants are no proof for this g; empty where they are."""
+    for known in (LipschitzNetwork, DenseConcatenation):
+        if isinstance(g, known) and not _same(type(g), known):
+            return f"{type(g).__name__} computes another map than {known.__name__}"
+    if isinstance(g, DenseConcatenation):
+        return ""
+    if not isinstance(g, LipschitzNetwork):
+        return f"the bound of {type(g).__name__} is its author's"
+    for one in g.activations:
+        if type(one) not in ACTIVATIONS.values():
+            return f"the constant of the activation {type(one).__name__} is its author's"
+    return ""
+
+
+def _same(changed: type, known: type) -> bool:
+    """Whether a subclass computes the map of its parent."""
+    names = ("value", "tensors", "stack", "composition", "compose")
+    return all(getattr(changed, name, None) is getattr(known, name, None) for name in names)
+
+
+def _block_values(block: BlockCertificate) -> dict[str, Any]:
+    return {
+        "name": block.name,
+        "certified": block.certified,
+        "reason": block.reason,
+        "estimate": block.estimate,
+        "bound": block.bound if math.isfinite(block.bound) else None,
+        "promise": block.promise,
+        "margin": block.margin if math.isfinite(block.margin) else None,
+        "inverse_error": block.inverse_error if math.isfinite(block.inverse_error) else None,
+        "activations": list(block.activations),
+        "norm": format_orders((block.order,)),
+        "layers": [vars(one) for one in block.layers],
+    }
+
+
+def _block_row(block: BlockCertificate) -> tuple[str, ...]:
+    end = (f"{block.margin:.5f}", f"{block.inverse_error:.4g}")
+    if not block.certified:
+        return block.name, "", f"({block.bound:.5f} vouched)", "", *end
+    return block.name, f"{block.estimate:.5f}", f"{block.bound:.5f}", f"{block.promise:.5f}", *end
+
+
+def _layer_row(block: BlockCertificate, layer: LayerCertificate) -> tuple[str, ...]:
+    name = "  " + layer.name.removeprefix(f"{block.name}.")
+    mark = "" if layer.kept else " !"
+    return name, f"{layer.estimate:.5f}", f"{layer.bound:.5f}{mark}", f"{layer.promise:.5f}", "", ""
+
+
+def _align(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+@dataclass(frozen=True)
+class NormOrders:
+    """The orders p₀ … p_n of every block; its text is one line a block.
+
+    Attributes:
+        blocks: name of g inside the flow → its orders, from data to latent.
+    """
+
+    blocks: dict[str, tuple[float, ...]]
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.blocks), default=0)
+        return "\n".join(f"{name:{width}}  {format_orders(orders)}" for name, orders in self.blocks.items())
+
+
+def norm_orders(module: nn.Module) -> NormOrders:
+    """The norm orders of all blocks of a flow, fixed or as learned so far; 2 throughout for spectral blocks.
+
+    Chen et al. 2019 (arXiv:1906.02735), Figure 18; `contraflow.evaluation.norm_orders_picture` draws them.
+
+    >>> from contraflow.lipschitz import LipschitzMLP, MixedNorms
+    >>> print(norm_orders(nn.Sequential(LipschitzMLP(2, (4,), norms=MixedNorms((2, 3, 2))), LipschitzMLP(2, (4,)))))
+    0  2 → 3 → 2
+    1  2 → 2 → 2
+    """
+    named = module.named_modules()
+    return NormOrders({name: one.norm_orders() for name, one in named if isinstance(one, LipschitzNetwork)})

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contraflow.errors import ShapeError
-from contraflow.lipschitz.certificate import certified_conv_norm, certified_dense_norm, spectral_method
+from contraflow.lipschitz.bounds.gram import convolution_gram, dense_gram
+from contraflow.lipschitz.bounds.induced import certified_induced_norm
+from contraflow.lipschitz.bounds.spectral import certified_conv_norm, certified_dense_norm, spectral_method
 from contraflow.lipschitz.convolution import convolve, convolve_each, kernel_gradient, mirrored
-from contraflow.lipschitz.gram import convolution_gram, dense_gram
-from contraflow.lipschitz.induced_certificate import certified_induced_norm
 from contraflow.lipschitz.operator_norms import OperatorNorm
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer
 from contraflow.numerics import BlockTridiagonal

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from contraflow.errors import ConfigurationError
-from contraflow.lipschitz.balance import Balanced, Densities, balance, densities_near
+from contraflow.lipschitz.bounds.balance import Balanced, Densities, balance, densities_near
 from contraflow.lipschitz.convolution import within_reach
 from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.lipschitz.norms import BlockOrders

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from contraflow.errors import DomainError
 from contraflow.inputs import refuse_half
-from contraflow.lipschitz.balance import Densities
-from contraflow.lipschitz.induced_certificate import induced_method
+from contraflow.lipschitz.bounds.balance import Densities
+from contraflow.lipschitz.bounds.induced import induced_method
 from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm, lengths
 from contraflow.numerics import BlockTridiagonal, is_batched, transforms_active, without_transforms

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from contraflow.errors import DomainError
-from contraflow.lipschitz.balance import Densities
+from contraflow.lipschitz.bounds.balance import Densities
 from contraflow.lipschitz.dense_concatenation import DenseConcatenation
 from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.lipschitz.operator_norms import InducedNorm

@@ -1,12 +1,12 @@
 """log|det(I + J_g)|: exact, by the power series, and unbiased by Russian roulette."""
 
+from contraflow.logdet import probes
 from contraflow.logdet.adaptive import AdaptiveRoulette, SeriesDecay
 from contraflow.logdet.contraction import ModuleContraction
 from contraflow.logdet.divergence import Divergence, ExactDivergence, Hutchinson
 from contraflow.logdet.estimators import EVALUATION, TRAINING, Exact, LogDetEstimator, PowerSeries, RussianRoulette
 from contraflow.logdet.gradients import GRADIENTS, functional
 from contraflow.logdet.laws import Geometric, Poisson, TruncationLaw
-from contraflow.logdet.probes import Gaussian, PairedRademacher, Probe, Rademacher
 from contraflow.numerics import Contraction, Vjp
 
 __all__ = [
@@ -18,19 +18,16 @@ __all__ = [
     "Divergence",
     "Exact",
     "ExactDivergence",
-    "Gaussian",
     "Geometric",
     "Hutchinson",
     "LogDetEstimator",
     "ModuleContraction",
-    "PairedRademacher",
     "Poisson",
     "PowerSeries",
-    "Probe",
-    "Rademacher",
     "RussianRoulette",
     "SeriesDecay",
     "TruncationLaw",
     "Vjp",
     "functional",
+    "probes",
 ]

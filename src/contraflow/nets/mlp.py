@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from contraflow.nets.context import append_context
-from contraflow.nets.start import zero_start
+
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def zero_start(layer: _M) -> _M:
+    """The layer with all its parameters set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 class MLP(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from contraflow.nets.context import append_context
-from contraflow.nets.start import zero_start
+from contraflow.nets.mlp import zero_start
 
 
 class ResidualConvNet(nn.Module):

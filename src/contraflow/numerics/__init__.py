@@ -2,16 +2,16 @@
 
 from contraflow.numerics.aliases import alias
 from contraflow.numerics.bisection import Bisection, Root, implicit
-from contraflow.numerics.block_cholesky import BlockTridiagonal, is_below, norm_from_above
 from contraflow.numerics.contraction import Contraction, Vjp, dual_gradient, functional_linearize
 from contraflow.numerics.fixed_point import Anderson, FixedPoint, FixedPointSolver, Picard
 from contraflow.numerics.induced_norm import Order, dual_order, duality_map, induced_power_iteration, order_norm
 from contraflow.numerics.jacobian import batch_jacobian
+from contraflow.numerics.norm_from_above import BlockTridiagonal, is_below, norm_from_above
 from contraflow.numerics.ode import METHODS, OdeSolution, OdeSolver
 from contraflow.numerics.orthogonal import below_diagonal, householder, random_reflections, strictly_lower
 from contraflow.numerics.power_iteration import power_iteration
+from contraflow.numerics.stein import Means, fixed_means, two_stage_means
 from contraflow.numerics.transforms import is_batched, transforms_active, without_transforms
-from contraflow.numerics.two_stage import Means, fixed_means, two_stage_means
 
 __all__ = [
     "METHODS",

@@ -110,5 +110,5 @@ def _odeint() -> Callable[..., tuple[Tensor, ...]]:
     try:
         from torchdiffeq import odeint
     except ImportError:
-        raise ConfigurationError("continuous flows need torchdiffeq: pip install torchdiffeq.") from None
+        raise ConfigurationError("continuous flows need the extra: pip install 'contraflow[ffjord]'.") from None
     return odeint

@@ -36,7 +36,7 @@ def power_iteration(
 
     The change is compared on the singular value itself, so the rule does not depend on the dimension; at least two
     iterations run, since the first one after a weight update says nothing about convergence. σ is an estimate from
-    *below*: see `contraflow.lipschitz.certificate` for the bound from above.
+    *below*: see `contraflow.lipschitz.bounds.spectral` for the bound from above.
 
     Args:
         operator, adjoint: v ↦ W v and u ↦ Wᵀu, for a stack of operators at once.

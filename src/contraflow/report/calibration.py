@@ -9,10 +9,10 @@ from contraflow.architectures import MixtureFlow
 from contraflow.evaluation import latent_normality, latents, probability_integrals
 from contraflow.evaluation.calibration_pictures import MOST_COLUMNS, draw_uniform
 from contraflow.evaluation.pictures import left_out, shortened
-from contraflow.report.columns import names
 from contraflow.report.drawing import colour, drawing, panels
 from contraflow.report.page import figure, paragraph
-from contraflow.report.subject import Subject
+from contraflow.report.run_data import Subject
+from contraflow.report.tables import names
 
 
 def calibration(subject: Subject) -> list[str] | None:

@@ -12,7 +12,7 @@ from contraflow.evaluation.calibration_pictures import draw_reliability
 from contraflow.evaluation.pictures import image_grid
 from contraflow.report.drawing import colour, drawing, panels, pixels
 from contraflow.report.page import figure, gallery, paragraph, table
-from contraflow.report.subject import Subject
+from contraflow.report.run_data import Subject
 
 #: Classes whose samples are shown, samples of each image class and of each other, pairs of classes in the table.
 _CLASSES, _IMAGES, _ROWS, _PAIRS = 12, 8, 100, 10

@@ -12,7 +12,7 @@ from contraflow.evaluation.pictures import span
 from contraflow.logdet import PowerSeries
 from contraflow.report.drawing import colour, drawing
 from contraflow.report.page import figure, paragraph
-from contraflow.report.subject import Subject
+from contraflow.report.run_data import Subject
 
 
 def training(subject: Subject) -> list[str] | None:

@@ -15,7 +15,7 @@ from contraflow.evaluation.pictures import span
 from contraflow.logdet import EVALUATION, Exact, RussianRoulette
 from contraflow.report.drawing import colour, drawing
 from contraflow.report.page import command, figure, paragraph, table
-from contraflow.report.subject import Scored, Subject
+from contraflow.report.run_data import Scored, Subject
 
 #: Data sets of one shape: what each is set beside, where its files are present.
 BESIDE = {"mnist": "fashion_mnist", "fashion_mnist": "mnist", "cifar10": "svhn", "svhn": "cifar10"}

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contraflow.data import ImagePreprocessing
 from contraflow.evaluation import latent_arc, nearest
 from contraflow.evaluation.pictures import image_grid
+from contraflow.preprocessing import ImagePreprocessing
 from contraflow.report.drawing import colour, drawing, pixels
 from contraflow.report.page import figure, gallery
-from contraflow.report.subject import Subject
+from contraflow.report.run_data import Subject
 
 _TEMPERATURES = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.2)
 _ACROSS = 12

@@ -12,7 +12,7 @@ from contraflow.lipschitz import Certificate
 from contraflow.logdet import AdaptiveRoulette, Geometric, Poisson, RussianRoulette
 from contraflow.report.drawing import colour, drawing, power_of_ten
 from contraflow.report.page import details, figure, paragraph, table
-from contraflow.report.subject import Subject
+from contraflow.report.run_data import Subject
 
 _TERMS = 10
 

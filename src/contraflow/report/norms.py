@@ -6,7 +6,7 @@ from contraflow.evaluation.pictures import draw_norm_orders
 from contraflow.lipschitz import norm_orders
 from contraflow.report.drawing import drawing
 from contraflow.report.page import details, figure
-from contraflow.report.subject import Subject
+from contraflow.report.run_data import Subject
 
 
 def norms(subject: Subject) -> list[str] | None:

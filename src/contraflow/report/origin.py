@@ -6,10 +6,10 @@ import json
 
 import torch
 
-from contraflow.recipes import RECIPES
-from contraflow.recipes.command import command as training_command
 from contraflow.report.page import command, details, paragraph
-from contraflow.report.subject import Subject
+from contraflow.report.run_data import Subject
+from contraflow.runs import RECIPES
+from contraflow.runs.command import command as training_command
 
 
 def origin(subject: Subject) -> list[str]:

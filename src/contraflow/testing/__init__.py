@@ -1,7 +1,7 @@
 """The conformance suite: the laws that maps and estimators keep, for ours and for those that you write.
 
 >>> import torch
->>> from contraflow import ActNorm
+>>> from contraflow.bijections import ActNorm
 >>> from contraflow.testing import check_bijection
 >>> check_bijection(ActNorm(3), torch.randn(5, 3))
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 
 from contraflow.errors import CheckpointError, OutputError, first_line
+from contraflow.files import write_folder
 from contraflow.flow import Flow
 from contraflow.training.average import with_weights
 from contraflow.training.loop import TrainingState
@@ -145,21 +145,10 @@ def save_checkpoint(run: Path, state: TrainingState, config: Mapping[str, Any]) 
         OutputError: it could not be written (disk full, not writable); older checkpoints are intact.
     """
     final = run / _FOLDER / f"{state.step:08d}"
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        _write_files(temporary, state, config)
-        _flush_folder(temporary)
-        if final.exists():
-            # A kill between the two renames still leaves it, under a name that sorts before every step.
-            replaced = final.with_name("0-replaced")
-            shutil.rmtree(replaced, ignore_errors=True)
-            final.rename(replaced)
-        temporary.rename(final)
-        _flush_folder(final.parent)
+        # A kill between the two renames still leaves the old one, under a name that sorts before every step.
+        write_folder(final, _contents(state, config), replaced="0-replaced")
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise OutputError(
             f"could not write the checkpoint {final}: {error.strerror or error}. Earlier checkpoints are intact; "
             "make room or choose another place, then resume."
@@ -170,7 +159,8 @@ def save_checkpoint(run: Path, state: TrainingState, config: Mapping[str, Any]) 
     return final
 
 
-def _write_files(folder: Path, state: TrainingState, config: Mapping[str, Any]) -> None:
+def _contents(state: TrainingState, config: Mapping[str, Any]) -> dict[str, bytes]:
+    """File name → content."""
     from safetensors.torch import save
 
     model = _prefix("weights", state.flow.state_dict()) | _prefix("average", state.average.weights)
@@ -192,11 +182,7 @@ def _write_files(folder: Path, state: TrainingState, config: Mapping[str, Any]) 
     }
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     contents["manifest.json"] = _json({**header, "sha256": sums})
-    for name, content in contents.items():
-        with open(folder / name, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    return contents
 
 
 def latest_checkpoint(run: Path) -> Path:
@@ -313,11 +299,3 @@ def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # safetensors refuses shared and non-contiguous memory.
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -55,7 +55,7 @@ class Terms:
 class Objective(ABC):
     """What `train` minimises. The flow, the rows and their labels come with every call.
 
-    A new one is a frozen dataclass with these methods; its entry in `contraflow.recipes.choices.OBJECTIVES` gives it
+    A new one is a frozen dataclass with these methods; its entry in `contraflow.runs.choices.OBJECTIVES` gives it
     to recipes and the command, with its fields as keys.
     """
 

@@ -1,0 +1,161 @@
+"""The flows that are timed, each as ours, as the peer's, and as its bare matrix products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import normflows as nf
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from contraflow.architectures import residual_flow, residual_flow_images
+from contraflow.bijections import ResidualBlock
+from contraflow.flow import Flow
+from contraflow.lipschitz import LipschitzLayer, update_lipschitz
+from contraflow.logdet import LogDetEstimator, RussianRoulette
+from experiments.benchmarks.peer import peer_dense, peer_images
+from experiments.benchmarks.timing import Step
+
+#: Terms of the series that the paper's law computes in the mean; the peer is given exactly as many.
+TERMS = 4
+
+#: Name under which a profiler sees the Lipschitz update, ours and theirs.
+UPDATE = "lipschitz update"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture and a batch size.
+
+    Args:
+        name: for tables.
+        event_shape: ``(D,)`` for dense flows, ``(C, H, W)`` for images.
+        blocks: residual blocks; a number, or one a level.
+        hidden: widths of the hidden layers; for images one number.
+        batch: rows.
+    """
+
+    name: str
+    event_shape: tuple[int, ...]
+    blocks: int | tuple[int, ...]
+    hidden: tuple[int, ...] | int
+    batch: int
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return self.blocks if isinstance(self.blocks, int) else sum(self.blocks)
+
+    def data(self, device: str = "cpu") -> Tensor:
+        """Random rows; what they are does not matter to the time a step takes."""
+        return torch.randn(self.batch, *self.event_shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def ours(self, logdet: LogDetEstimator, gradient: str = "dual") -> Flow:
+        """Our flow."""
+        if isinstance(self.blocks, int):
+            assert not isinstance(self.hidden, int)
+            return residual_flow(
+                self.event_shape, blocks=self.blocks, hidden=self.hidden, logdet=logdet, gradient=gradient
+            )
+        assert isinstance(self.hidden, int)
+        return residual_flow_images(
+            self.event_shape, blocks=self.blocks, hidden=self.hidden, dense_blocks=0, logdet=logdet, gradient=gradient
+        )
+
+    def peer(self, scheme: str, terms: int | None = TERMS) -> nn.Module:
+        """The same flow in normflows."""
+        if isinstance(self.blocks, int):
+            assert not isinstance(self.hidden, int)
+            return peer_dense(self.event_shape[0], self.blocks, self.hidden, scheme, terms)
+        assert isinstance(self.hidden, int)
+        return peer_images(self.event_shape, self.blocks, self.hidden, scheme, terms)
+
+
+#: The four steps of the table, with the sizes of the paper's flows where two cores can hold them, and the paper's own
+#: two, for a GPU.
+CASES = {
+    "2d": Case("2-D, 100 blocks of 4×128", (2,), 100, (128,) * 4, 500),
+    "table": Case("table, 43-D, 10 blocks of 3×128", (43,), 10, (128,) * 3, 1000),
+    "image-128": Case("image 3×32×32, 4-4-4 of 128", (3, 32, 32), (4, 4, 4), 128, 16),
+    "image-512": Case("image 1×28×28, 2-2-2 of 512", (1, 28, 28), (2, 2, 2), 512, 16),
+    "mnist": Case("MNIST as in the paper, 16-16-16 of 512", (1, 28, 28), (16, 16, 16), 512, 64),
+    "cifar10": Case("CIFAR-10 as in the paper, 16-16-16 of 512", (3, 32, 32), (16, 16, 16), 512, 64),
+}
+
+
+def our_step(flow: Flow, x: Tensor, *, compiled: bool = False) -> Step:
+    """Lipschitz update, forward, backward, optimiser: what `contraflow.training.train` does."""
+    log_prob = torch.compile(flow.log_prob) if compiled else flow.log_prob
+    update_lipschitz(flow)
+    flow.train()
+    optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-4, fused=True)
+    generator = torch.Generator(x.device).manual_seed(0)
+
+    def step() -> Tensor:
+        with record_function(UPDATE):
+            update_lipschitz(flow)
+        loss = -log_prob(x, generator=generator).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    return step
+
+
+def peer_step(flow: nn.Module, x: Tensor) -> Step:
+    """The same with normflows, and the same fused optimiser."""
+    flow.train()
+    optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-4, fused=True)
+
+    def step() -> Tensor:
+        loss = -flow.log_prob(x).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with record_function(UPDATE):
+            nf.utils.update_lipschitz(flow, None if x.ndim == 4 else 5)
+        return loss
+
+    return step
+
+
+def bare_products(flow: Flow, x: Tensor) -> Step:
+    """Every product with a weight that one evaluation of all g needs: no bias, no activation, nothing else."""
+    work: list[tuple[LipschitzLayer, Tensor, Tensor]] = []
+    handles = [
+        block.register_forward_pre_hook(lambda block, given: work.extend(_products(block, given[0])))
+        for block in flow.modules()
+        if isinstance(block, ResidualBlock)
+    ]
+    with torch.no_grad():
+        flow(x)
+    for handle in handles:
+        handle.remove()
+
+    @torch.no_grad()
+    def products() -> None:
+        for layer, weight, inputs in work:
+            layer.apply_weight(weight, inputs)
+
+    return products
+
+
+def _products(block: ResidualBlock, x: Tensor) -> list[tuple[LipschitzLayer, Tensor, Tensor]]:
+    found = []
+    h = block.g.prepare(x)
+    for layer in block.g.layers:
+        weight = layer.normalised().detach()
+        found.append((layer, weight, h))
+        h = torch.randn_like(layer.apply_weight(weight, h))
+    return found
+
+
+def products_a_step(logdet: LogDetEstimator) -> float:
+    """Evaluations of g that a step is worth: forward 1, the series, dual pass 2, its backward 4 (design §7)."""
+    assert isinstance(logdet, RussianRoulette)
+    survival: Sequence[float] = [logdet.law.survival(k) for k in range(1, 200)]
+    return 7 + logdet.exact_terms + math.fsum(survival)

@@ -1,0 +1,307 @@
+"""Measure the inverse of residual blocks and write docs/inverse.md.
+
+    python -m experiments.benchmarks.inverse --runs runs
+
+Measures those of the runs checkerboard-0, digits-0, power-0 and mnist-0 that are in that folder. Their rows are kept in
+docs/inverse.json, so that those of runs that are not at hand stay as they were measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from contraflow.bijections import InverseSolution, ResidualBlock
+from contraflow.flow import Flow
+from contraflow.lipschitz import LipschitzMLP, update_lipschitz
+from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, Picard
+from contraflow.runs import load_run
+from experiments.benchmarks.timing import hardware
+
+#: Tolerances at which samples are drawn and gone back to; samples whose blocks are solved alone.
+DRAWN, TOLERANCE, ALONE = 1e-3, 1e-6, 1000
+#: Runs whose solvers are compared, and those of which only the last table tells, as a comparison would take hours.
+RUNS, SAMPLED = ("checkerboard-0", "digits-0", "power-0"), ("mnist-0",)
+#: Rows of the runs measured so far; the page lies beside it.
+KEPT = Path(__file__).parents[2] / "docs" / "inverse.json"
+HEADER = (
+    "| flow | dtype, batch | Picard: evaluations | calls | CPU s | Anderson: evaluations | calls | CPU s "
+    "| evaluations, ratio | of blocks and samples, worse | by | given up: Picard, Anderson | largest true residual |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+)
+SAMPLING_HEADER = (
+    "| flow | samples | evaluations | whole: bound holds | largest ‖x - x'‖∞ | smallest bound "
+    "| blocks: bound holds | largest error | largest bound |\n|---|---|---|---|---|---|---|---|---|\n"
+)
+TEXT = """# The inverse, measured
+
+Written by `python -m experiments.benchmarks.inverse --runs RUNS`; one thread, seed 0:
+
+{runs}
+- stressed blocks, on {hardware}
+
+*Evaluations* of g are per sample and block, the last, confirming one included; *calls* of g are per block for the whole
+batch, so the slowest sample counts; CPU s is the time of the process, one repetition. *Worse*: share of pairs of sample
+and block on which Anderson took more evaluations than Picard, and by how many at most. *Given up*: pairs that did not
+reach the tolerance, where rounding allows no shorter step. The true residual ‖z - x - g(x)‖₂/√D is computed again in
+float64, of the pairs that arrived, for Anderson. What the solvers are and what is guaranteed:
+[maths/fixed-point-inverse.md](maths/fixed-point-inverse.md).
+
+## Trained flows, tolerance 1e-6
+
+{trained}
+## Stressed blocks, tolerance 1e-5
+
+Layers at their bound, semi-orthogonal and aligned, so that a branch of two layers really contracts by L = 0.6 to 0.84;
+200 samples, 3·N(0, 1), float64.
+
+{stressed}
+## Samples and their bounds
+
+z ~ N(0, 1); x = f⁻¹(z) at the coarse tolerance {drawn:g}, as any x will do; then x' = f⁻¹(f(x)) by `flow.invert` in
+float64 at tolerance {tolerance:g}, before the preprocessing is undone. Of the first {alone:,} samples every block is
+solved once more where its solution is known: for z' = x' + g(x'), block by block. Rounding is allowed for by
+100 ε (1 + ‖x‖₂)/(1 - L), ε = 2.2e-16.
+
+{sampling}
+The bound of the whole multiplies 1/(1 - L) over the blocks: it holds, and with many blocks it says nothing. The bounds
+of the blocks are what to read.
+"""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One block and the z it is to invert, in float64."""
+
+    block: ResidualBlock
+    z: Tensor
+
+
+def main() -> None:
+    """Measure and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    parser.add_argument("--samples", type=int, default=10_000, help="samples of the last table")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+    for name in (*RUNS, *SAMPLED):
+        if (arguments.runs / name).is_dir():
+            flow = load_run(arguments.runs / name, dtype="float64").flow
+            kept[name] = {
+                "state": state(arguments.runs / name),
+                "hardware": hardware(),
+                "solvers": trained_rows(name, flow) if name in RUNS else "",
+                "samples": sampling_row(name, flow, arguments.samples),
+            }
+            KEPT.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    rows = [kept[name] for name in (*RUNS, *SAMPLED) if name in kept]
+    text = TEXT.format(
+        runs="\n".join(f"- {one['state']}, on {one['hardware']}" for one in rows),
+        trained=HEADER + "".join(one["solvers"] for one in rows),
+        stressed=HEADER + "".join(stressed_rows()),
+        sampling=SAMPLING_HEADER + "".join(one["samples"] for one in rows),
+        hardware=hardware(),
+        drawn=DRAWN,
+        tolerance=TOLERANCE,
+        alone=ALONE,
+    )
+    KEPT.with_suffix(".md").write_text(text)
+
+
+def state(folder: Path) -> str:
+    """Which checkpoint of a run was measured."""
+    newest = max(one.name for one in (folder / "checkpoints").iterdir())
+    return f"{folder.name} at step {int(newest)}" if newest.isdigit() else folder.name
+
+
+def problems(flow: Flow, n: int) -> list[Problem]:
+    """What the blocks of a flow are given while n samples are drawn."""
+    z = flow.base.sample(n, generator=Generator().manual_seed(0))
+    blocks = dict(flow.named_modules())
+    out = []
+    for one in flow.with_inverse(Anderson(1e-11)).invert(z).blocks:
+        block = blocks[one.name]
+        assert isinstance(block, ResidualBlock)
+        out.append(Problem(block, block.forward(one.found.value).detach()))
+    return out
+
+
+def trained_rows(name: str, flow: Flow) -> str:
+    """A flow in both precisions and batches of 1,000 and of 1."""
+    many, one = problems(flow, 1000), problems(flow, 1)
+    cases = itertools.product((torch.float64, torch.float32), (many, one))
+    return "".join(row(name, given, dtype, 1e-6) for dtype, given in cases)
+
+
+def stressed_rows() -> Iterator[str]:
+    """Dense branches that contract in every direction."""
+    for dimensions in (2, 6, 16):
+        for bound in (0.775, 0.917):
+            for kind in ("rotation", "plus", "minus"):
+                block = ResidualBlock(aligned(dimensions, bound, kind))
+                z = 3 * torch.randn(200, dimensions, dtype=torch.float64, generator=Generator().manual_seed(0))
+                name = f"{kind}, D = {dimensions}, L = {block.g.lipschitz_bound():.2f}"
+                yield row(name, [Problem(block, z)], torch.float64, 1e-5)
+
+
+def aligned(dimensions: int, bound: float, kind: str) -> LipschitzMLP:
+    """Two semi-orthogonal layers of norm `bound`, the second back from where the first goes, around an ELU."""
+    generator = Generator().manual_seed(0)
+    g = LipschitzMLP(dimensions, (4 * dimensions,), bound=bound, activation="elu", preactivation=False).double()
+    frame = torch.linalg.qr(torch.randn(4 * dimensions, dimensions, dtype=torch.float64, generator=generator))[0]
+    turn = torch.linalg.qr(torch.randn(dimensions, dimensions, dtype=torch.float64, generator=generator))[0]
+    ends = {"rotation": turn, "plus": torch.eye(dimensions), "minus": -torch.eye(dimensions)}
+    with torch.no_grad():
+        for layer, weight in zip(g.layers, (frame, ends[kind].to(frame) @ frame.T), strict=True):
+            layer.weight.copy_(5 * weight)
+            layer.bias.fill_(1.0)
+    update_lipschitz(g)
+    return g
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a solver needed for some problems, ``(problems, batch)`` where it is a tensor."""
+
+    iterations: Tensor
+    converged: Tensor
+    calls: float
+    seconds: float
+    worst: float
+
+
+@torch.no_grad()
+def measure(given: list[Problem], solver: FixedPointSolver, dtype: torch.dtype) -> Measurement:
+    """Solve every problem."""
+    found: list[FixedPoint] = []
+    calls, seconds, worst = 0, 0.0, 0.0
+    for one in given:
+        g, z = copy.deepcopy(one.block.g).to(dtype), one.z.to(dtype)
+        tensors, bound = g.tensors(), one.block.g.lipschitz_bound()
+        count = [0]
+
+        def function(
+            x: Tensor, rows: Tensor, g=g, z=z, tensors=tensors, count: list[int] = count
+        ) -> Tensor:  # bound now, not at the call
+            count[0] += 1
+            return z[rows] - g.value(tensors, x)
+
+        begin = time.process_time()
+        found.append(solver.solve(function, z, 2.0, bound))
+        seconds += time.process_time() - begin
+        calls += count[0]
+        x = found[-1].value.double()
+        exact = copy.deepcopy(g).double()
+        residual = (z.double() - x - exact.value(exact.tensors(), x)).flatten(1).norm(dim=1)
+        worst = max(worst, *(residual[found[-1].converged] / math.sqrt(x[0].numel())).tolist(), 0.0)
+    iterations = torch.stack([one.iterations for one in found])
+    converged = torch.stack([one.converged for one in found])
+    return Measurement(iterations, converged, calls / len(given), seconds, worst)
+
+
+def row(name: str, given: list[Problem], dtype: torch.dtype, tolerance: float) -> str:
+    """Picard and Anderson side by side."""
+    picard, anderson = (measure(given, kind(tolerance), dtype) for kind in (Picard, Anderson))
+    ours, theirs = anderson.iterations.double(), picard.iterations.double()
+    both = picard.converged & anderson.converged
+    extra = (ours - theirs)[both]
+    cells = [
+        name,
+        f"{str(dtype)[6:]}, {len(given[0].z)}",
+        f"{theirs.mean():.2f}",
+        f"{picard.calls:.1f}",
+        f"{picard.seconds:.2f}",
+        f"{ours.mean():.2f}",
+        f"{anderson.calls:.1f}",
+        f"{anderson.seconds:.2f}",
+        f"{ours.mean() / theirs.mean():.2f}",
+        f"{100 * (extra > 0).double().mean():.2f} %",
+        f"{max(0, int(extra.max()))}",
+        f"{int((~picard.converged).sum())}, {int((~anderson.converged).sum())}",
+        f"{anderson.worst:.1e}",
+    ]
+    return "| " + " | ".join(cells) + " |\n"
+
+
+@torch.no_grad()
+def sampling_row(name: str, flow: Flow, samples: int) -> str:
+    """One flow, a thousand samples at a time."""
+    body = Flow((flow.base.sample(1)[0].shape), flow.bijection)  # without the preprocessing
+    coarse = copy.deepcopy(body).float().with_inverse(Anderson(DRAWN))
+    exact = body.with_inverse(Anderson(TOLERANCE))
+    found = Bounds()
+    generator = Generator().manual_seed(0)
+    for begin in range(0, samples, 1000):
+        z = flow.base.sample(min(1000, samples - begin), generator=generator)
+        x = coarse.invert(z.float()).value.double()
+        back = exact.invert(exact.bijection(x))
+        found.whole(back, x)
+        if begin < ALONE:
+            found.blocks(exact, back, x)
+    return "| " + " | ".join([name, f"{samples:,}", *found.cells()]) + " |\n"
+
+
+@dataclass
+class Bounds:
+    """Bounds against errors: of whole inverses, and of blocks whose solution is known."""
+
+    samples: int = 0
+    samples_hold: int = 0
+    distance: float = 0.0
+    smallest: float = math.inf
+    evaluations: int = 0
+    solves: int = 0
+    pairs: int = 0
+    pairs_hold: int = 0
+    error: float = 0.0
+    bound: float = 0.0
+
+    def whole(self, back: InverseSolution, x: Tensor) -> None:
+        """x' = f⁻¹(f(x)) against its bound."""
+        distance = (back.value - x).flatten(1).abs().amax(dim=1)
+        self.samples += len(x)
+        self.samples_hold += int((distance <= back.error_bound).sum())
+        self.distance = max(self.distance, distance.max().item())
+        self.smallest = min(self.smallest, back.error_bound.min().item())
+        self.evaluations += int(back.evaluations.sum())
+        self.solves += len(x) * len(back.blocks)
+
+    def blocks(self, flow: Flow, back: InverseSolution, x: Tensor) -> None:
+        """Every block, given z' = x' + g(x') of the x' that it was solved for."""
+        modules = dict(flow.named_modules())
+        for one in back.blocks:
+            block = modules[one.name]
+            assert isinstance(block, ResidualBlock)
+            truth = one.found.value
+            solved = block.solve(block.forward(truth))
+            error = (solved.value - truth).flatten(1).norm(dim=1)
+            bound = block.inverse_error_bound(solved)
+            self.pairs += len(x)
+            self.pairs_hold += int((error <= bound + rounding(truth, one.lipschitz_bound)).sum())
+            self.error, self.bound = max(self.error, error.max().item()), max(self.bound, bound.max().item())
+
+    def cells(self) -> list[str]:
+        """Of a row."""
+        blocks = [f"{self.pairs_hold:,} of {self.pairs:,}", f"{self.error:.1e}", f"{self.bound:.1e}"]
+        whole = [f"{self.samples_hold:,} of {self.samples:,}", f"{self.distance:.1e}", f"{self.smallest:.1e}"]
+        return [f"{self.evaluations / self.solves:.2f}", *whole, *blocks]
+
+
+def rounding(x: Tensor, growth: float) -> Tensor:
+    """What rounding may add to an error."""
+    return 100 * torch.finfo(x.dtype).eps * (1 + x.flatten(1).norm(dim=1)) * growth
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What a report is about: a run read back, its data, and what several sections draw from, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from contraflow.data import Dataset
+from contraflow.data.formats.tables import Note, untold
+from contraflow.errors import ConfigurationError
+from contraflow.evaluation import (
+    ClassificationReport,
+    LikelihoodReport,
+    Reconstruction,
+    Scores,
+    reconstruct,
+    report_classes,
+    report_scores,
+    score,
+)
+from contraflow.flow import Flow
+from contraflow.lipschitz import Certificate
+from contraflow.preprocessing import ImagePreprocessing
+from contraflow.runs import Run
+from contraflow.runs.build import make_generator
+from contraflow.runs.run import draw_samples
+
+#: Told the name of a piece of work, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """How much a report computes.
+
+    Args:
+        rows: of a split that are scored, at most; 200 images or 10,000 others when not given.
+        samples: to draw; as many as the recipe says when not given.
+        other: a named data set, or a path, whose scores are set beside those of the run's own.
+        root: folder of the named data sets.
+        seed: of everything random.
+    """
+
+    rows: int | None = None
+    samples: int | None = None
+    other: str | None = None
+    root: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.rows is not None and self.rows < 2) or (self.samples is not None and self.samples < 1):
+            raise ConfigurationError(f"rows={self.rows}, samples={self.samples}: at least two rows, and one sample.")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rows with their scores."""
+
+    scores: Scores
+    report: LikelihoodReport
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, its data, and the settings of its report."""
+
+    trained: Run
+    data: Dataset
+    settings: ReportSettings = field(default_factory=ReportSettings)
+    progress: Progress = lambda name, done, total: None
+    note: Note = untold
+
+    @property
+    def flow(self) -> Flow:
+        """With the weights for evaluation, under the estimator that the recipe is scored with."""
+        return self.trained.flow.with_logdet(self.trained.recipe.evaluation.estimator)
+
+    @property
+    def images(self) -> ImagePreprocessing | None:
+        """The preprocessing of a flow on images; ``None`` for other data."""
+        found = self.trained.flow.preprocessing
+        return found if isinstance(found, ImagePreprocessing) else None
+
+    @property
+    def rows(self) -> int:
+        """How many rows of a split are scored, at most."""
+        return self.settings.rows or (10_000 if self.images is None else 200)
+
+    @property
+    def test(self) -> Tensor:
+        """The test rows that are scored."""
+        limit = self.trained.recipe.evaluation.limit
+        return self.data.test[: min(self.rows, limit or self.rows)]
+
+    @property
+    def test_labels(self) -> Tensor | None:
+        """Of those rows, where the data have any."""
+        labels = self.data.test_labels
+        return None if labels is None else labels[: len(self.test)]
+
+    def generator(self) -> Generator:
+        """A fresh source of randomness: what a section shows does not depend on those before it."""
+        return make_generator(self.trained.flow.device, self.settings.seed)
+
+    def score(self, name: str, rows: Tensor, draws: int = 1) -> Scored:
+        """Scores of some rows, exactly as `contraflow evaluate` has them."""
+        recipe = self.trained.recipe.evaluation
+        estimator = recipe.estimator
+        scores = score(
+            self.trained.flow,
+            rows,
+            estimator=estimator,
+            draws=draws,
+            batch_size=recipe.batch_size,
+            generator=self.generator(),
+            progress=lambda done, total: self.progress(f"score of {name}", done, total),
+        )
+        return Scored(scores, report_scores(self.trained.flow, scores, estimator))
+
+    @cached_property
+    def test_score(self) -> Scored:
+        """Of the test rows, with the recipe's draws."""
+        return self.score("test", self.test, self.trained.recipe.evaluation.draws)
+
+    @cached_property
+    def classification(self) -> ClassificationReport | None:
+        """Of the same rows and draws; ``None`` without a classifier or without labels."""
+        return report_classes(self.trained.flow, self.test_score.scores, self.test_labels)
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """What is proved about invertibility."""
+        return self.trained.flow.certify()
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        """Of the first test rows; a few are enough for a largest error, and the inverse is dear."""
+        return reconstruct(self.trained.flow, self.test[:200], generator=self.generator())
+
+    @cached_property
+    def samples(self) -> Tensor:
+        """At temperature 1."""
+        return self.draw(self.settings.samples or self.trained.recipe.evaluation.samples)
+
+    def draw(self, n: int, temperature: float = 1.0) -> Tensor:
+        """n samples; the same latent noise for every temperature."""
+        batch_size = self.trained.recipe.evaluation.batch_size
+        return draw_samples(self.trained.flow, n, batch_size, self.generator(), None, temperature)
+
+    @cached_property
+    def latents(self) -> Tensor:
+        """f(x) of the first test rows, on the flow's device."""
+        rows = self.test[:200].to(self.trained.flow.device)
+        with torch.no_grad():
+            return self.trained.flow(rows, generator=self.generator())
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of the training log up to the step of the weights; empty where there is no log."""
+        return self.trained.log

@@ -1,0 +1,269 @@
+"""Name → recipe. A variant calls its parent and edits it; every one is built in a test."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from contraflow.architectures import ARCHITECTURES
+from contraflow.errors import unknown_name
+from contraflow.logdet import TRAINING, Exact
+from contraflow.runs.recipe import ArchitectureSettings, Recipe
+from contraflow.training import Hybrid
+
+
+def digits() -> Recipe:
+    """8×8 scans of digits (17 levels), a small convolutional Residual Flow: five to twelve minutes on two CPU cores."""
+    recipe = Recipe(recipe="digits")
+    training = recipe.training
+    training.steps, training.warmup_steps, training.schedule = 1500, 100, "cosine"
+    training.learning_rate, training.validate_every = 2e-2, 200
+    recipe.evaluation.draws = 4
+    return recipe
+
+
+def digits_hybrid() -> Recipe:
+    """Digits, p(x) and p(y|x) of one small network, λ = 1/D; objective.likelihood_weight sets another λ."""
+    recipe = digits()
+    recipe.recipe = "digits_hybrid"
+    recipe.architecture.name, recipe.objective = "hybrid", Hybrid()
+    recipe.training.learning_rate = 1e-2
+    return recipe
+
+
+def mnist() -> Recipe:
+    """MNIST with a sized-down flow for CPUs; the paper's full setting is `mnist_paper`."""
+    recipe = mnist_paper()
+    recipe.recipe = "mnist"
+    recipe.architecture.name = "residual_flow_images"
+    training = recipe.training
+    training.steps, training.warmup_steps, training.schedule = 2500, 200, "cosine"
+    training.learning_rate, training.validate_every = 1e-2, 1000
+    return recipe
+
+
+def mnist_paper() -> Recipe:
+    """MNIST as in the paper: 16-16-16 blocks of 512, 16.6 million parameters; for a GPU."""
+    recipe = Recipe(recipe="mnist_paper")
+    recipe.data.name = "mnist"
+    recipe.architecture.name = "residual_flow_mnist"
+    recipe.preprocessing.alpha = 1e-6
+    recipe.training.steps = 300_000
+    return recipe
+
+
+def mnist_hybrid() -> Recipe:
+    """MNIST, p(x) and p(y|x) of one network sized down for CPUs; the full setting is `mnist_hybrid_paper`."""
+    recipe = mnist()
+    recipe.recipe = "mnist_hybrid"
+    recipe.architecture.name, recipe.objective = "hybrid", Hybrid()
+    return recipe
+
+
+def mnist_hybrid_paper() -> Recipe:
+    """MNIST, p(x) and p(y|x) with the paper's blocks, 16-16-16 of 512, and branches of 256 features; for a GPU."""
+    recipe = mnist_paper()
+    recipe.recipe = "mnist_hybrid_paper"
+    recipe.architecture.name, recipe.objective = "hybrid_mnist", Hybrid()
+    return recipe
+
+
+def cifar10() -> Recipe:
+    """CIFAR-10 with a sized-down flow for CPUs; the paper's full setting is `cifar10_paper`."""
+    recipe = cifar10_paper()
+    recipe.recipe = "cifar10"
+    recipe.architecture.name = "residual_flow_images"
+    training = recipe.training
+    training.steps, training.warmup_steps, training.schedule = 2500, 200, "cosine"
+    training.learning_rate, training.validate_every = 1e-2, 1000
+    recipe.evaluation.limit = 1000
+    return recipe
+
+
+def cifar10_paper() -> Recipe:
+    """CIFAR-10 as in the paper: 16-16-16 blocks of 512, 25.2 million parameters; for a GPU."""
+    recipe = Recipe(recipe="cifar10_paper")
+    recipe.data.name = "cifar10"
+    recipe.architecture.name = "residual_flow_cifar10"
+    recipe.preprocessing.flip = True
+    recipe.training.steps = 300_000
+    return recipe
+
+
+def cifar10_hybrid() -> Recipe:
+    """CIFAR-10, p(x) and p(y|x) of one network sized down for CPUs; the full setting is `cifar10_hybrid_paper`."""
+    recipe = _standardised_crops(cifar10())
+    recipe.recipe = "cifar10_hybrid"
+    recipe.architecture.name, recipe.objective = "hybrid", Hybrid()
+    return recipe
+
+
+def cifar10_hybrid_paper() -> Recipe:
+    """CIFAR-10, p(x) and p(y|x) with the paper's blocks, 16-16-16 of 512, and branches of 256 features; for a GPU."""
+    recipe = _standardised_crops(cifar10_paper())
+    recipe.recipe = "cifar10_hybrid_paper"
+    recipe.architecture.name, recipe.objective = "hybrid_cifar10", Hybrid()
+    return recipe
+
+
+def _standardised_crops(recipe: Recipe) -> Recipe:
+    """Standardised channels instead of logits, random flips, and crops after reflection padding by four pixels."""
+    preprocessing = recipe.preprocessing
+    preprocessing.standardise, preprocessing.flip, preprocessing.crop_padding = True, True, 4
+    return recipe
+
+
+def svhn_paper() -> Recipe:
+    """SVHN as in the paper: 16-16-16 blocks of 512; for a GPU."""
+    recipe = Recipe(recipe="svhn_paper")
+    recipe.data.name = "svhn"
+    recipe.architecture.name = "residual_flow_svhn"
+    recipe.training.steps = 300_000
+    return recipe
+
+
+def imagenet32_paper() -> Recipe:
+    """ImageNet 32×32 as in the paper: 32-32-32 blocks of 512, 43.8 million parameters; for a GPU."""
+    recipe = Recipe(recipe="imagenet32_paper")
+    recipe.data.name = "imagenet32"
+    recipe.architecture.name = "residual_flow_imagenet32"
+    recipe.training.steps = 300_000
+    return recipe
+
+
+def imagenet64_paper() -> Recipe:
+    """ImageNet 64×64 as in the paper: 32-32-32 blocks of 512, factored out; for a GPU."""
+    recipe = imagenet32_paper()
+    recipe.recipe = "imagenet64_paper"
+    recipe.data.name = "imagenet64"
+    recipe.architecture.name = "residual_flow_imagenet64"
+    recipe.evaluation.batch_size = 50
+    return recipe
+
+
+def celebahq256_paper() -> Recipe:
+    """CelebA-HQ 256×256, 5 bits, as in the paper; for a GPU. The authors sum the gradients of 5 batches of 8 images."""
+    recipe = Recipe(recipe="celebahq256_paper")
+    recipe.data.name = "celebahq256"
+    recipe.preprocessing.bits, recipe.preprocessing.flip = 5, True
+    recipe.architecture.name = "residual_flow_celebahq256"
+    recipe.estimator = replace(TRAINING, exact_terms=8)
+    recipe.training.steps, recipe.training.batch_size = 300_000, 40
+    recipe.evaluation.batch_size = 8
+    return recipe
+
+
+def images() -> Recipe:
+    """Your own images: data.name=FOLDER (with data.size=32, say) or an .npy/.npz array of integer levels."""
+    recipe = cifar10()
+    recipe.recipe = "images"
+    recipe.data.name = "images.npz"
+    return recipe
+
+
+def table() -> Recipe:
+    """Your own table: data.name=FILE.csv, .parquet, .npy or .npz; columns are standardised."""
+    recipe = Recipe(recipe="table")
+    recipe.data.name = "table.csv"
+    recipe.preprocessing.kind = "standardise"
+    recipe.architecture.name = "residual_flow_table"
+    training = recipe.training
+    training.steps, training.warmup_steps, training.schedule = 5000, 200, "cosine"
+    training.learning_rate = 5e-3
+    training.batch_size, training.validate_every, training.weight_decay = 500, 500, 1e-5
+    recipe.evaluation.batch_size = 2000
+    recipe.evaluation.samples = 5000
+    return recipe
+
+
+def power() -> Recipe:
+    """UCI household power, six columns, the standard splits, scored with exact log-determinants."""
+    recipe = table()
+    recipe.recipe = "power"
+    recipe.data.name = "power"
+    recipe.preprocessing.kind = "none"
+    recipe.evaluation.estimator = Exact()
+    recipe.architecture.options = {"blocks": 16, "hidden": [64, 64]}
+    training = recipe.training
+    training.steps, training.batch_size, training.learning_rate = 10_000, 1000, 2e-2
+    training.validate_every, training.validation_size = 1000, 5000
+    return recipe
+
+
+def toy(name: str) -> Recipe:
+    """2-D density, exact log-determinants, 16 blocks; `toy_paper` has the authors' 100."""
+    recipe = table()
+    recipe.recipe, recipe.data.name = name, name
+    recipe.preprocessing.kind = "none"
+    recipe.architecture.options = {"blocks": 16}
+    recipe.estimator = recipe.evaluation.estimator = Exact()
+    recipe.training.learning_rate = 1e-2
+    return recipe
+
+
+def checkerboard_norms() -> Recipe:
+    """Checkerboard under learned norm orders, proved at every step: the paper's Appendix D, sized down for CPUs."""
+    recipe = toy("checkerboard")
+    recipe.recipe = "checkerboard_norms"
+    recipe.architecture.options = {"blocks": 8, "hidden": [64, 64, 64]}
+    recipe.architecture.norms.kind = "learned"
+    recipe.training.certified = True
+    recipe.training.steps = 1500
+    return recipe
+
+
+def toy_paper(name: str = "checkerboard") -> Recipe:
+    """A 2-D density as in the authors' script: 100 blocks of four 128s, c = 0.9, 50,000 steps."""
+    recipe = toy(name)
+    recipe.recipe = "toy_paper"
+    recipe.architecture.name, recipe.architecture.options = "residual_flow_2d", {}
+    training = recipe.training
+    training.steps, training.learning_rate, training.schedule, training.warmup_steps = 50_000, 1e-3, "constant", 0
+    return recipe
+
+
+def with_architecture(recipe: Recipe, name: str) -> Recipe:
+    """The recipe for another architecture, at that one's own settings: its defaults and its learning rate.
+
+    Raises:
+        ConfigurationError: unknown name.
+
+    >>> with_architecture(table(), "residual_flow_2d").architecture.name
+    'residual_flow_2d'
+    """
+    if name not in ARCHITECTURES:
+        raise unknown_name("architecture", name, ARCHITECTURES)
+    changed = copy.deepcopy(recipe)
+    if name != recipe.architecture.name:
+        changed.architecture = ArchitectureSettings(name)
+        changed.training.learning_rate = ARCHITECTURES[name].learning_rate or recipe.training.learning_rate
+    return changed
+
+
+_TOYS = ("checkerboard", "eight_gaussians", "two_spirals", "rings", "circles", "moons", "pinwheel", "swiss_roll")
+
+#: Name → function without arguments that returns a fresh recipe.
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits": digits,
+    "digits_hybrid": digits_hybrid,
+    "mnist": mnist,
+    "mnist_paper": mnist_paper,
+    "mnist_hybrid": mnist_hybrid,
+    "mnist_hybrid_paper": mnist_hybrid_paper,
+    "cifar10": cifar10,
+    "cifar10_paper": cifar10_paper,
+    "cifar10_hybrid": cifar10_hybrid,
+    "cifar10_hybrid_paper": cifar10_hybrid_paper,
+    "svhn_paper": svhn_paper,
+    "imagenet32_paper": imagenet32_paper,
+    "imagenet64_paper": imagenet64_paper,
+    "celebahq256_paper": celebahq256_paper,
+    "images": images,
+    "table": table,
+    "power": power,
+    **{name: partial(toy, name) for name in _TOYS},
+    "checkerboard_norms": checkerboard_norms,
+    "toy_paper": toy_paper,
+}

@@ -1,0 +1,401 @@
+"""A whole experiment: data, training with checkpoints and a log, the test score, a picture of samples.
+
+RUN/ holds checkpoints/, log.jsonl (a line every few steps), evaluation.json and samples.png; where norm orders are
+learned, norm-orders.png too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from contraflow.architectures import HybridFlow
+from contraflow.data import Dataset
+from contraflow.preprocessing import ImagePreprocessing
+from contraflow.errors import ConfigurationError, DataError, OutputError
+from contraflow.evaluation import (
+    ClassificationReport,
+    LikelihoodReport,
+    norm_orders_picture,
+    report_classes,
+    report_scores,
+    score,
+)
+from contraflow.evaluation.pictures import density_picture, image_grid, save_png, scatter_picture
+from contraflow.flow import Flow
+from contraflow.lipschitz import largest_estimate, norm_orders
+from contraflow.logdet import Exact
+from contraflow.runs.build import (
+    build_flow,
+    check_columns,
+    describe,
+    load_data,
+    load_data_for,
+    make_preprocessing,
+    recorded_fingerprint,
+    training_rows,
+)
+from contraflow.runs.log import TrainingLog
+from contraflow.runs.own_data import check_unchanged
+from contraflow.runs.recipe import Recipe
+from contraflow.files import replacing, write_json
+from contraflow.training import Checkpoint, TrainingState, load_checkpoint, save_checkpoint, train
+from contraflow.training.average import with_weights
+from contraflow.training.loop import StepRecord
+
+
+class Watcher(Protocol):
+    """Who looks on: the command's progress bar, or nobody."""
+
+    def step(self, record: dict[str, Any], steps: int) -> None:
+        """After every step."""
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """While scoring or sampling."""
+
+    def note(self, text: str) -> None:
+        """One line worth reading."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def step(self, record: dict[str, Any], steps: int) -> None:
+        """Ignored."""
+
+    def phase(self, name: str, done: int, total: int) -> None:
+        """Ignored."""
+
+    def note(self, text: str) -> None:
+        """Ignored."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run gives."""
+
+    report: LikelihoodReport
+    picture: Path
+    flow: Flow
+    classification: ClassificationReport | None = None
+
+
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    watcher: Watcher | None = None,
+    tensorboard: bool = False,
+) -> Outcome:
+    """Train, evaluate and sample.
+
+    Args:
+        recipe: the experiment.
+        out: folder to write; must not exist, unless `resume` or `force`.
+        resume: go on from the newest checkpoint in `out`.
+        force: delete `out` first.
+        watcher: told about progress.
+        tensorboard: also write TensorBoard events to out/tensorboard.
+
+    Raises:
+        DataError: on `resume`, the data are no longer what the run was trained on.
+        KeyboardInterrupt: after a checkpoint was written.
+        TrainingError: the loss is not finite; the last good checkpoint is kept.
+    """
+    watcher = watcher or Silent()
+    if tensorboard:
+        _summary_writer()
+    checkpoint = load_checkpoint(out) if resume else None
+    data = (
+        load_data(recipe.data, recipe.seed) if checkpoint is None else _data_to_go_on(recipe, checkpoint)
+    ).require_train()
+    if checkpoint is not None:
+        check_unchanged(recorded_fingerprint(checkpoint), data, out, _REMEDY, watcher.note)
+    run = _Run(recipe, out, data, watcher)
+    if checkpoint is not None:
+        run.resume(checkpoint)
+    else:
+        run.begin(force)
+    try:
+        run.train(tensorboard)
+        return run.finish()
+    except KeyboardInterrupt:
+        watcher.note(f"stopped at step {run.saved}; go on with: contraflow train --resume {out}")
+        raise
+
+
+def best_validation(recipe: Recipe, out: Path) -> float:
+    """Train in a fresh folder without a look at the test rows.
+
+    Returns:
+        The objective on validation rows, in nats a row, of the averaged weights that were best; -inf without such rows.
+
+    Raises:
+        KeyboardInterrupt: after a checkpoint was written.
+        TrainingError: the loss is not finite.
+    """
+    run = _Run(recipe, out, load_data(recipe.data, recipe.seed).require_train(), Silent())
+    run.begin(force=False)
+    run.train(tensorboard=False)
+    return run.state.best_score
+
+
+def _data_to_go_on(recipe: Recipe, checkpoint: Checkpoint) -> Dataset:
+    """The data by the columns they began with: those of the file may stand in another order by now."""
+    return load_data_for(recipe.data.columns or checkpoint.config.get("columns"), recipe.data, recipe.seed)
+
+
+#: Of data that are not those of the run to go on with.
+_REMEDY = "Restore it, and data and seed of the run, to go on; or train a new run on it with --out."
+
+
+class _Interruption:
+    """Notes Ctrl-C, so that the step in hand is finished before it is heeded; a second one interrupts at once."""
+
+    noted = False
+
+    def __enter__(self) -> _Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self.previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.previous)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.noted:
+            raise KeyboardInterrupt
+        self.noted = True
+
+
+class _Run:
+    def __init__(self, recipe: Recipe, out: Path, data: Dataset, watcher: Watcher) -> None:
+        self.recipe, self.out, self.data, self.watcher = recipe, out, data, watcher
+        self.preprocessing = make_preprocessing(recipe, data)
+        self.flow = build_flow(recipe, data.event_shape, self.preprocessing)
+        self.rows, self.labels = training_rows(recipe, data)
+        recipe.objective.check(self.flow, self.labels)  # before anything is written
+        self.config = describe(recipe, data, self.preprocessing)
+        self.evaluation_estimator = recipe.evaluation.estimator
+        self.state = TrainingState.begin(self.flow, recipe.training, recipe.seed)
+        self.log = TrainingLog(out)
+        self.saved = 0
+
+    def begin(self, force: bool) -> None:
+        """A fresh folder with a checkpoint of step 0. An empty folder is fresh: a kill may have left it."""
+        for line in check_columns(self.recipe, self.data, self.preprocessing):
+            self.watcher.note(line)
+        if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
+            if not force:
+                raise OutputError(
+                    f"{self.out} exists. Choose another --out, go on with --resume {self.out}, "
+                    "or delete it with --force."
+                )
+            if not (self.out / "checkpoints").is_dir():
+                raise OutputError(f"{self.out} is not a run of ours; --force deletes nothing else. Remove it by hand.")
+            shutil.rmtree(self.out)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.out}: cannot be written: {error.strerror}.") from error
+        self.save()
+        self.log.drop_after(0)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take over the newest checkpoint and drop the log's lines after it.
+
+        Raises:
+            DataError: there are not the training rows that it is in the middle of.
+        """
+        checkpoint.restore(self.state)
+        drawn, rows = len(self.state.order), len(self.rows)
+        # more rows under a known fingerprint come of a larger data.limit, and are drawn from the next epoch on
+        if drawn > rows or (0 < drawn < rows and recorded_fingerprint(checkpoint) is None):
+            raise DataError(
+                f"{self.data.name}: {rows:,} training rows (data.limit={self.recipe.data.limit}), where {self.out} was "
+                f"trained on {drawn:,}. {_REMEDY}"
+            )
+        self.log.drop_after(self.state.step)
+        self.saved = self.state.step
+        self.watcher.note(f"resumed {self.out} at step {self.state.step}")
+
+    def save(self) -> None:
+        """A checkpoint of now."""
+        save_checkpoint(self.out, self.state, self.config)
+        self.saved = self.state.step
+
+    def train(self, tensorboard: bool) -> None:
+        """All remaining steps, with log, validation and checkpoints."""
+        settings = self.recipe.training
+        preprocessing = self.flow.preprocessing
+        augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
+        board = _summary_writer()(str(self.out / "tensorboard")) if tensorboard else None
+        records = train(self.state, self.rows, settings, self.recipe.objective, augment, self.labels)
+        with _Interruption() as interruption, board or contextlib.nullcontext():
+            for record in records:
+                validated = self._validate(record.step)
+                last = record.step == settings.steps
+                if record.step % settings.log_every == 0 or last or validated is not None:
+                    line = self._describe(record, validated)
+                    self.log.append(line)
+                    self.watcher.step(line, settings.steps)
+                    if board is not None:
+                        _write_board(board, line)
+                if record.step % settings.checkpoint_every == 0 or last or interruption.noted:
+                    self.save()
+                if interruption.noted:
+                    raise KeyboardInterrupt
+
+    def _validate(self, step: int) -> dict[str, float] | None:
+        """The terms of the objective on validation rows under the averaged weights; the best weights are kept."""
+        settings = self.recipe.training
+        due = settings.validate_every and (step % settings.validate_every == 0 or step == settings.steps)
+        if not due or not len(self.data.validation):
+            return None
+        weights = self.state.average.weights
+        objective, labels = self.recipe.objective, self.data.validation_labels
+        flow = with_weights(self.flow, weights)
+        rows = self.data.validation[: settings.validation_size]
+        terms = objective.validate(
+            flow,
+            rows,
+            None if labels is None else labels[: len(rows)],
+            estimator=self.evaluation_estimator,
+            batch_size=self.recipe.evaluation.batch_size,
+            # its own: validation changes nothing about training
+            generator=Generator(flow.device).manual_seed(self.recipe.seed + 1),
+        )
+        value = objective.value(flow, terms)
+        if value > self.state.best_score:
+            self.state.best_score = value
+            self.state.best = {name: one.clone() for name, one in weights.items()}
+        return terms
+
+    def _describe(self, record: StepRecord, validated: dict[str, float] | None) -> dict[str, Any]:
+        line: dict[str, Any] = {"step": record.step, "epoch": self.state.epoch, "loss": record.loss}
+        line |= _in_units(self.flow, record.terms)
+        line |= {f"validation {key}": value for key, value in _in_units(self.flow, validated or {}).items()}
+        if record.evaluations:
+            line["evaluations"] = record.evaluations
+        line |= {
+            "gradient_norm": record.gradient_norm,
+            "lipschitz": largest_estimate(self.flow),
+            "learning_rate": record.learning_rate,
+            "seconds": record.seconds,
+            "time": time.time(),
+        }
+        return line
+
+    def finish(self) -> Outcome:
+        """Test score and picture under the weights for evaluation."""
+        settings = self.recipe.evaluation
+        flow = with_weights(self.flow, self.state.evaluation_weights())
+        generator = Generator(flow.device).manual_seed(self.recipe.seed)
+        test = self.data.test[: settings.limit]
+        scores = score(
+            flow,
+            test,
+            estimator=self.evaluation_estimator,
+            draws=settings.draws,
+            batch_size=settings.batch_size,
+            generator=generator,
+            progress=lambda done, total: self.watcher.phase("test score", done, total),
+        )
+        report = report_scores(flow, scores, self.evaluation_estimator)
+        labels = self.data.test_labels
+        classification = report_classes(flow, scores, None if labels is None else labels[: len(test)])
+        values = report.as_dict()
+        if classification is not None:
+            values["classification"] = classification.as_dict()
+        write_json(self.out / "evaluation.json", values)
+        samples = draw_samples(flow, settings.samples, settings.batch_size, generator, self.watcher)
+        picture = self.out / "samples.png"
+        with replacing(picture) as temporary:
+            draw_picture(flow, samples, self.data, temporary)
+        if self.recipe.architecture.norms.kind.startswith("learned"):
+            with replacing(self.out / "norm-orders.png") as temporary:
+                norm_orders_picture(norm_orders(flow), temporary)
+        return Outcome(report, picture, flow, classification)
+
+
+def draw_samples(
+    flow: Flow,
+    n: int,
+    batch_size: int,
+    generator: Generator,
+    watcher: Watcher | None = None,
+    temperature: float = 1.0,
+    label: int | None = None,
+) -> Tensor:
+    """n samples, a batch at a time; of one class where there is a label.
+
+    Raises:
+        ConfigurationError: a number that cannot be, or a label for a flow without a classifier.
+        DomainError: the label is no class of the flow, or one that it hardly ever draws.
+    """
+    if n < 1 or batch_size < 1 or temperature < 0:
+        raise ConfigurationError(
+            f"n={n}, batch_size={batch_size}, temperature={temperature}: at least one sample, one sample at once, and "
+            "no negative temperature."
+        )
+    if label is not None and not isinstance(flow, HybridFlow):
+        raise ConfigurationError(
+            f"label={label}: this flow has no classifier; train one with architecture.name=hybrid."
+        )
+    parts = []
+    for done in range(0, n, batch_size):
+        count = min(batch_size, n - done)
+        wanted = None if label is None else torch.full((count,), label, device=flow.device)
+        parts.append(flow.sample(count, wanted, temperature=temperature, generator=generator).cpu())
+        if watcher is not None:
+            watcher.phase("samples", min(done + batch_size, n), n)
+    return torch.cat(parts)
+
+
+def draw_picture(flow: Flow, samples: Tensor, data: Dataset, path: Path) -> None:
+    """A grid of images, a 2-D density, or histograms of columns, as fits the data."""
+    if isinstance(flow.preprocessing, ImagePreprocessing):
+        scale = max(1, 32 // flow.event_shape[1])
+        save_png(image_grid(samples, flow.preprocessing.reduced_levels), path, scale=scale)
+    elif flow.event_shape == (2,):
+        density_picture(flow.with_logdet(Exact()), data.test, samples, path)
+    else:
+        scatter_picture(data.test, samples, path, data.columns)
+
+
+def _in_units(flow: Flow, terms: Mapping[str, float]) -> dict[str, float]:
+    """The terms for people: log p(x) as bits per dimension of images, as nats of others."""
+    found = dict(terms)
+    if (log_prob := found.pop("log_prob", None)) is None:
+        return found
+    if len(flow.event_shape) == 3:
+        return {"bits_per_dim": -log_prob / (flow.dimensions * math.log(2)), **found}
+    return {"nats": log_prob, **found}
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigurationError("--tensorboard needs the extra: pip install 'contraflow[tensorboard]'.") from None
+    return SummaryWriter
+
+
+def _write_board(board: Any, line: dict[str, Any]) -> None:
+    for key, value in line.items():
+        if key not in ("step", "time", "epoch"):
+            board.add_scalar(key, value, line["step"])

@@ -1,0 +1,56 @@
+"""`pip install contraflow` alone: torch and numpy, and a command that says which words install the rest."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contraflow.cli import main
+from contraflow.cli.laboratory import MODULES, refusal
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = "pip install 'contraflow[lab]'"
+
+
+def test_the_command_says_what_installs_it() -> None:
+    # A None in sys.modules makes an import fail.
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({MODULES}); sys.argv = ['contraflow', 'recipes']; "
+        "from contraflow.cli import main; sys.exit(main())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, ""), result.stderr
+    assert result.stderr.count("\n") == 1
+    assert WORDS in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "digits"], ["score", "run", "rows.csv"]])
+def test_one_missing_module_is_enough(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refusal() is None
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"contraflow: error: the command needs the extra `lab` (jsonargparse missing): {WORDS}.\n"
+
+
+def test_the_example_of_the_readme_needs_the_library_alone() -> None:
+    example = re.search(r"```python\n(import torch.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert example is not None
+    code = f"import sys; sys.modules |= dict.fromkeys({MODULES})\n{example[1]}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
