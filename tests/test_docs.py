@@ -26,7 +26,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROO
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 MATHS = sorted((ROOT / "docs" / "maths").glob("*.md"))
 #: Never installed, but named by pages.
-EXPERIMENTS = [ROOT / "benchmarks", ROOT / "experiments"]
+EXPERIMENTS = [ROOT / "experiments"]
 
 #: A fence ```python no-run is not run: it needs data or time that a reader may not have. Their number is known.
 NOT_RUN = 0
@@ -36,16 +36,6 @@ OF_USERS = re.compile(r"~/|runs/|celeba-tfr/|image-net\.org/|\.venv/|RUN/|OUT/|[
 
 #: A release of other people's.
 OF_OTHERS = {"Imagenet32_train_npz"}
-
-#: Names in use after the packages have moved (issue 17, section 2). To be emptied when they have; a test fails if not.
-AHEAD = {
-    "contraflow compare",
-    "experiments/",
-    "experiments.paper",
-    "src/contraflow/data/sets/",
-    "src/contraflow/report/sections.py",
-    "src/contraflow/runs/",
-}
 
 
 def name(page: Path) -> str:
@@ -62,10 +52,6 @@ def without_fences(text: str) -> str:
 
 def back_ticked(text: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", without_fences(text))
-
-
-def ahead(said: str) -> bool:
-    return any(said.startswith(one) for one in AHEAD)
 
 
 # --- examples
@@ -225,7 +211,7 @@ def missing_commands(text: str) -> list[str]:
             found = (ROOT / match[1]).is_file()
         else:
             continue
-        if not found and not ahead(match[0]) and not ahead(match[1]):
+        if not found:
             missing.append(match[0])
     return missing
 
@@ -258,7 +244,7 @@ def missing_paths(page: Path, text: str) -> list[str]:
     alone, those that no file of the tests has."""
     folders = [ROOT, page.parent, SOURCE, ROOT / "docs", *sorted({file.parent for file in TESTS})]
     said = [one for one in back_ticked(text) if is_path(one) and not OF_USERS.search(one) and one not in _FRACTIONS]
-    return [one for one in said if not any((folder / one).exists() for folder in folders) and not ahead(one)]
+    return [one for one in said if not any((folder / one).exists() for folder in folders)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -296,13 +282,6 @@ def test_nothing_points_outside_the_repository():
     )
     found = [name(file) for file in files if file != Path(__file__).resolve() and outside.search(read(file))]
     assert found == []
-
-
-def test_what_was_ahead_is_listed_no_longer():
-    """Names of AHEAD that exist by now are to be taken from the list."""
-    here = [one for one in AHEAD if "/" in one and (ROOT / one).exists()]
-    here += [one for one in AHEAD if one.startswith("contraflow ") and one.split()[1] in COMMANDS]
-    assert here == []
 
 
 def test_the_citation_is_of_the_paper():

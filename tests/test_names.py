@@ -45,7 +45,7 @@ def test_no_two_names_differ_by_an_ending(part: str) -> None:
 @pytest.mark.parametrize(
     ("names", "pairs"),
     [
-        (["Inverse", "InverseSolution", "InversionError"], [("Inverse", "InverseSolution")]),
+        (["Inverse", "Inversion", "InversionError"], [("Inverse", "Inversion")]),
         (["invert", "inverts"], [("invert", "inverts")]),
         (["Recipe", "RECIPES", "score", "Scores"], []),
         (["Chain", "Flow", "residual_flow", "residual_flow_images"], []),

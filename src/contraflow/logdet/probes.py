@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+__all__ = ["Gaussian", "PairedRademacher", "Probe", "Rademacher"]
+
 
 @dataclass(frozen=True)
 class Probe(ABC):
