@@ -29,7 +29,7 @@ from contraflow.lipschitz import (
     LipschitzLinear,
     LipschitzMLP,
     LipschitzNetwork,
-    soft_normalisation,
+    operator_norms,
 )
 from contraflow.lipschitz.activations import Activation, LipSwish
 from contraflow.lipschitz.bounds.gram import convolution_gram, dense_gram
@@ -340,13 +340,13 @@ def test_an_adversary_comes_near_the_bound_of_aligned_layers_but_not_over(make):
 def test_layers_of_one_shape_are_refreshed_as_one_stack(monkeypatch):
     """One power iteration for each of the three shapes, and none where nothing has moved."""
     flow = residual_flow((2,), blocks=4, hidden=(16, 16))
-    stacks, iterate = [], soft_normalisation.power_iteration
+    stacks, iterate = [], operator_norms.power_iteration
 
     def counted(operator, adjoint, v, **limits):
         stacks.append(len(v))
         return iterate(operator, adjoint, v, **limits)
 
-    monkeypatch.setattr(soft_normalisation, "power_iteration", counted)
+    monkeypatch.setattr(operator_norms, "power_iteration", counted)
     flow.certify()
     assert stacks == [4, 4, 4]
     flow.certify()

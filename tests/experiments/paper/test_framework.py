@@ -13,12 +13,12 @@ import torch
 from scipy import stats
 
 import experiments.paper.plan as module
-from contraflow.cli import main
 from contraflow.cli.train import parse_training
 from contraflow.errors import ConfigurationError, OutputError, TrainingError
 from contraflow.runs import RECIPES, Recipe
 from contraflow.runs.command import command
 from experiments.paper import EXPERIMENTS, Claim, Experiment, Picture, Plan, Result, Setting, Table, reproduce
+from experiments.paper.__main__ import main
 from experiments.paper.page import index, markdown, write_page
 from experiments.paper.paired import Difference, mean_and_error, verdict, with_error
 
