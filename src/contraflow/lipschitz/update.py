@@ -1,4 +1,4 @@
-"""The Lipschitz update: once a step, for the whole flow."""
+"""The Lipschitz update of a whole flow at a moment that the caller chooses, and the rescaling to certified norms."""
 
 from __future__ import annotations
 
