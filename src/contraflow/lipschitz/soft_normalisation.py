@@ -217,6 +217,7 @@ class LipschitzLayer(nn.Module, ABC):
                 self.v.copy_(accepted)
         self.warm = True
 
+    @torch.no_grad()
     def converge(self, tolerance: float = THOROUGH[0], max_iterations: int = THOROUGH[1]) -> None:
         """A thorough search for v, in place."""
         self.start()
@@ -386,12 +387,12 @@ def _measures(layers: list[LipschitzLayer], stack: Tensor | None) -> Tensor:
 
 def _values(layers: list[LipschitzLayer], stack: Tensor | None) -> list[tuple[float, float]]:
     """‖W v‖/‖v‖ and ‖W‖_F of layers of one kind."""
-    weights = [without_transforms(layer.weight.detach()) for layer in layers]
+    weights = [without_transforms(layer.weight) for layer in layers]
     v = torch.cat([layer.v for layer in layers])
     if stack is None:
         applied = torch.cat([layer.apply_weight(w, layer.v) for layer, w in zip(layers, weights, strict=True)])
     else:
-        applied = layers[0].apply_each(without_transforms(stack.detach()), v)
+        applied = layers[0].apply_each(without_transforms(stack), v)
     values = torch.stack([lengths(applied) / lengths(v), torch.stack(torch._foreach_norm(weights))])
     return list(zip(*values.tolist(), strict=True))
 
@@ -432,7 +433,7 @@ def _iterate(layers: list[LipschitzLayer], tolerance: float, max_iterations: int
             layer.accept(layer.norm.search(layer.operator(), layer.v, *limits, thorough=thorough))
         return
     one, v = layers[0], torch.cat([layer.v for layer in layers])
-    weights = torch.stack([without_transforms(layer.weight.detach()) for layer in layers])
+    weights = torch.stack([without_transforms(layer.weight) for layer in layers])
     for layer, top in zip(layers, one.norm.search(one.operators(weights), v, *limits, thorough=thorough), strict=True):
         layer.accept(top[None])
 
