@@ -254,3 +254,17 @@ def test_frozen_weights_under_every_route(route, estimator):
             torch.testing.assert_close(parameter.grad, whole[name])
         else:
             assert parameter.grad is None
+
+
+@ROUTES
+def test_gradients_with_a_graph_are_those_without(route):
+    """A scale depends on its weight, and x on the weights of a block that is used twice: nothing counts twice."""
+    block = cf.ResidualBlock(cf.lipschitz.LipschitzMLP(2, (8, 8)), logdet=cf.Exact(), gradient=route)
+    with torch.no_grad():
+        for layer in block.g.layers:
+            layer.weight.mul_(3)
+    flow = cf.Flow((2,), cf.Chain([block, block]))
+    x = torch.randn(5, 2, requires_grad=True)
+    inputs = [x, *flow.parameters()]
+    plain = torch.autograd.grad(flow.log_prob(x).sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad(flow.log_prob(x).sum(), inputs, create_graph=True), plain)
