@@ -7,6 +7,9 @@ What a flow of residual blocks needs stands here; all else has the name of its p
 
 from typing import Any
 
+from contraflow import waiting  # noqa: F401
+
+# isort: split
 from contraflow import (
     architectures,
     bijections,
