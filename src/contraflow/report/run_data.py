@@ -28,7 +28,7 @@ from contraflow.lipschitz import Certificate
 from contraflow.preprocessing import ImagePreprocessing
 from contraflow.runs import Run
 from contraflow.runs.build import make_generator
-from contraflow.runs.run import draw_samples
+from contraflow.runs.samples import draw_samples
 
 #: Told the name of a piece of work, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]

@@ -1,4 +1,4 @@
-"""Experiments: a recipe is a function that returns a complete, typed configuration."""
+"""Training from a recipe, a function that returns a complete, typed configuration, and the runs that result."""
 
 from contraflow.runs.build import Run, build_flow, load_run
 from contraflow.runs.recipes import RECIPES, with_architecture
