@@ -110,7 +110,7 @@ def test_training_that_cannot_be(
 def test_train_needs_a_recipe_and_a_place(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(["train", "digits"], capsys, "give either --out RUN for a new run or --resume RUN")
     refused(["train", "--out", tmp_path / "run"], capsys, "no recipe given", "contraflow recipes")
-    refused(["train", "digits", "--resume", run], capsys, "--resume takes the recipe from", "leave digits out")
+    refused(["train", "digits", "--resume", run], capsys, "--resume takes the recipe from", "leave out digits")
     refused(["train", "--resume", run, "--out", tmp_path / "run"], capsys, "either --out RUN")
     refused(["train", "--resume", tmp_path / "none"], capsys, "no such folder")
     refused(["train", "--resume", tmp_path], capsys, "holds no checkpoint")

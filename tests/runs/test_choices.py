@@ -146,7 +146,7 @@ def test_a_new_law_reaches_the_command_by_one_entry(
         parse_training(["digits", "--out", "run", "estimator.a=2"])
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    assert "how fast it falls. (law=zeta)" in capsys.readouterr().out
+    assert "with law=zeta: how fast it falls." in capsys.readouterr().out
 
 
 @dataclass(frozen=True)
