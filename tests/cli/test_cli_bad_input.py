@@ -348,7 +348,12 @@ def test_errors_of_the_system_are_one_line(
     refused(["train", "--resume", copy], capsys, f"{copy / 'log.jsonl'}: Is a directory.")
     array = tmp_path / "a.npy"
     count = str(10**13)
-    refused(["sample", run, "--out", array, "--n", count, "--batch-size", count], capsys, "not enough memory", "smaller batch_size")
+    refused(
+        ["sample", run, "--out", array, "--n", count, "--batch-size", count],
+        capsys,
+        "not enough memory",
+        "smaller batch_size",
+    )
     assert not array.exists()
 
     def fails(run: Path) -> None:

@@ -17,7 +17,18 @@ from contraflow.cli import main
 from contraflow.cli.train import parse_training
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.flow import Flow
-from contraflow.logdet import AdaptiveRoulette, EVALUATION, Exact, Geometric, LogDetEstimator, Poisson, PowerSeries, RussianRoulette, TRAINING, TruncationLaw
+from contraflow.logdet import (
+    EVALUATION,
+    TRAINING,
+    AdaptiveRoulette,
+    Exact,
+    Geometric,
+    LogDetEstimator,
+    Poisson,
+    PowerSeries,
+    RussianRoulette,
+    TruncationLaw,
+)
 from contraflow.logdet.probes import Gaussian, PairedRademacher
 from contraflow.runs import Recipe
 from contraflow.runs.choices import CHOICES, ESTIMATOR, LAWS, OBJECTIVE, OBJECTIVES, Choice
@@ -63,7 +74,11 @@ def test_what_both_kinds_take_is_kept() -> None:
     [
         (Exact(), {"terms": 3}, "estimator.terms=3: kind=exact does not accept it, kind=series does."),
         (TRAINING, {"rate": 3.0}, "estimator.rate=3.0: law=geometric does not accept it, law=poisson does."),
-        (TRAINING, {"law": "poisson", "p": 0.5}, "estimator.p=0.5: law=poisson does not accept it, law=geometric does."),
+        (
+            TRAINING,
+            {"law": "poisson", "p": 0.5},
+            "estimator.p=0.5: law=poisson does not accept it, law=geometric does.",
+        ),
         (
             PowerSeries(),
             {"stratified": False},

@@ -12,10 +12,10 @@ import contraflow.runs.compare as module
 from contraflow.cli import main
 from contraflow.errors import ConfigurationError, OutputError, TrainingError
 from contraflow.runs.compare import run_comparison, seconds_a_step
-from contraflow.runs.recipes import RECIPES
 from contraflow.runs.compare_page import summarise, write_comparison
 from contraflow.runs.compare_plan import Budget, Comparison, RateSearch
 from contraflow.runs.measurement import RunResult
+from contraflow.runs.recipes import RECIPES
 
 pytest.importorskip("zuko", reason="the extra zuko is not installed")
 PLAN = Comparison(("checkerboard",), ("made", "residual_flow_mnist"), Budget(steps=3), seeds=2, limit=50)

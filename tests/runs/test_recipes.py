@@ -14,7 +14,6 @@ from contraflow.architectures import ARCHITECTURES
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 from contraflow.bijections import Bijection
 from contraflow.data import DATASETS, Dataset
-from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError
 from contraflow.logdet import (
     EVALUATION,
@@ -26,6 +25,7 @@ from contraflow.logdet import (
     PowerSeries,
     RussianRoulette,
 )
+from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 from contraflow.runs import RECIPES, EvaluationSettings, Recipe, build_flow, with_architecture
 from contraflow.runs.build import architecture_options, make_device, make_preprocessing
 from contraflow.training import Hybrid

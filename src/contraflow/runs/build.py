@@ -18,11 +18,21 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Bijection
-from contraflow.data import Dataset, Fingerprint, columns_of, indices_of, keep_labels, load_dataset, load_matching, refuse_columns_without_density, remarks
-from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing, channel_moments, preprocessing_from_config
+from contraflow.data import (
+    Dataset,
+    Fingerprint,
+    columns_of,
+    indices_of,
+    keep_labels,
+    load_dataset,
+    load_matching,
+    refuse_columns_without_density,
+    remarks,
+)
 from contraflow.data.formats.tables import Note, untold
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, first_line, unknown_name
 from contraflow.flow import Flow
+from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing, channel_moments, preprocessing_from_config
 from contraflow.runs.choices import is_a
 from contraflow.runs.log import TrainingLog
 from contraflow.runs.recipe import DataSettings, Recipe, check_seed
@@ -163,7 +173,7 @@ def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
     logdet = recipe.estimator
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below, with a message of our own
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below
             norms = recipe.architecture.norms.build()
             parts = {"norms": norms, "logdet": logdet, "preprocessing": preprocessing}
             accepted = {key: part for key, part in parts.items() if key in _parameters(name)}

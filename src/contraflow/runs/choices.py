@@ -19,13 +19,24 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 
 from contraflow.errors import ConfigurationError, unknown_name
-from contraflow.logdet import AdaptiveRoulette, Exact, Geometric, LogDetEstimator, Poisson, PowerSeries, RussianRoulette, TruncationLaw
+from contraflow.logdet import (
+    AdaptiveRoulette,
+    Exact,
+    Geometric,
+    LogDetEstimator,
+    PaperRoulette,
+    Poisson,
+    PowerSeries,
+    RussianRoulette,
+    TruncationLaw,
+)
 from contraflow.logdet.probes import Gaussian, PairedRademacher, Probe, Rademacher
 from contraflow.training import Hybrid, Likelihood, Objective
 
 ESTIMATORS: dict[str, type[LogDetEstimator]] = {
     "roulette": RussianRoulette,
     "adaptive": AdaptiveRoulette,
+    "paper": PaperRoulette,
     "series": PowerSeries,
     "exact": Exact,
 }
@@ -231,14 +242,15 @@ ESTIMATOR = Choice(
     parts={"law": Choice("law", LAWS), "probe": Choice("probe", PROBES)},
     names={"series_dtype": DTYPES},
     about="how log-determinants are computed: roulette (power series, unbiased), adaptive (unbiased, with a truncation "
-    "law learned for each block), series (power series cut off, biased, as in i-ResNets), exact (dense Jacobian, for "
-    "small dimensions).",
+    "law learned for each block), paper (unbiased, as the authors of Residual Flows draw it: one number of terms for "
+    "the whole batch, Gaussian probes), series (power series cut off, biased, as in i-ResNets), exact (dense Jacobian, "
+    "for small dimensions).",
 )
 OBJECTIVE = Choice(
     "kind",
     OBJECTIVES,
-    about="what is maximised: likelihood, log p(x); or hybrid, λ log p(x) + log p(y|x), for flows with a classifier and "
-    "data with labels.",
+    about="what is maximised: likelihood, log p(x); or hybrid, λ log p(x) + log p(y|x), for flows with a classifier "
+    "and data with labels.",
 )
 
 #: Annotated type of a setting → how it is chosen.

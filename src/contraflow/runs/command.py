@@ -8,8 +8,8 @@ import shlex
 from typing import Any
 
 from contraflow.errors import unknown_name
-from contraflow.runs.recipes import RECIPES, with_architecture
 from contraflow.runs.recipe import Recipe
+from contraflow.runs.recipes import RECIPES, with_architecture
 
 
 def command(recipe: Recipe, out: str) -> str:

@@ -165,7 +165,9 @@ def chosen_multiple(comparison: Comparison, name: str, architecture: str, out: P
     if path.exists():
         choice = json.loads(path.read_text(encoding="utf-8"))
         if choice["asked"] != request:
-            raise OutputError(f"{folder} has a rate chosen under {choice['asked']}, not {request}. Choose another --out.")
+            raise OutputError(
+                f"{folder} has a rate chosen under {choice['asked']}, not {request}. Choose another --out."
+            )
         return float(choice["multiple"])
     scores = []
     for multiple in search.multiples:

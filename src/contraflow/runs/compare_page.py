@@ -90,7 +90,9 @@ def _summary(runs: list[RunResult]) -> Summary:
     )
 
 
-def write_comparison(comparison: Comparison, results: Sequence[RunResult], failures: Sequence[Failure], out: Path) -> str:
+def write_comparison(
+    comparison: Comparison, results: Sequence[RunResult], failures: Sequence[Failure], out: Path
+) -> str:
     """Write OUT/comparison.md, comparison.json and the pictures, and return the Markdown.
 
     Raises:
@@ -139,8 +141,8 @@ def _heading(comparison: Comparison) -> str:
 def _table(rows: Sequence[Summary], failures: Sequence[Failure], architectures: Sequence[str]) -> str:
     unit = f"{rows[0].unit} ({rows[0].rows} rows)" if rows else "score"
     lines = [
-        f"| architecture | {unit} | below the true density | parameters | steps | seconds a step | seconds per 1,000 samples | "
-        "inverse error | learning rate | runs |",
+        f"| architecture | {unit} | below the true density | parameters | steps | seconds a step | "
+        "seconds per 1,000 samples | inverse error | learning rate | runs |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in architectures:

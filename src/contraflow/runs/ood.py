@@ -39,7 +39,7 @@ class Detection:
         return f"{self.report}\n\n{self.remarks()}"
 
     def remarks(self) -> str:
-        """A line for every set: its log p(x), the share that is rejected as atypical, and how its rows were prepared."""
+        """A line for every set: its log p(x), the share rejected as atypical, and how its rows were prepared."""
         lines = []
         for rows in self.sets:
             mean, error = self.report.log_prob[rows.name]
@@ -113,10 +113,13 @@ def _check_background(background: Run, trained: Run) -> None:
     if (background.flow.event_shape, background.levels) != (trained.flow.event_shape, trained.levels):
         raise ShapeError(
             f"{background.path} takes data of shape {background.flow.event_shape} with {background.levels} levels, "
-            f"{trained.path} of {trained.flow.event_shape} with {trained.levels}: a likelihood ratio needs the same of both."
+            f"{trained.path} of {trained.flow.event_shape} with {trained.levels}: a likelihood ratio needs "
+            "the same of both."
         )
     if background.columns != trained.columns:
-        its_columns, columns = (quoted(run.columns) if run.columns else "unnamed columns" for run in (background, trained))
+        its_columns, columns = (
+            quoted(run.columns) if run.columns else "unnamed columns" for run in (background, trained)
+        )
         raise ShapeError(
             f"{background.path} takes {its_columns}, {trained.path} {columns}: a likelihood ratio needs the same "
             "columns in the same order."

@@ -115,7 +115,9 @@ def _has_all(trained: Run, rows: Tensor) -> bool:
 def _compared(trained: Run, judged: JudgedRows, note: Note) -> JudgedRows:
     """The rows unchanged; `note` is told where the run was trained on some of them."""
     if trained.fingerprint is None:
-        note(f"{trained.folder} has no fingerprint of its data: it is not known whether it was trained on {judged.data}.")
+        note(
+            f"{trained.folder} has no fingerprint of its data: it is not known whether it was trained on {judged.data}."
+        )
     elif share := trained.fingerprint.share_among(judged.rows):
         count = max(1, round(share * trained.fingerprint.rows["train"]))
         note(

@@ -94,7 +94,8 @@ class NormSettings:
     def __post_init__(self) -> None:
         if (self.kind == "mixed") != (self.orders is not None):
             raise ConfigurationError(
-                f"architecture.norms.kind={self.kind}, orders={self.orders}: mixed norms need orders; the other kinds take none."
+                f"architecture.norms.kind={self.kind}, orders={self.orders}: mixed norms need orders; the other kinds "
+                "take none."
             )
         self.build()
 
