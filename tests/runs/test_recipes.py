@@ -37,6 +37,7 @@ SHAPES = {
     "svhn": (3, 32, 32),
     "imagenet32": (3, 32, 32),
     "imagenet64": (3, 64, 64),
+    "celeba64": (3, 64, 64),
     "celebahq256": (3, 256, 256),
     "images.npz": (3, 32, 32),
     "power": (6,),
@@ -48,7 +49,7 @@ def stand_in(recipe: Recipe) -> Dataset:
     """A few rows of the shape of the recipe's data."""
     shape = SHAPES.get(recipe.data.name, (2,))
     if len(shape) == 3:
-        levels = 17 if recipe.data.name == "digits" else 256
+        levels = {"digits": 17, "celeba64": 32}.get(recipe.data.name, 256)
         rows = torch.randint(0, levels, (4, *shape), dtype=torch.uint8)
         return Dataset(recipe.data.name, rows, rows, rows, levels=levels)
     rows = torch.randn(20, *shape)
@@ -59,7 +60,7 @@ def stand_in(recipe: Recipe) -> Dataset:
 def test_every_recipe_builds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = RECIPES[name]()
     assert recipe.recipe == name
-    assert recipe.data.name in DATASETS or recipe.data.name in ("images.npz", "table.csv")
+    assert recipe.data.name in DATASETS or recipe.data.name in ("images.npz", "table.csv", "celeba64")
     data = stand_in(recipe)
     preprocessing = make_preprocessing(recipe, data)
     assert isinstance(preprocessing, ImagePreprocessing if data.is_image else (TablePreprocessing, type(None)))

@@ -24,7 +24,8 @@ def recipes(json: bool = False) -> None:
         json: print the list as JSON.
     """
     about = {name: _summary(make) for name, make in RECIPES.items()}
-    show("\n".join(f"{name:16s} {text}" for name, text in about.items()), about, json)
+    width = max(map(len, about))
+    show("\n".join(f"{name:{width}s}  {text}" for name, text in about.items()), about, json)
 
 
 def architectures(json: bool = False) -> None:
