@@ -205,8 +205,10 @@ def missing_commands(text: str) -> list[str]:
         if match := re.match(r"(?:\S+/)?contraflow ([a-z]\w*)", line):
             found = match[1] in (*COMMANDS, "completion")
         elif match := re.match(r"(?:\S+/)?python -m ([\w.]+)", line):
-            file = ROOT.joinpath(*match[1].split("."))
-            found = file.with_suffix(".py").is_file() or (file / "__main__.py").is_file() or match[1] == "pytest"
+            files = [folder.joinpath(*match[1].split(".")) for folder in (ROOT, ROOT / "src")]
+            found = match[1] == "pytest" or any(
+                file.with_suffix(".py").is_file() or (file / "__main__.py").is_file() for file in files
+            )
         elif match := re.match(r"\./(\S+)", line):
             found = (ROOT / match[1]).is_file()
         else:
