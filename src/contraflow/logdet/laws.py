@@ -39,7 +39,7 @@ class Geometric(TruncationLaw):
     infinite if ρ² > 1 - p (docs/maths/russian-roulette.md).
 
     Args:
-        p: the share of samples that stop after a term, between 0 and 1.
+        p: the probability to stop after a term, between 0 and 1.
 
     >>> Geometric(0.5).survival(3), Geometric(0.5).mean
     (0.25, 2.0)
@@ -70,7 +70,7 @@ class Poisson(TruncationLaw):
     reference implementation trains with it and 2 exact terms.
 
     Args:
-        rate: λ, in (0, 100].
+        rate: the mean number of terms λ, in (0, 100].
 
     >>> round(Poisson(2.0).survival(1), 4)
     0.8647
