@@ -331,6 +331,24 @@ def test_the_papers_roulette_draws_one_number_of_terms_for_the_whole_batch():
     assert abs(np.mean(lengths) - 4) < 4.4 * (2 / 400) ** 0.5
 
 
+def test_the_papers_roulette_weighs_each_term_by_the_inverse_of_its_probability():
+    """g(x) = x/2, so that term k is (-1)^(k+1)/k c_k 2⁻ᵏ‖v‖², with c = 1, 1, 1, 2, 4, … for 2 + Geometric(0.5)."""
+    generator = torch.Generator().manual_seed(0)
+    longest = 0
+    for _ in range(30):
+        terms = []
+
+        def linearize(x, terms=terms):
+            return x / 2, lambda u: terms.append(u) or u / 2
+
+        estimate = PaperRoulette().estimate(linearize, torch.zeros(4, 3), generator)
+        squares = estimate.probes[0].square().sum(1)
+        series = sum((-1) ** (k + 1) / k * 2 ** max(0, k - 3) * 0.5**k for k in range(1, len(terms) + 1))
+        torch.testing.assert_close(estimate.value, series * squares)
+        longest = max(longest, len(terms))
+    assert longest > 5
+
+
 def test_the_papers_probes_are_gaussian():
     estimate = PaperRoulette().estimate(lambda x: (x / 2, lambda u: u / 2), torch.zeros(50, 3))
     assert len(estimate.probes.unique()) == 150
