@@ -32,7 +32,8 @@ from contraflow.evaluation import (
     report_scores,
     score,
 )
-from contraflow.evaluation.pictures import density_picture, image_grid, save_png, scatter_picture
+from contraflow.evaluation.figures import save_png
+from contraflow.evaluation.pictures import density_picture, image_grid, scatter_picture
 from contraflow.flow import Flow
 from contraflow.lipschitz import largest_estimate, norm_orders
 from contraflow.logdet import Exact
