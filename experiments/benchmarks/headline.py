@@ -33,11 +33,11 @@ def step(text: str) -> str:
     for row in tables(text)[0]:
         if row["what"].startswith("contraflow") and "bfloat16" not in row["what"]:
             best[row["flow"]] = max(best.get(row["flow"], row), row, key=_times_as_fast)
-    found = sorted(_times_as_fast(row) for row in best.values())
+    ratios = sorted(_times_as_fast(row) for row in best.values())
     each = "; ".join(
         f"{flow}: {_times_as_fast(row):.2f}, {row['what'].removeprefix('contraflow, ')}" for flow, row in best.items()
     )
-    return f"- **training step: {found[0]:.1f} to {found[-1]:.1f} times as fast** ({each}; {source(text)})"
+    return f"- **training step: {ratios[0]:.1f} to {ratios[-1]:.1f} times as fast** ({each}; {source(text)})"
 
 
 def _times_as_fast(row: Row) -> float:
@@ -79,28 +79,28 @@ def _each(ratios: dict[str, float]) -> str:
 
 def source(text: str) -> str:
     """The hardware and the command that a section begins with."""
-    found = re.match(r"(`python -m [^`]+`)(?:: \w+ products)? on ([^;]+);", text)
-    if found is None:
+    match = re.match(r"(`python -m [^`]+`)(?:: \w+ products)? on ([^;]+);", text)
+    if match is None:
         raise ValueError(f"expected a section that begins with its command and hardware, got {text[:80]!r}.")
-    command, hardware = found.groups()
+    command, hardware = match.groups()
     return f"{hardware}; {command}"
 
 
 def tables(text: str) -> list[list[Row]]:
     """All tables of a Markdown text."""
-    found = []
+    all_tables = []
     for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
         head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
-        found.append([dict(zip(head, row, strict=True)) for row in rows])
-    return found
+        all_tables.append([dict(zip(head, row, strict=True)) for row in rows])
+    return all_tables
 
 
 def number(cell: str) -> float:
     """The number that a cell begins with."""
-    found = re.match(r"[-+]?\d+(\.\d+)?", cell)
-    if found is None:
+    match = re.match(r"[-+]?\d+(\.\d+)?", cell)
+    if match is None:
         raise ValueError(f"expected a cell that begins with a number, got {cell!r}.")
-    return float(found.group())
+    return float(match.group())
 
 
 if __name__ == "__main__":
