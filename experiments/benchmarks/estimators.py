@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.estimators
     python -m experiments.benchmarks.estimators --run RUN/digits-0 RUN/power-0
 
-Both write docs/estimators-table.md and the table in docs/choosing.md. The paper's estimator: Gaussian probes, 2 exact
+Both write docs/estimators-table.md. The paper's estimator: Gaussian probes, 2 exact
 terms + Geometric(0.5). Variances are of one sample, so stratification plays no part. A step costs n + 7 products, an
 evaluation of the value alone n + 1; P probes cost 4 + P(n + 3).
 """
@@ -247,34 +247,40 @@ def summary(found: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-_INTRODUCTION = f"""# Adaptive law against the paper's estimator
+_INTRODUCTION = f"""# The adaptive truncation law compared with the paper's estimator
 
-Written by `python -m experiments.benchmarks.estimators`. Ratio of variance × cost, `AdaptiveRoulette(Rademacher(),
-probes)` over the paper's estimator (one Gaussian probe, 2 exact terms + Geometric(0.5)); below 1 the adaptive law is
-cheaper at equal variance, 0.00 where the paper's variance is infinite (spectral radius above 0.71) or nearly so.
-Variances are those of one sample, in closed form from the spectrum of J, for the law that a block has learned from
-{LEARNING_STEPS} passes of batch {BATCH}. The gradient is that along one random direction dJ. A step costs 4 + P(n +
-3) products with P probes: 11 for the paper's. With two probes part of the gain is not the law's: they share what a
-step costs beside the series, and would under the paper's law too (9 instead of 11 at equal variance, a ratio of
-0.82). `Exact()` costs 4 + 4D products and D × D factorisations and has no variance at all: 12 products at D = 2, 260
-at D = 64.
+Written by `python -m experiments.benchmarks.estimators`.
+
+An estimator of the log-determinant is good where its variance times its cost is small. The tables show that product for
+`AdaptiveRoulette(Rademacher(), probes)`, divided by that of the paper's estimator (one Gaussian probe, 2 exact terms,
+Geometric(0.5)). Below 1 the adaptive law is cheaper at equal variance; 0.00 means that the paper's variance is infinite
+(spectral radius above 0.71) or nearly so.
+
+- *Variances* are those of one sample, in closed form from the spectrum of J, for the law that a block has learned from
+  {LEARNING_STEPS} passes of batch {BATCH}. The gradient is taken along one random direction dJ.
+- *Costs* are counted in products: a step costs 4 + P(n + 3) products with P probes, 11 for the paper's estimator.
+- *Two probes* gain in part by sharing what a step costs besides the series. They would do so under the paper's law too
+  (9 products instead of 11 at equal variance, a ratio of 0.82).
+- *`Exact()`* costs 4 + 4D products and factorisations of D × D matrices and has no variance at all: 12 products at
+  D = 2, 260 at D = 64.
 """
 
 _LINEAR = f"""## Linear g
 
-g(x) = Jx, ‖J‖₂ = ρ, J with Gaussian entries, or symmetric with Gaussian entries. Mean over {RUNS} runs (matrix,
-direction, draws; at D = 784 {RUNS_LARGE}), with the range where it shows. Part of the gain at small D is the Rademacher
-probe's.
+Here g(x) = Jx with ‖J‖₂ = ρ, and J has Gaussian entries or is symmetric with Gaussian entries. A cell is the mean over
+{RUNS} runs (matrix, direction, draws; at D = 784 {RUNS_LARGE}), with the range in brackets where it shows. Part of
+the gain at small D is due to the Rademacher probe.
 """
 
 _TRAINED = """## Blocks of trained flows
 
-`--run`: dense Jacobians of every block at 4 test rows, variances summed over them; laws learned on training rows.
+With `--run` the dense Jacobians of every block are computed at 4 test rows, and the variances summed over these; the
+laws are learned on training rows.
 """
 
 
 def write(found: list[dict[str, Any]]) -> None:
-    """The page, and the short table in docs/choosing.md."""
+    """The page."""
     linear = [one for one in found if "J" in one]
     trained = sorted((one for one in found if "run" in one), key=lambda one: one["run"])
     keys = {"radius": "spectral radius", "q": "q", "terms": "terms n", **_RATIOS}
@@ -291,14 +297,6 @@ def write(found: list[dict[str, Any]]) -> None:
             "",
         ]
     (_DOCS / "estimators-table.md").write_text("\n".join(lines))
-    fill(_DOCS / "choosing.md", "estimators", "\n".join(linear_table(linear, _RATIOS)))
-
-
-def fill(path: Path, marker: str, text: str) -> None:
-    """Replace what stands between two comments of a page."""
-    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    before, rest = path.read_text().split(begin)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:

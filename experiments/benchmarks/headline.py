@@ -52,8 +52,8 @@ def memory(text: str) -> str:
     (row,) = (row for row in tables(text)[-1] if row["scheme"].startswith("ratio"))
     everything, activations = number(row["all, MB"]), number(row["activations, MB"])
     return (
-        f"- **A step at the paper's depth takes {everything:.2f} of the peer's peak memory, and {activations:.2f} of its "
-        f"activations** (3×32×32, 16-16-16 blocks of 512; {source(text)})"
+        f"- **A step at the paper's depth takes {everything:.2f} of the peer's peak memory, and {activations:.2f} "
+        f"of its activations** (3×32×32, 16-16-16 blocks of 512; {source(text)})"
     )
 
 

@@ -186,8 +186,8 @@ def test_headline_reads_the_tables(tmp_path):
         "- **A step at the paper's depth takes 0.32 of the peer's peak memory, and 0.11 of its activations**"
     )
     assert throughput == (
-        "- **To the same error, samples are 5.9 to 10.3 times as fast, and log p(x) 1.7 to 5.5 times** (samples: board 5.9, "
-        "digits 10.3; log p(x): board 1.7, digits 5.5; Sliderule, 2 thread(s); "
+        "- **To the same error, samples are 5.9 to 10.3 times as fast, and log p(x) 1.7 to 5.5 times** "
+        "(samples: board 5.9, digits 10.3; log p(x): board 1.7, digits 5.5; Sliderule, 2 thread(s); "
         "`python -m experiments.benchmarks.throughput --runs RUNS`)"
     )
 
