@@ -45,37 +45,41 @@ SAMPLING_HEADER = (
 )
 TEXT = """# The inverse, measured
 
+A residual block is inverted by a fixed-point iteration. This page counts what the iteration costs, on trained flows and on blocks that are made to be
+hard, and checks whether the stated error bounds hold. [maths/fixed-point-inverse.md](maths/fixed-point-inverse.md) explains the solvers and derives
+what is guaranteed.
+
 Written by `python -m experiments.benchmarks.inverse --runs RUNS`; one thread, seed 0:
 
 {runs}
 - stressed blocks, on {hardware}
 
-*Evaluations* of g are per sample and block, the last, confirming one included; *calls* of g are per block for the whole
-batch, so the slowest sample counts; CPU s is the time of the process, one repetition. *Worse*: share of pairs of sample
-and block on which Anderson took more evaluations than Picard, and by how many at most. *Given up*: pairs that did not
-reach the tolerance, where rounding allows no shorter step. The true residual ‖z - x - g(x)‖₂/√D is computed again in
-float64, of the pairs that arrived, for Anderson. What the solvers are and what is guaranteed:
-[maths/fixed-point-inverse.md](maths/fixed-point-inverse.md).
+- *Evaluations* of g are counted per sample and block, including the last one, which confirms the solution.
+- *Calls* of g are counted per block for the whole batch, so that the slowest sample counts.
+- *CPU s* is the processor time of the process, in one repetition.
+- *Worse* is the share of pairs of sample and block on which Anderson took more evaluations than Picard, and by how many at most.
+- *Given up* are pairs that did not reach the tolerance because rounding allows no shorter step.
+- *Largest true residual* is ‖z - x - g(x)‖₂/√D, computed again in float64 for the solutions of Anderson.
 
 ## Trained flows, tolerance 1e-6
 
 {trained}
 ## Stressed blocks, tolerance 1e-5
 
-Layers at their bound, semi-orthogonal and aligned, so that a branch of two layers really contracts by L = 0.6 to 0.84;
-200 samples, 3·N(0, 1), float64.
+The layers of these blocks are at their bound, semi-orthogonal and aligned, so that a branch of two layers really has the
+Lipschitz constant L = 0.6 or 0.84. There are 200 samples from 3·N(0, 1), in float64.
 
 {stressed}
 ## Samples and their bounds
 
-z ~ N(0, 1); x = f⁻¹(z) at the coarse tolerance {drawn:g}, as any x will do; then x' = f⁻¹(f(x)) by `flow.invert` in
-float64 at tolerance {tolerance:g}, before the preprocessing is undone. Of the first {alone:,} samples every block is
-solved once more where its solution is known: for z' = x' + g(x'), block by block. Rounding is allowed for by
-100 ε (1 + ‖x‖₂)/(1 - L), ε = 2.2e-16.
+Points x = f⁻¹(z) are drawn with z ~ N(0, 1) at the coarse tolerance {drawn:g}, since any x will do. Then x' = f⁻¹(f(x)) is
+computed by `flow.invert` in float64 at tolerance {tolerance:g}, before the preprocessing is undone, and compared with x. For the
+first {alone:,} samples every block is also solved alone where its solution is known, for z' = x' + g(x'). Rounding is
+allowed for by 100 ε (1 + ‖x‖₂)/(1 - L) with ε = 2.2e-16.
 
 {sampling}
-The bound of the whole multiplies 1/(1 - L) over the blocks: it holds, and with many blocks it says nothing. The bounds
-of the blocks are what to read.
+The bound of the whole flow multiplies 1/(1 - L) over the blocks: it holds, but with many blocks it is so large that it says
+nothing. The bounds of single blocks are informative.
 """
 
 
