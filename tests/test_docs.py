@@ -128,21 +128,22 @@ def test_every_fence_of_python_is_run():
 
 
 def exists(dotted: str) -> bool:
-    """Whether `contraflow.a.b`, or `cf.a.b`, can be had by import and attributes."""
-    found, path = contraflow, "contraflow"
+    """Whether import and attributes lead to `contraflow.a.b`, or `cf.a.b`."""
+    value, path = contraflow, "contraflow"
     for part in dotted.split(".")[1:]:
         path = f"{path}.{part}"
-        if hasattr(found, part):
-            found = getattr(found, part)
-        elif isinstance(found, type(contraflow)) and hasattr(found, "__path__") and importlib.util.find_spec(path):
-            found = importlib.import_module(path)
+        if hasattr(value, part):
+            value = getattr(value, part)
+        elif isinstance(value, type(contraflow)) and hasattr(value, "__path__") and importlib.util.find_spec(path):
+            value = importlib.import_module(path)
         else:
             return False
     return True
 
 
 def missing_names(text: str) -> list[str]:
-    return [one for one in re.findall(r"(?<![\w./-])(?:contraflow|cf)(?:\.[A-Za-z_]\w*)+", text) if not exists(one)]
+    dotted = re.findall(r"(?<![\w./-])(?:contraflow|cf)(?:\.[A-Za-z_]\w*)+", text)
+    return [name for name in dotted if not exists(name)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -169,20 +170,20 @@ def test_a_name_that_does_not_exist_is_found():
 
 def words(files: list[Path]) -> set[str]:
     """Every name and every string of Python files."""
-    found = {*dir(builtins)}
+    names = {*dir(builtins)}
     for file in files:
         for node in ast.walk(ast.parse(read(file))):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.add(node.name)
+                names.add(node.name)
             elif isinstance(node, ast.arg | ast.keyword):
-                found.add(str(node.arg))
+                names.add(str(node.arg))
             elif isinstance(node, ast.Name):
-                found.add(node.id)
+                names.add(node.id)
             elif isinstance(node, ast.Attribute):
-                found.add(node.attr)
+                names.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(node.value)
-    return found
+                names.add(node.value)
+    return names
 
 
 @pytest.fixture(scope="module")
@@ -194,21 +195,21 @@ def known() -> set[str]:
 
 
 def defined_at_the_top(file: Path) -> set[str]:
-    """The functions, classes and variables of a module, and its string constants, markers of pytest among them."""
+    """The functions, classes and variables of a module, and the attributes that it uses, with pytest's markers."""
     tree = ast.parse(read(file))
-    assigned = [one.targets if isinstance(one, ast.Assign) else [] for one in tree.body]
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
     return (
-        {one.name for one in tree.body if isinstance(one, ast.FunctionDef | ast.ClassDef)}
-        | {target.id for targets in assigned for target in targets if isinstance(target, ast.Name)}
-        | {one.attr for one in ast.walk(tree) if isinstance(one, ast.Attribute)}
+        {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        | {target.id for target in targets if isinstance(target, ast.Name)}
+        | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     )
 
 
 def missing_identifiers(text: str, known: set[str]) -> list[str]:
     """Back-ticked `name`, `name.name` and `name(…)` with a part that no source has."""
-    matches = [re.fullmatch(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\(.*\))?", one) for one in back_ticked(text)]
+    matches = [re.fullmatch(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\(.*\))?", said) for said in back_ticked(text)]
     identifiers = {match[1] for match in matches if match and not is_path(match[1]) and not is_file(match[1])}
-    return sorted(one for one in identifiers - OF_OTHERS if not known.issuperset(one.split(".")))
+    return sorted(dotted for dotted in identifiers - OF_OTHERS if not known.issuperset(dotted.split(".")))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "tests" not in page.parts[len(ROOT.parts) :]], ids=name)
@@ -228,7 +229,7 @@ def test_maths_names_what_the_file_beside_it_defines(page):
         file = (page.parent / target).resolve()
         if not file.is_relative_to(SOURCE):
             continue
-        said = [part for one in re.findall(r"`\.?([\w.]+)[^`]*`", names) for part in one.split(".")]
+        said = [part for dotted in re.findall(r"`\.?([\w.]+)[^`]*`", names) for part in dotted.split(".")]
         defined = words([file])
         missing = [part for part in said if part not in defined]
         assert missing == [], f"{name(page)}: not in {target}"
@@ -271,8 +272,8 @@ def missing_commands(text: str) -> list[str]:
     missing = []
     for line in command_lines(text):
         if match := re.match(r"(?:\S+/)?contraflow ([a-z]\w*)(.*)", line):
-            found = match[1] in COMMANDS
-            missing += missing_options(match[1], match[2].split()) if found else [f"contraflow {match[1]}"]
+            is_command = match[1] in COMMANDS
+            missing += missing_options(match[1], match[2].split()) if is_command else [f"contraflow {match[1]}"]
         elif match := re.match(r"(?:\S+/)?python -m ([\w.]+)", line):
             file = ROOT.joinpath(*match[1].split("."))
             if not (file.with_suffix(".py").is_file() or (file / "__main__.py").is_file() or match[1] == "pytest"):
@@ -330,8 +331,10 @@ def missing_paths(page: Path, text: str) -> list[str]:
     """Back-ticked paths that are neither below the root, nor beside the page, nor in src/contraflow or docs; of a name
     alone, those that no file of the tests has."""
     folders = [ROOT, page.parent, SOURCE, ROOT / "docs", *sorted({file.parent for file in TESTS})]
-    said = [one for one in back_ticked(text) if is_path(one) and not OF_USERS.search(one) and one not in _FRACTIONS]
-    return [one for one in said if not any((folder / one).exists() for folder in folders)]
+    paths = [
+        said for said in back_ticked(text) if is_path(said) and not OF_USERS.search(said) and said not in _FRACTIONS
+    ]
+    return [path for path in paths if not any((folder / path).exists() for folder in folders)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
