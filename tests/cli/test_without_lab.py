@@ -49,11 +49,13 @@ def test_one_missing_module_is_enough(
 
 @pytest.mark.parametrize("page", ["README.md", "docs/tour.md"])
 def test_the_first_examples_need_the_library_alone(page: str, tmp_path: Path) -> None:
-    examples = re.findall(r"```python.*\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert examples
+    examples = re.findall(
+        r"^```python[^\n]*\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     code = f"import sys; sys.modules |= dict.fromkeys({MODULES})\n" + "".join(examples)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
+    assert "torch.Size([1000, 2])" in result.stdout, "the samples"
