@@ -45,19 +45,22 @@ SAMPLING_HEADER = (
 )
 TEXT = """# The inverse, measured
 
-A residual block is inverted by a fixed-point iteration. This page counts what the iteration costs, on trained flows and on blocks that are made to be
-hard, and checks whether the stated error bounds hold. [maths/fixed-point-inverse.md](maths/fixed-point-inverse.md) explains the solvers and derives
-what is guaranteed.
+A residual block is inverted by a fixed-point iteration. This page counts what the iteration costs, on trained flows
+and on blocks that are made to be hard, and checks whether the stated error bounds hold.
+[maths/fixed-point-inverse.md](maths/fixed-point-inverse.md) explains the solvers and derives what is guaranteed.
 
 Written by `python -m experiments.benchmarks.inverse --runs RUNS`; one thread, seed 0:
 
 {runs}
 - stressed blocks, on {hardware}
 
+The columns of the tables:
+
 - *Evaluations* of g are counted per sample and block, including the last one, which confirms the solution.
 - *Calls* of g are counted per block for the whole batch, so that the slowest sample counts.
 - *CPU s* is the processor time of the process, in one repetition.
-- *Worse* is the share of pairs of sample and block on which Anderson took more evaluations than Picard, and by how many at most.
+- *Worse* is the share of pairs of sample and block on which Anderson took more evaluations than Picard, and by how
+  many at most.
 - *Given up* are pairs that did not reach the tolerance because rounding allows no shorter step.
 - *Largest true residual* is ‖z - x - g(x)‖₂/√D, computed again in float64 for the solutions of Anderson.
 
@@ -66,20 +69,20 @@ Written by `python -m experiments.benchmarks.inverse --runs RUNS`; one thread, s
 {trained}
 ## Stressed blocks, tolerance 1e-5
 
-The layers of these blocks are at their bound, semi-orthogonal and aligned, so that a branch of two layers really has the
-Lipschitz constant L = 0.6 or 0.84. There are 200 samples from 3·N(0, 1), in float64.
+The layers of these blocks are at their bound, semi-orthogonal and aligned, so that a branch of two layers really has
+the Lipschitz constant L = 0.6 or 0.84. There are 200 samples from 3·N(0, 1), in float64.
 
 {stressed}
 ## Samples and their bounds
 
-Points x = f⁻¹(z) are drawn with z ~ N(0, 1) at the coarse tolerance {drawn:g}, since any x will do. Then x' = f⁻¹(f(x)) is
-computed by `flow.invert` in float64 at tolerance {tolerance:g}, before the preprocessing is undone, and compared with x. For the
-first {alone:,} samples every block is also solved alone where its solution is known, for z' = x' + g(x'). Rounding is
-allowed for by 100 ε (1 + ‖x‖₂)/(1 - L) with ε = 2.2e-16.
+Points x = f⁻¹(z) are drawn with z ~ N(0, 1) at the coarse tolerance {drawn:g}, since any x will do. Then x' =
+f⁻¹(f(x)) is computed by `flow.invert` in float64 at tolerance {tolerance:g}, before the preprocessing is undone, and
+compared with x. For the first {alone:,} samples every block is also solved alone where its solution is known, for z'
+= x' + g(x'). Rounding is allowed for by 100 ε (1 + ‖x‖₂)/(1 - L) with ε = 2.2e-16.
 
 {sampling}
-The bound of the whole flow multiplies 1/(1 - L) over the blocks: it holds, but with many blocks it is so large that it says
-nothing. The bounds of single blocks are informative.
+The bound of the whole flow multiplies 1/(1 - L) over the blocks: it holds, but with many blocks it is so large that
+it says nothing. The bounds of single blocks are informative.
 """
 
 
