@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "contraflow"
 
 #: Left may be imported by right; parts of one level may not import each other.
 LIBRARY = [
-    {"errors", "earlier_paths"},
+    {"errors"},
     {"numerics", "inputs", "files"},
     {"logdet", "lipschitz", "nets", "distributions"},
     {"bijections"},

@@ -32,6 +32,8 @@ def test_the_top_is_short_and_the_rest_has_the_name_of_its_part() -> None:
     assert len(contraflow.__all__) - len(parts) <= 25
     assert contraflow.logdet.Poisson(3.0)
     assert issubclass(contraflow.bijections.Inverse, contraflow.Bijection)
+    with pytest.raises(AttributeError, match="glow"):
+        contraflow.glow  # noqa: B018
 
 
 @pytest.mark.parametrize("part", ["", *PARTS, *LABORATORY])

@@ -54,7 +54,7 @@ class TrainingError(ContraflowError, RuntimeError):
     """Training cannot go on, for instance because the loss is NaN or infinite."""
 
 
-class UnstartedWarning(UserWarning):
+class UninitialisedWarning(UserWarning):
     """A flow with ActNorm is used before its first batch, which will change its density and its samples."""
 
 

@@ -271,7 +271,7 @@ def test_at_temperature_zero_all_samples_are_the_mode_of_the_base():
         (lambda: ChannelPartition([0, 2], [2]), ShapeError, r"changed=\[2\]"),
         (lambda: Checkerboard((3, 1, 1)), ShapeError, "two pixels"),
         (lambda: Coupling(halves(2), nn.Identity(), scale_bound=0.0), ConfigurationError, "scale_bound=0.0"),
-        (lambda: LearnedPrior(3, nn.Identity()), ShapeError, "3 channels have no two halves"),
+        (lambda: LearnedPrior(3, nn.Identity()), ShapeError, r"LearnedPrior\(3\): the number of channels must be even"),
         (lambda: Coupling(halves(4), nn.Identity()).forward(torch.zeros(2, 4)), ShapeError, r"needs \(2, 4\)"),
         (lambda: dense(halves(4)).forward(torch.zeros(2, 5)), ShapeError, r"\(2, 5\)"),
         (lambda: conv(Checkerboard(IMAGE)).forward(torch.zeros(2, 4, 4, 5)), ShapeError, r"\(2, 4, 4, 5\)"),

@@ -167,7 +167,7 @@ def test_inverse_with_frozen_parameters_and_z_without_gradient():
 
 
 def test_a_block_asks_for_a_contraction_and_a_known_route():
-    with pytest.raises(DomainError, match="Linear is no contraction"):
+    with pytest.raises(DomainError, match="Linear is not a contraction"):
         ResidualBlock(nn.Linear(2, 2))
     with pytest.raises(ConfigurationError, match="Did you mean 'dual'"):
         ResidualBlock(LipschitzMLP(2, (4,)), gradient="duel")
@@ -184,7 +184,7 @@ def test_the_whole_flow_reports_blocks_and_a_bound_that_holds():
     assert error.max() > 1e-4
     names = [one.name for one in found.blocks]
     assert names == ["bijection.bijections.3", "bijection.bijections.1"]
-    assert torch.equal(found.evaluations, found.blocks[0].found.iterations + found.blocks[1].found.iterations)
+    assert torch.equal(found.evaluations, found.blocks[0].solution.iterations + found.blocks[1].solution.iterations)
     # By hand: scale 3, then exp(-s) of the first ActNorm, then 1 / (1 - L) and the second ActNorm.
     near, far = found.blocks[1], found.blocks[0]
     first, second = (flow.bijection.bijections[index].log_scale for index in (0, 2))

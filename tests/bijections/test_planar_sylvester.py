@@ -173,7 +173,9 @@ def test_sylvesters_factors_have_their_shapes():
 def test_an_inverse_that_stops_short_says_so(name, equations):
     bijection, x = drawn(name, 1.0, inverse=Bisection(max_iterations=3))
     z = bijection(x).detach()
-    with pytest.raises(InversionError, match=r"did not reach its tolerance: .* after 3 halvings\. Raise max_iter"):
+    with pytest.raises(
+        InversionError, match=r"did not reach its tolerance: .* after 3 bisection steps\. Raise max_iter"
+    ):
         bijection.inverse(z)
     found = bijection.solve(z)
     assert not bool(found.converged.all())

@@ -151,13 +151,13 @@ def test_context_reaches_a_lazy_transform():
 def test_what_cannot_be_wrapped():
     with pytest.raises(ConfigurationError, match="not a float"):
         from_transform(3.0, (2,))  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="no bijection"):
+    with pytest.raises(ConfigurationError, match="is not bijective"):
         from_transform(transforms.AbsTransform(), (2,))
-    with pytest.raises(ShapeError, match=r"makes events of shape \(4,\) from \(3,\)"):
+    with pytest.raises(ShapeError, match=r"maps events of shape \(3,\) to \(4,\)"):
         from_transform(transforms.StickBreakingTransform(), (3,))
     with pytest.raises(ShapeError, match=r"takes events of 2 dimensions, not \(3,\)"):
         from_transform(transforms.IndependentTransform(COMPOSED, 2), (3,))
-    with pytest.raises(ShapeError, match=r"takes no events of shape \(3,\)"):
+    with pytest.raises(ShapeError, match=r"does not accept events of shape \(3,\)"):
         from_transform(transforms.ReshapeTransform((2,), (2,)), (3,))
     with pytest.raises(ShapeError, match=r"events \(3,\) got events of shape \(2,\)"):
         from_transform(COMPOSED, (3,))(torch.zeros(1, 2))

@@ -1,4 +1,4 @@
-"""A distribution of torch.distributions as base."""
+"""Distributions of torch.distributions as base distributions."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ import copy
 from collections.abc import Iterator
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.distributions import Distribution, Transform, VonMises
 from torch.distributions.constraints import Constraint
 
+from contraflow.distributions.base import BaseDistribution
 from contraflow.errors import ConfigurationError
 
 
-class GivenDistribution(nn.Module):
-    r"""p(z) of a distribution of `torch.distributions`, or of another library with the same interface.
+class GivenDistribution(BaseDistribution):
+    r"""A fixed distribution of `torch.distributions`, or of another library with the same interface.
 
-    The density is zero outside the support. The distribution is copied, its tensors become buffers: they follow ``to``
-    and ``double`` and are part of ``state_dict``, so that a checkpoint of another base is not taken for this one. They
+    The density is zero outside the support. The distribution is copied and its tensors become buffers, which follow
+    ``to`` and ``double`` and are part of ``state_dict``, so that a checkpoint with another base does not load. They
     are not trained.
 
     Args:
-        distribution: continuous, without batch dimensions; ``Independent(distribution, k)`` makes k of them the event.
+        distribution: a continuous distribution without batch dimensions; ``Independent(distribution, k)`` turns k batch
+            dimensions into event dimensions.
 
     Raises:
-        ConfigurationError: batch dimensions, a discrete distribution, one on a surface (a simplex, a circle,
-            symmetric matrices), or tensors that require gradients.
+        ConfigurationError: the distribution has batch dimensions, is discrete, lies on a surface (a simplex, a circle,
+            symmetric matrices), or holds tensors that require gradients.
 
     >>> from torch.distributions import Independent, Uniform
     >>> base = GivenDistribution(Independent(Uniform(-torch.ones(2), torch.ones(2)), 1))
     >>> base.log_prob(torch.tensor([[0.0, 0.5], [0.0, 2.0]]))
     tensor([-1.3863,    -inf])
     """
-
-    anchor: Tensor
 
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
@@ -44,11 +44,11 @@ class GivenDistribution(nn.Module):
         self._parts = list(_parts(self.distribution))
         for part in self._parts:
             if isinstance(part, Distribution):
-                part._validate_args = False  # it would raise outside the support, where the density is zero
-        # What torch derives and remembers on the way, from tensors that may change, is in none of these.
-        self._given = [dict(vars(part)) for part in self._parts]
-        for index, given in enumerate(self._given):
-            for name, value in given.items():
+                part._validate_args = False  # validation raises outside the support, where the density is zero
+        # Attributes before first use, without the values that torch derives from the tensors and caches later.
+        self._attributes = [dict(vars(part)) for part in self._parts]
+        for index, attributes in enumerate(self._attributes):
+            for name, value in attributes.items():
                 if isinstance(value, Tensor):
                     self.register_buffer(f"part{index}_{name}", value.clone())
 
@@ -62,17 +62,18 @@ class GivenDistribution(nn.Module):
     def sample(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
     ) -> Tensor:
-        """n draws ``(n, *event_shape)``.
+        """n samples ``(n, *event_shape)``.
 
-        `torch.distributions` draws from torch's own generator; one that is given seeds it for this draw alone.
+        `torch.distributions` draws from torch's global generator, so a given generator seeds that one for this call
+        alone.
 
         Raises:
-            ConfigurationError: a temperature other than 1, which only a Gaussian base has.
+            ConfigurationError: the temperature is not 1; only Gaussian bases have one.
         """
         if temperature != 1:
             raise ConfigurationError(
-                f"temperature={temperature}: it is a factor on the standard deviation of a Gaussian base, and this one "
-                f"is {self.distribution}. Leave it at 1."
+                f"temperature={temperature}: only a Gaussian base has a temperature, which scales its standard "
+                f"deviation, and this base is {self.distribution}. Leave the temperature at 1."
             )
         distribution = self._current()
         if generator is None:
@@ -84,27 +85,30 @@ class GivenDistribution(nn.Module):
             return distribution.sample((n,))
 
     def _current(self) -> Distribution:
-        """The distribution with the buffers as they are now in it."""
-        for index, (part, given) in enumerate(zip(self._parts, self._given, strict=True)):
-            part.__dict__ = {name: self._buffers.get(f"part{index}_{name}", value) for name, value in given.items()}
+        """The distribution with the current buffers as its tensors."""
+        for index, (part, attributes) in enumerate(zip(self._parts, self._attributes, strict=True)):
+            part.__dict__ = {
+                name: self._buffers.get(f"part{index}_{name}", value) for name, value in attributes.items()
+            }
         return self.distribution
 
     def extra_repr(self) -> str:
         return str(self.distribution)
 
 
-def _parts(part: object) -> Iterator[Distribution | Transform]:
-    """A distribution and what it is made of: distributions, transforms, lists of either."""
-    if isinstance(part, (Distribution, Transform)):
-        yield part
-    inner = part if isinstance(part, (list, tuple)) else vars(part).values() if hasattr(part, "__dict__") else ()
-    for one in inner:
-        if isinstance(one, (Distribution, Transform, list, tuple)):
-            yield from _parts(one)
+def _parts(
+    whole: Distribution | Transform | list[object] | tuple[object, ...],
+) -> Iterator[Distribution | Transform]:
+    """A distribution and all distributions and transforms inside it, also those in lists."""
+    if isinstance(whole, (Distribution, Transform)):
+        yield whole
+    for part in whole if isinstance(whole, (list, tuple)) else vars(whole).values():
+        if isinstance(part, (Distribution, Transform, list, tuple)):
+            yield from _parts(part)
 
 
 def _support(distribution: Distribution) -> Constraint | None:
-    """Where the density is not zero; ``None`` where the distribution does not say."""
+    """The set where the density is positive; ``None`` where the distribution does not define it."""
     try:
         return distribution.support
     except NotImplementedError:
@@ -114,22 +118,23 @@ def _support(distribution: Distribution) -> Constraint | None:
 def _check(distribution: Distribution) -> None:
     if distribution.batch_shape:
         raise ConfigurationError(
-            f"base {distribution} has batch shape {tuple(distribution.batch_shape)}, so it is many densities and not "
-            f"one: give torch.distributions.Independent(base, {len(distribution.batch_shape)})."
+            f"the base {distribution} has batch shape {tuple(distribution.batch_shape)}, so it is a batch of "
+            f"densities: give torch.distributions.Independent(base, {len(distribution.batch_shape)})."
         )
     support = _support(distribution)
     if support is not None and support.is_discrete:
-        raise ConfigurationError(f"base {distribution} is discrete, and a flow needs a density.")
+        raise ConfigurationError(f"the base {distribution} is discrete, but a flow needs a density.")
     while isinstance(inner := getattr(support, "base_constraint", None), Constraint):  # of independent dimensions
         support = inner
-    if (support is not None and support.event_dim) or any(isinstance(one, VonMises) for one in _parts(distribution)):
+    on_circle = any(isinstance(part, VonMises) for part in _parts(distribution))
+    if on_circle or (support is not None and support.event_dim):
         raise ConfigurationError(
-            f"base {distribution} has its density on a surface ({support}), where a flow needs one on all its "
+            f"the base {distribution} has its density on a surface ({support}), but a flow needs a density on all "
             "dimensions."
         )
-    held = [value for part in _parts(distribution) for value in vars(part).values() if isinstance(value, Tensor)]
-    if any(tensor.requires_grad for tensor in held):
+    tensors = [value for part in _parts(distribution) for value in vars(part).values() if isinstance(value, Tensor)]
+    if any(tensor.requires_grad for tensor in tensors):
         raise ConfigurationError(
-            f"base {distribution} holds tensors that require gradients, which would not be trained: detach them, and "
-            "let the bijection's last layer learn a shift and a scale."
+            f"the base {distribution} holds tensors that require gradients, but a base is not trained: detach them, "
+            "and let the last layer of the bijection learn a shift and a scale."
         )

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
+
+from contraflow.distributions.base import BaseDistribution
 
 
-class StandardNormal(nn.Module):
+class StandardNormal(BaseDistribution):
     r"""p(z) = (2π)^{-D/2} exp(-‖z‖²/2) on events of a given shape.
 
     Args:
@@ -19,8 +21,6 @@ class StandardNormal(nn.Module):
     >>> round(base.log_prob(torch.zeros(1, 2)).item(), 4)
     -1.8379
     """
-
-    anchor: Tensor
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class StandardNormal(nn.Module):
     def sample(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
     ) -> Tensor:
-        """n draws of z times the temperature, ``(n, *event_shape)``."""
+        """n samples of z, multiplied by the temperature, ``(n, *event_shape)``."""
         shape = (n, *self.event_shape)
         z = torch.randn(shape, generator=generator, dtype=self.anchor.dtype, device=self.anchor.device)
         return z * temperature
