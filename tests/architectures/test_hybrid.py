@@ -155,7 +155,7 @@ def test_a_class_that_is_never_drawn_is_named():
     flow = line(0.0)
     with torch.no_grad():
         flow.classifier.bias.copy_(torch.tensor([0.0, -1e6]))
-    with pytest.raises(DomainError, match=r"3 rounds of 5 draws do not hold the samples wanted of classes \[1\]"):
+    with pytest.raises(DomainError, match=r"3 rounds of 5 draws did not yield enough samples of the classes \[1\]"):
         flow.sample(5, torch.ones(5, dtype=torch.long), budget=3)
 
 

@@ -184,7 +184,7 @@ def test_configuration_and_arguments():
     for arguments, match in (
         ({"dequantisation": "variationl"}, "Did you mean 'variational'"),
         ({"dequantisation": "variational"}, "give channels"),
-        ({"dequantisation": "variational", "channels": 0}, "of 0 channels"),
+        ({"dequantisation": "variational", "channels": 0}, "channels=0"),
         ({"dequantisation": "variational", "channels": 10**12}, "1…1024"),
     ):
         with pytest.raises(ConfigurationError, match=match):

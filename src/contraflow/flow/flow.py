@@ -217,8 +217,7 @@ class Flow(nn.Module):
         return rows, accept_context(context, self.context_shape, batch, self.dtype), batch
 
     def invert(self, z: Tensor, context: Tensor | None = None) -> InverseSolution:
-        """`inverse` without gradients, with the evaluations and error bound of every block and a bound on the error of x.
-
+        """`inverse` without gradients, with a bound on the error of x and a report for every residual block.
         The blocks' reports are flat, ``(rows,)``, for every shape of the batch.
 
         >>> from contraflow import residual_flow
@@ -331,7 +330,7 @@ class Flow(nn.Module):
         temperature: float = 1.0,
         generator: Generator | None = None,
     ) -> Tensor:
-        """n samples with gradients to the parameters, by implicit differentiation; pixels and columns are not quantised.
+        """n samples, not rounded to integers, with gradients to the parameters by implicit differentiation.
 
         Args:
             n, context, temperature: as for `sample`.

@@ -23,7 +23,8 @@ class LogProbEstimate:
     Attributes:
         value: mean of independent estimates in nats, ``(batch,)``, float64; unbiased where the estimator is.
         standard_error: of that mean, in nats; NaN where there is only one estimate.
-        probes: number of independent estimates in the mean; each has its own probe, truncation and dequantisation noise.
+        probes: number of independent estimates in the mean, each with its own probe, truncation and dequantisation
+            noise.
         reached: whether the standard error is at most the target; all true without a target.
         degrees_of_freedom: of the variance behind the standard error, for Student's t.
         class_probabilities: p(y|x) of a flow that classifies, averaged over all estimates, those of the pilot included,
