@@ -64,7 +64,7 @@ def first_line(error: BaseException) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
-    """An error for an unknown name that suggests the most similar known names, and lists all of them if they are few."""
+    """An error for an unknown name, with the most similar known names, or with all of them if they are few."""
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=4, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""

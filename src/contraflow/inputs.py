@@ -58,8 +58,8 @@ def sample_shape(n: int | Sequence[int], temperature: float = 1.0) -> torch.Size
     """The batch shape for a number of samples, or for a shape as in `torch.distributions`.
 
     Raises:
-        ConfigurationError: n is negative, or neither a whole number nor a sequence of whole numbers, or the temperature,
-            which is a factor on a standard deviation, is negative or not finite.
+        ConfigurationError: n is negative, or neither a whole number nor a sequence of whole numbers; or the
+            temperature, which is a factor on a standard deviation, is negative or not finite.
 
     >>> sample_shape(5), sample_shape((2, 3)), sample_shape(())
     (torch.Size([5]), torch.Size([2, 3]), torch.Size([]))

@@ -173,13 +173,13 @@ class Laplace(BaseDistribution):
     def __init__(self) -> None:
         super().__init__()
         self.event_shape = (2,)
-        self.register_buffer("anchor", torch.zeros(2))
+        self.register_buffer("mean", torch.zeros(2))
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return D.Laplace(self.anchor, 1.0).log_prob(z).sum(1)
+        return D.Laplace(self.mean, 1.0).log_prob(z).sum(1)
 
     def sample(self, n, context=None, *, temperature=1.0, generator=None) -> Tensor:
-        return D.Laplace(self.anchor, 1.0).sample((n,))
+        return D.Laplace(self.mean, 1.0).sample((n,))
 
 
 def test_a_base_of_the_users_own_needs_the_members_of_the_contract_alone() -> None:

@@ -121,7 +121,7 @@ def test_a_correct_map_passes():
         (DetachedParameter, "no gradient"),
         (HiddenState, "after loading"),
         (BatchStatistics, "batch of one|gradient of the log-determinant|Jacobian|minus the forward"),
-        (GlobalNoise, "global random stream"),
+        (GlobalNoise, "global generator"),
         (Promotes, "dtype"),
     ],
 )

@@ -91,7 +91,7 @@ def ffjord(
 
 
 def _levels(shape: tuple[int, int, int], levels: int, flows: Callable[[int], list[Bijection]]) -> MultiScale:
-    """Levels of the sequences that `flows(channels)` builds, with half of the channels factored out after each level."""
+    """Levels with sequences of flows built by `flows(channels)`; half of the channels are factored out after each."""
     channels, height, width = shape
     if levels < 1 or height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
         raise ShapeError(

@@ -1,7 +1,8 @@
-"""The contract of a base distribution."""
+"""`BaseDistribution`, the interface of every base distribution."""
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 
 from torch import Generator, Tensor, nn
@@ -10,13 +11,18 @@ from torch import Generator, Tensor, nn
 class BaseDistribution(nn.Module, ABC):
     """A density p(z) on the latent events of a flow.
 
+    A subclass has at least one parameter or buffer, which carries the dtype and device of z.
+
     Attributes:
         event_shape: shape of one z.
-        anchor: a tensor whose dtype and device the samples have.
     """
 
     event_shape: tuple[int, ...]
-    anchor: Tensor
+
+    @property
+    def anchor(self) -> Tensor:
+        """The first parameter or buffer, whose dtype and device the samples have."""
+        return next(itertools.chain(self.parameters(), self.buffers()))
 
     @abstractmethod
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -26,4 +32,4 @@ class BaseDistribution(nn.Module, ABC):
     def sample(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
     ) -> Tensor:
-        """n samples ``(n, *event_shape)``; a Gaussian's deviations from its mean are multiplied by the temperature."""
+        """n samples ``(n, *event_shape)``; the temperature multiplies the deviations from the mean of a Gaussian."""

@@ -38,11 +38,6 @@ class ClassNormal(BaseDistribution):
         self.means = nn.Parameter(torch.randn(classes, *self.event_shape))
         self.prior_logits = nn.Parameter(torch.zeros(classes))
 
-    @property
-    def anchor(self) -> Tensor:  # type: ignore[override]
-        """The means, whose dtype and device the samples have."""
-        return self.means
-
     def log_joint(self, z: Tensor) -> Tensor:
         """log p(z, y) in nats for every class y, ``(batch, classes)``."""
         flat, means = z.flatten(1), self.means.flatten(1)

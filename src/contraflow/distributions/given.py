@@ -40,7 +40,7 @@ class GivenDistribution(BaseDistribution):
         _check(distribution)
         self.event_shape = tuple(distribution.event_shape)
         self.distribution = copy.deepcopy(distribution)
-        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+        self.register_buffer("origin", torch.zeros(()), persistent=False)
         self._parts = list(_parts(self.distribution))
         for part in self._parts:
             if isinstance(part, Distribution):

@@ -26,7 +26,7 @@ class StandardNormal(BaseDistribution):
         super().__init__()
         self.event_shape = tuple(event_shape)
         # Carries dtype and device, so that samples follow flow.double() and flow.to(device).
-        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+        self.register_buffer("origin", torch.zeros(()), persistent=False)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(z) in nats, ``(batch,)``."""
@@ -37,6 +37,5 @@ class StandardNormal(BaseDistribution):
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
     ) -> Tensor:
         """n samples of z, multiplied by the temperature, ``(n, *event_shape)``."""
-        shape = (n, *self.event_shape)
-        z = torch.randn(shape, generator=generator, dtype=self.anchor.dtype, device=self.anchor.device)
-        return z * temperature
+        anchor, shape = self.anchor, (n, *self.event_shape)
+        return torch.randn(shape, generator=generator, dtype=anchor.dtype, device=anchor.device) * temperature
