@@ -67,7 +67,7 @@ def test_log_prob_and_samples_are_those_of_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_samples_follow_a_seed_and_leave_the_global_stream_alone(name: str) -> None:
+def test_samples_follow_the_seed_without_the_global_generator(name: str) -> None:
     flow = flow_on(BASES[name]())
     state = torch.get_rng_state()
     first = flow.sample((3, 2), generator=seeded())
@@ -182,7 +182,7 @@ class Laplace(BaseDistribution):
         return D.Laplace(self.mean, 1.0).sample((n,))
 
 
-def test_a_base_of_the_users_own_needs_the_members_of_the_contract_alone() -> None:
+def test_a_custom_base_needs_only_the_abstract_methods() -> None:
     flow = Flow((2,), Chain([]), base=Laplace()).float()
     x = flow.sample(5)
     assert x.dtype == flow.dtype == torch.float32

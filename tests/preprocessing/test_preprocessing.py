@@ -143,7 +143,7 @@ def test_bit_reduction_keeps_the_high_bits():
         (torch.zeros(1, 1, 2, 2, dtype=torch.bool), "bool"),
     ],
 )
-def test_bad_pixels_are_repeated(bad, message):
+def test_errors_repeat_invalid_pixels(bad, message):
     with pytest.raises(DomainError, match=message):
         ImagePreprocessing().forward(bad)
 
@@ -204,12 +204,12 @@ def test_crop_is_a_window_of_the_reflected_image():
     out = flip_and_crop(images, flip=False, crop_padding=2, generator=seeded())
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
     windows = padded.unfold(2, 5, 1).unfold(3, 7, 1)  # (n, C, 5, 5, 5, 7)
-    found = (windows == out[:, :, None, None]).flatten(4).all(4).all(1)
-    assert (found.flatten(1).sum(1) == 1).all()
-    assert int(found.any(0).sum()) > 12, "offsets vary"
+    matches = (windows == out[:, :, None, None]).flatten(4).all(4).all(1)
+    assert (matches.flatten(1).sum(1) == 1).all()
+    assert int(matches.any(0).sum()) > 12, "offsets vary"
 
 
-def test_augment_does_nothing_unless_asked_and_never_changes_its_argument():
+def test_augment_does_nothing_by_default_and_does_not_change_its_argument():
     images = pixels(ImagePreprocessing(), (4, 3, 8, 8)).to(torch.uint8)
     assert ImagePreprocessing().augment(images) is images
     before = images.clone()
