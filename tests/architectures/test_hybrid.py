@@ -270,7 +270,7 @@ def test_invalid_labels_are_refused(y: Tensor, error: type[Exception], match: st
 
 def test_an_unknown_label_cannot_be_sampled():
     for classifier in CLASSIFIERS:
-        with pytest.raises(DomainError, match="label of -1"):
+        with pytest.raises(DomainError, match="label -1, which means unknown"):
             small((3,), classifier=classifier).sample(2, torch.tensor([0, -1]))
 
 

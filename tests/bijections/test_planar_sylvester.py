@@ -191,9 +191,9 @@ def test_the_error_for_nan_names_its_cause():
 
 
 def test_inputs_and_arguments_that_do_not_fit_are_refused():
-    with pytest.raises(ShapeError, match=r"Planar\(3\) takes vectors \(batch, 3\) and got \(2, 3, 1, 1\)"):
+    with pytest.raises(ShapeError, match=r"Planar\(3\) takes vectors \(batch, 3\), not \(2, 3, 1, 1\)"):
         Planar(3)(torch.zeros(2, 3, 1, 1))
-    with pytest.raises(ShapeError, match=r"Sylvester\(3\) takes vectors .* got \(2, 4\)"):
+    with pytest.raises(ShapeError, match=r"Sylvester\(3\) takes vectors .*, not \(2, 4\)"):
         Sylvester(3, 2).inverse(torch.zeros(2, 4))
     with pytest.raises(ShapeError, match=r"Sylvester\(3, 4\): components must lie in 1 … 3"):
         Sylvester(3, 4)

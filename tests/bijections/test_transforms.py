@@ -189,5 +189,5 @@ def test_gradients_of_the_inverse_are_those_of_the_implicit_function():
 
 
 def test_a_function_that_ends_before_y_is_refused():
-    with pytest.raises(InversionError, match="for 2: the function is not increasing, or not onto"):
+    with pytest.raises(InversionError, match="for 2: the function is not increasing, or does not reach"):
         MonotoneTransform(torch.tanh).inv(torch.tensor([0.5, 2.0]))

@@ -95,7 +95,7 @@ BAD: dict[str, tuple[object, type[ContraflowError], str]] = {
     "missing": (None, ShapeError, r"needs a context of shape \(batch, 3\), and none"),
     "width": (torch.zeros(5, 4), ShapeError, r"takes a context of shape \(batch, 3\), not \(5, 4\)"),
     "rows": (torch.zeros(4, 3), ShapeError, r"batch shape \(4,\) and the samples have batch shape \(5,\)"),
-    "no rows": (torch.zeros(0, 3), ShapeError, r"batch of \(0,\)"),
+    "no rows": (torch.zeros(0, 3), ShapeError, r"batch shape \(0,\)"),
     "list": ([[0.0] * 3] * 5, ShapeError, "takes a context .* not a list"),
     "nan": (torch.tensor([[0.0, 0, 0]] * 4 + [[0, math.nan, 0]]), DomainError, "NaN or infinity in sample 4 of the co"),
     "half": (torch.zeros(5, 3, dtype=torch.float16), DomainError, r"a context of dtype torch\.float16"),

@@ -152,7 +152,7 @@ def test_score_reaches_a_target_row_by_row():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_error": 0.1, "probes": 3}, "give one"),
+        ({"target_error": 0.1, "probes": 3}, "exclude each other"),
         ({"target_error": 0.0}, "positive"),
         ({"target_error": float("nan")}, "positive"),
         ({"probes": 0}, "at least 1"),

@@ -191,7 +191,7 @@ def test_a_first_batch_of_any_size_leaves_finite_scales(scale: float, dtype: tor
     [
         ([[1.0, 2.0]], "train has one row"),
         ([[1.0, 2.0], [2.0, 2.0]], "column 1 is constant"),
-        ([[1.0, 1.7e308], [2.0, 1.6e308]], "column 1: mean inf"),
+        ([[1.0, 1.7e308], [2.0, 1.6e308]], "column 1 has mean inf"),
         ([[1.0, 0.0], [2.0, 5e-324]], "column 1.*std"),
     ],
 )

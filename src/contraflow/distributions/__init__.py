@@ -2,7 +2,7 @@
 
 from contraflow.distributions.base import BaseDistribution
 from contraflow.distributions.class_normal import ClassNormal
-from contraflow.distributions.given import GivenDistribution
 from contraflow.distributions.normal import StandardNormal
+from contraflow.distributions.torch_distribution import TorchDistribution
 
-__all__ = ["BaseDistribution", "ClassNormal", "GivenDistribution", "StandardNormal"]
+__all__ = ["BaseDistribution", "ClassNormal", "StandardNormal", "TorchDistribution"]

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
 from contraflow.bijections import Bijection, Chain, InverseSolution, ResidualBlock, invert, with_inverse, with_logdet
-from contraflow.distributions import BaseDistribution, GivenDistribution, StandardNormal
+from contraflow.distributions import BaseDistribution, StandardNormal, TorchDistribution
 from contraflow.errors import ConfigurationError, DomainError, InversionError
 from contraflow.flow.log_prob_estimate import LogProbEstimate, average
 from contraflow.inputs import (
@@ -52,7 +52,7 @@ class Flow(nn.Module):
         event_shape: shape of one x, for instance ``(2,)`` or ``(1, 28, 28)``.
         bijection: f after the preprocessing.
         base: p_Z; by default a standard normal on events of `event_shape`. A distribution of `torch.distributions` is
-            wrapped in a `contraflow.distributions.GivenDistribution` of the bijection's dtype and is not trained.
+            wrapped in a `contraflow.distributions.TorchDistribution` of the bijection's dtype and is not trained.
         preprocessing: a bijection applied to the data first; by default the identity.
         context_shape: shape of the context of one x, for a conditional bijection or base; by default the flow refuses
             a context.
@@ -86,7 +86,7 @@ class Flow(nn.Module):
         if base is None:
             return StandardNormal(self.event_shape)
         if isinstance(base, Distribution):
-            base = GivenDistribution(base)
+            base = TorchDistribution(base)
         if not isinstance(base, BaseDistribution):
             raise ConfigurationError(
                 f"{base!r} is not a base distribution: give a distribution of torch.distributions, or a module that "
@@ -98,7 +98,7 @@ class Flow(nn.Module):
                 "a bijection keeps the number of dimensions."
             )
         weights = next(self.parameters(), None)
-        return base.to(weights) if weights is not None and isinstance(base, GivenDistribution) else base
+        return base.to(weights) if weights is not None and isinstance(base, TorchDistribution) else base
 
     @property
     def dimensions(self) -> int:

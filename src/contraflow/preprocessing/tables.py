@@ -87,7 +87,7 @@ class TablePreprocessing(Bijection):
         for index, (centre, spread) in enumerate(zip(mean.tolist(), std.tolist(), strict=True)):
             if not (abs(centre) < math.inf and _SMALLEST <= spread < math.inf):
                 raise DomainError(
-                    f"column {self._label(index)} has mean {centre} and std {spread}, which must be finite, and std "
+                    f"column {self._label(index)} has mean {centre} and std {spread}; both must be finite and std "
                     "positive. Rescale the column."
                 )
         self.register_buffer("mean", mean)

@@ -12,7 +12,7 @@ from torch import distributions as D
 
 from contraflow import Chain, Exact, Flow, residual_flow
 from contraflow.architectures import real_nvp
-from contraflow.distributions import BaseDistribution, GivenDistribution, StandardNormal
+from contraflow.distributions import BaseDistribution, StandardNormal, TorchDistribution
 from contraflow.errors import ConfigurationError
 
 
@@ -164,7 +164,7 @@ def test_the_bijection_is_trained_through_the_base() -> None:
     flow = flow_on(BASES["Student's t"]())
     flow.log_prob(torch.randn(6, 2)).sum().backward()
     assert all(parameter.grad is not None for parameter in flow.parameters())
-    assert not list(GivenDistribution(BASES["normal"]()).parameters())
+    assert not list(TorchDistribution(BASES["normal"]()).parameters())
 
 
 class Laplace(BaseDistribution):

@@ -14,7 +14,7 @@ from contraflow.distributions.base import BaseDistribution
 from contraflow.errors import ConfigurationError
 
 
-class GivenDistribution(BaseDistribution):
+class TorchDistribution(BaseDistribution):
     r"""A fixed distribution of `torch.distributions`, or of another library with the same interface.
 
     The density is zero outside the support. The distribution is copied and its tensors become buffers, which follow
@@ -30,7 +30,7 @@ class GivenDistribution(BaseDistribution):
             symmetric matrices), or holds tensors that require gradients.
 
     >>> from torch.distributions import Independent, Uniform
-    >>> base = GivenDistribution(Independent(Uniform(-torch.ones(2), torch.ones(2)), 1))
+    >>> base = TorchDistribution(Independent(Uniform(-torch.ones(2), torch.ones(2)), 1))
     >>> base.log_prob(torch.tensor([[0.0, 0.5], [0.0, 2.0]]))
     tensor([-1.3863,    -inf])
     """
