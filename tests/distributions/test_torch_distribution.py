@@ -189,3 +189,6 @@ def test_a_custom_base_needs_only_the_abstract_methods() -> None:
     torch.testing.assert_close(flow.log_prob(x), D.Laplace(0.0, 1.0).log_prob(x).sum(1))
     with pytest.raises(TypeError, match="abstract"):
         BaseDistribution()  # type: ignore[abstract]
+    del flow.base.mean
+    with pytest.raises(ConfigurationError, match="Laplace has no parameter and no buffer"):
+        flow.sample(5)

@@ -57,7 +57,7 @@ class TransformBijection(Bijection):
     def _call(self, transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
         if not len(x):  # torch's sum over event dimensions fails on an empty batch
             return x, x.new_zeros(0)
-        if hasattr(transform, "call_and_ladj"):
+        if hasattr(transform, "call_and_ladj"):  # zuko's method for both at once
             z, logdet = transform.call_and_ladj(x)
         else:
             z = transform(x)

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 
 from torch import Generator, Tensor, nn
 
+from contraflow.errors import ConfigurationError
+
 
 class BaseDistribution(nn.Module, ABC):
     """A density p(z) on the latent events of a flow.
@@ -21,8 +23,17 @@ class BaseDistribution(nn.Module, ABC):
 
     @property
     def anchor(self) -> Tensor:
-        """The first parameter or buffer, whose dtype and device the samples have."""
-        return next(itertools.chain(self.parameters(), self.buffers()))
+        """The first parameter or buffer, whose dtype and device the samples have.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            return tensor
+        raise ConfigurationError(
+            f"{type(self).__name__} has no parameter and no buffer, so its samples have no dtype and device: register "
+            "a buffer."
+        )
 
     @abstractmethod
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:

@@ -119,8 +119,8 @@ class Flow(nn.Module):
     def estimator_name(self) -> str:
         """How log-determinants are computed, for reports: the names of the estimators, or that they are exact."""
         bijections = [module for module in self.modules() if isinstance(module, Bijection)]
-        names = dict.fromkeys(each.estimator_name for each in bijections if each.estimator_name is not None)
-        return "; ".join(names) or str(Exact())
+        names = dict.fromkeys(bijection.estimator_name for bijection in bijections)
+        return "; ".join(name for name in names if name is not None) or str(Exact())
 
     def with_logdet(self, logdet: LogDetEstimator) -> Flow:
         """A flow with another log-determinant estimator that shares all parameters with this one.
