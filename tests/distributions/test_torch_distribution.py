@@ -116,6 +116,7 @@ def test_the_base_has_the_dtype_of_the_bijection_and_the_given_distribution_is_n
     assert flow.dtype == torch.float64
     assert flow.sample(1).dtype == torch.float64
     assert base.base_dist.low.dtype == torch.float32
+    assert Flow((2,), copy.deepcopy(flow.bijection).float(), base=BASES["uniform"]()).dtype == torch.float32
     with pytest.raises(ValueError, match="support"):  # validation is switched off in the copy alone
         base.log_prob(torch.full((2,), 5.0, dtype=torch.float32))
 
