@@ -343,7 +343,7 @@ def test_back_ticked_paths_exist(page):
 
 
 def test_a_path_that_does_not_exist_is_found():
-    text = "`flow.py`, `lipschitz/`, `src/contraflow/flow.py`, `docs/nowhere.md`, `utils/a.py`, `shared/reference/`"
+    text = "`files.py`, `lipschitz/`, `src/contraflow/files.py`, `docs/nowhere.md`, `utils/a.py`, `shared/reference/`"
     assert missing_paths(ROOT / "README.md", text) == ["docs/nowhere.md", "utils/a.py", "shared/reference/"]
 
 

@@ -140,7 +140,7 @@ def problems(flow: Flow, n: int) -> list[Problem]:
     for one in flow.with_inverse(Anderson(1e-11)).invert(z).blocks:
         block = blocks[one.name]
         assert isinstance(block, ResidualBlock)
-        out.append(Problem(block, block.forward(one.found.value).detach()))
+        out.append(Problem(block, block.forward(one.solution.value).detach()))
     return out
 
 
@@ -290,7 +290,7 @@ class Bounds:
         for one in back.blocks:
             block = modules[one.name]
             assert isinstance(block, ResidualBlock)
-            truth = one.found.value
+            truth = one.solution.value
             solved = block.solve(block.forward(truth))
             error = (solved.value - truth).flatten(1).norm(dim=1)
             bound = block.inverse_error_bound(solved)

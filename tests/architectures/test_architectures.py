@@ -1,4 +1,4 @@
-"""Every named architecture is built, on no memory, and has the paper's number of parameters."""
+"""Named architectures: all are built on the meta device, and have the sizes of their papers."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ def test_tables_of_the_ffjord_paper(name, activation, layers, multiplier, steps)
     with torch.device("meta"):
         flow = ARCHITECTURES[name]()
     (features,) = flow.event_shape
-    found = [one for one in flow.modules() if isinstance(one, ContinuousFlow)]
-    assert len(found) == steps
-    for one in found:
-        widths = [layer.layer.out_features for layer in one.field.layers]
+    flows = [module for module in flow.modules() if isinstance(module, ContinuousFlow)]
+    assert len(flows) == steps
+    for continuous in flows:
+        widths = [layer.layer.out_features for layer in continuous.field.layers]
         assert widths == [multiplier * features] * layers + [features]
-        assert one.field.activation == activation
-        assert one.estimator_name == "divergence by 1 Gaussian probe, dopri5 to 1e-06"
+        assert continuous.field.activation == activation
+        assert continuous.estimator_name == "divergence by 1 Gaussian probe, dopri5 to 1e-06"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_images_of_the_ffjord_paper(name, channels):
     assert count(flow) == 2 * sum(each)
 
 
-def test_keywords_edit_an_architecture():
+def test_keywords_change_the_settings_of_an_architecture():
     flow = ARCHITECTURES["residual_flow_cifar10"]((1, 8, 8), blocks=(1,), hidden=4, dense_blocks=0)
     assert flow.event_shape == (1, 8, 8)
     assert flow.log_prob(torch.randn(2, 1, 8, 8)).shape == (2,)
@@ -137,7 +137,7 @@ def test_shapes_that_do_not_fit_are_refused():
         residual_flow_images((64,))
 
 
-def test_a_small_start_is_near_the_identity():
+def test_a_small_zero_start_is_near_the_identity():
     x = torch.randn(20, 3)
     flow = residual_flow((3,), blocks=2, hidden=(8,), actnorm=False, zero_start=1e-6)
     biases = [module.g.layers[-1].bias for module in flow.modules() if isinstance(module, ResidualBlock)]

@@ -14,7 +14,7 @@ from contraflow.cli.console import ProgressBar, show
 from contraflow.errors import ConfigurationError, OutputError
 from contraflow.evaluation.pictures import image_grid, save_png
 from contraflow.files import replacing
-from contraflow.preprocessing import ImagePreprocessing
+from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 from contraflow.runs import Run, load_run
 from contraflow.runs.build import make_generator
 from contraflow.runs.run import draw_samples
@@ -104,7 +104,9 @@ def _write(samples: Tensor, path: Path, suffix: str, trained: Run, *, columns: i
         with open(path, "w", encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
             writer.writerow(names)
-            whole = getattr(trained.flow.preprocessing, "ranges", {})
+            preprocessing = trained.flow.preprocessing
+            integers = preprocessing.ranges if isinstance(preprocessing, TablePreprocessing) else {}
             writer.writerows(
-                [int(one) if index in whole else one for index, one in enumerate(row)] for row in samples.tolist()
+                [int(value) if index in integers else value for index, value in enumerate(row)]
+                for row in samples.tolist()
             )

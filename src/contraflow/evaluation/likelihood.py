@@ -162,12 +162,15 @@ def evaluate_likelihood(
 
 def report_scores(flow: Flow, scores: Scores, estimator: LogDetEstimator) -> LikelihoodReport:
     """The report on rows that `score` has scored by a flow and an estimator."""
-    variational = getattr(flow.preprocessing, "dequantisation", "uniform") == "variational"
+    noise = flow.preprocessing.dequantisation
     found = report(
-        scores.log_prob, flow.event_shape, flow.with_logdet(estimator).estimator_name, scores.draws, variational
+        scores.log_prob,
+        flow.event_shape,
+        flow.with_logdet(estimator).estimator_name,
+        scores.draws,
+        noise == "variational",
     )
-    columns = getattr(flow.preprocessing, "ranges", None)  # of a table, those that are dequantised
-    return replace(found, dequantised=found.dequantised or bool(columns))
+    return replace(found, dequantised=found.dequantised or noise is not None)
 
 
 def report(
