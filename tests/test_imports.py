@@ -163,6 +163,18 @@ def test_imports_go_from_left_to_right(name: str) -> None:
         assert foreign(source) == []
 
 
+def test_figures_are_made_in_one_place() -> None:
+    """Style, saving and formats of pictures are those of one module; the others draw on the axes that it gives them."""
+    importing = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "matplotlib")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "matplotlib" for alias in node.names))
+    }
+    assert importing == {"contraflow.evaluation.figures"}
+
+
 def test_there_are_no_circles() -> None:
     sources = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
     packages = {name for name, path in MODULES.items() if path.stem == "__init__"}

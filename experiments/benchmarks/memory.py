@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from contraflow.bijections import Chain, ResidualBlock
+from contraflow.evaluation.figures import logarithmic, png_figure
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzLayer, update_lipschitz
 from contraflow.logdet import PowerSeries
@@ -165,26 +166,21 @@ def at_the_papers_depth(found: Growth) -> str:
 
 
 def picture(growth: dict[int, Growth], path: Path, side: int) -> None:
-    """Peak against depth, a panel a hidden width: all tensors solid, activations dashed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(growth), figsize=(11, 4.5), sharey=True, layout="constrained")
-    for axis, (hidden, found) in zip(axes, growth.items(), strict=True):
-        for color, (scheme, peaks) in enumerate(found.items()):
-            depths = list(peaks)
-            axis.plot(depths, [one.total / 1e6 for one in peaks.values()], f"C{color}o-", ms=3, label=NAMES[scheme])
-            axis.plot(depths, [one.activations / 1e6 for one in peaks.values()], f"C{color}--", lw=1)
-        axis.set(xlabel="residual blocks", title=f"hidden {hidden}, {BATCH} × 3×{side}×{side}", yscale="log")
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(DEPTHS, [str(depth) for depth in DEPTHS])
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("peak of a training step, MB; dashed: activations")
-    axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    """Peak memory against depth, one panel for each hidden width: all tensors solid, activations dashed."""
+    with png_figure(path, 11, 4.5, dpi=110) as figure:
+        panels = figure.subplots(1, len(growth), sharey=True)
+        for axes, (hidden, found) in zip(panels, growth.items(), strict=True):
+            for color, (scheme, peaks) in enumerate(found.items()):
+                total, activations = zip(
+                    *((peak.total / 1e6, peak.activations / 1e6) for peak in peaks.values()), strict=True
+                )
+                axes.plot(list(peaks), total, f"C{color}o-", markersize=3, label=NAMES[scheme])
+                axes.plot(list(peaks), activations, f"C{color}--", linewidth=1)
+            axes.set(xlabel="residual blocks", title=f"hidden {hidden}, {BATCH} × 3×{side}×{side}")
+            logarithmic(axes, "x", DEPTHS)
+            logarithmic(axes, "y")
+        panels[0].set_ylabel("peak of a training step, MB; dashed: activations")
+        panels[0].legend()
 
 
 def growing(case: Case, terms: int, depths: Sequence[int], device: str, peers: Sequence[str] = PEERS) -> Growth:

@@ -21,6 +21,8 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.data import Dataset, load_dataset
+from contraflow.evaluation.figures import logarithmic, png_figure
+from contraflow.evaluation.pictures import span
 from experiments.benchmarks.learners import RESIDUAL, Learner, Settings, learners
 from experiments.benchmarks.pages import BENCHMARKS, PICTURES, fill
 from experiments.benchmarks.timing import hardware
@@ -236,28 +238,16 @@ def truth(name: str) -> str:
 
 
 def picture(name: str, curves: Mapping[str, Curve]) -> None:
-    """Held-out nats against seconds, logarithmic in time."""
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import NullFormatter
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for model, curve in curves.items():
-        axes.plot(curve.seconds, curve.scores, marker="o", markersize=3, label=model)
-    finals = [score for curve in curves.values() for score in curve.scores[len(SHARES) // 3 :]]
-    margin = 0.1 * (max(finals) - min(finals))
-    axes.set(
-        xscale="log",
-        xlabel="seconds of processor time, one thread",
-        ylabel="held-out log p(x), nats",
-        title=name,
-        ylim=(min(finals) - margin, max(finals) + margin),
-    )
-    seconds = next(iter(curves.values())).seconds[::2]
-    axes.set_xticks(seconds, [f"{one:.3g}" for one in seconds])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.legend()
-    figure.savefig(PICTURES / f"quality-{name}.png", dpi=100)
-    plt.close(figure)
+    """Held-out nats against seconds, on a logarithmic time axis."""
+    with png_figure(PICTURES / f"quality-{name}.png", 6, 4, dpi=100) as figure:
+        axes = figure.subplots()
+        for model, curve in curves.items():
+            axes.plot(curve.seconds, curve.scores, marker="o", markersize=3, label=model)
+        late = [score for curve in curves.values() for score in curve.scores[len(SHARES) // 3 :]]
+        logarithmic(axes, "x", next(iter(curves.values())).seconds[::2])
+        axes.set(xlabel="seconds of processor time, one thread", ylabel="held-out log p(x), nats", title=name)
+        axes.set_ylim(span(min(late), max(late), 0.1))
+        axes.legend()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from contraflow.evaluation.figures import colour, logarithmic, png_figure
 from contraflow.logdet import TRAINING
 from experiments.benchmarks.cases import Case, our_step
 from experiments.benchmarks.pages import BENCHMARKS, PICTURES, fill
@@ -157,25 +158,23 @@ def verdict(measured: Sequence[Measured]) -> str:
 
 
 def picture(measured: Sequence[Measured]) -> None:
-    """Seconds against multiplications, a panel a flow; the dotted line has slope 1."""
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import NullFormatter
-
-    figure, panels = plt.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
-    for axes, flow in zip(panels, ("dense", "image"), strict=True):
-        for sweep, timings in measured:
-            if sweep.flow == flow:
-                count = [products(case) for case in sweep.cases]
-                axes.plot(count, [one.median for one in timings], marker="o", markersize=3, label=sweep.varied)
-        low, high = axes.get_xlim()
-        top = max(one.median for sweep, timings in measured if sweep.flow == flow for one in timings)
-        axes.plot([low, high], [top * low / high, top], linestyle=":", color="grey")
-        axes.set(xscale="log", yscale="log", xlabel="multiplications of one evaluation of all g", title=flow)
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.legend()
-    panels[0].set_ylabel("seconds of processor time a step")
-    figure.savefig(PICTURES / "scaling.png", dpi=100)
-    plt.close(figure)
+    """Seconds against multiplications, one panel for each flow; the dotted line has slope 1."""
+    with png_figure(PICTURES / "scaling.png", 9, 4, dpi=100) as figure:
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, flow in zip(panels, ("dense", "image"), strict=True):
+            top, sizes = 0.0, [0]
+            for sweep, timings in measured:
+                if sweep.flow == flow:
+                    count, seconds = [products(case) for case in sweep.cases], [timing.median for timing in timings]
+                    axes.plot(count, seconds, marker="o", markersize=3, label=sweep.varied)
+                    top, sizes = max(top, *seconds), [*sizes, *count]
+            low, high = min(sizes[1:]), max(sizes)
+            axes.plot([low, high], [top * low / high, top], linestyle=":", color=colour("quiet"))
+            axes.set(xlabel="multiplications of one evaluation of all g", title=flow)
+            logarithmic(axes, "x")
+            logarithmic(axes, "y")
+            axes.legend()
+        panels[0].set_ylabel("seconds of processor time per step")
 
 
 if __name__ == "__main__":

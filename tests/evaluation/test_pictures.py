@@ -23,7 +23,8 @@ from contraflow.evaluation import (
     scatter_picture,
     scores_histograms,
 )
-from contraflow.evaluation.pictures import density_on_grid, draw_column, save_png
+from contraflow.evaluation.figures import save_png
+from contraflow.evaluation.pictures import density_on_grid, draw_column
 
 
 def test_the_layout_of_a_grid() -> None:

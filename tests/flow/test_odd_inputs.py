@@ -128,7 +128,7 @@ def test_an_intermediate_overflow_is_refused() -> None:
     x[401] = 1e30
     with pytest.raises(DomainError, match="sample 401 is NaN"):
         flow.log_prob_estimate(x, probes=2)
-    with pytest.raises(DomainError, match=r"among rows 400 to 449, counted from 400: .*sample 1 is NaN"):
+    with pytest.raises(DomainError, match=r"rows 400 to 449, numbered from 400: .*sample 1 is NaN"):
         score(flow, x, batch_size=200)
     assert flow.double().log_prob_estimate(x[400:402], probes=1).value.isfinite().all()
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.errors import ConfigurationError, OutputError
-from contraflow.evaluation.pictures import image_grid, save_png
+from contraflow.evaluation.figures import save_png
+from contraflow.evaluation.pictures import image_grid
 from contraflow.files import replacing
 from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 from contraflow.runs import Run, load_run

@@ -18,7 +18,7 @@ from contraflow.logdet import Exact
 from contraflow.runs.compare import Comparison, Failure, RunResult
 from contraflow.runs.build import load_data, load_run
 from contraflow.runs.recipes import RECIPES
-from contraflow.files import replacing, write_json, write_text
+from contraflow.files import write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,7 @@ def _pictures(recipe: str, results: Sequence[RunResult], out: Path) -> list[str]
     scores: dict[str, list[float]] = {}
     for one in runs:
         scores.setdefault(one.architecture, []).append(one.value)
-    with replacing(out / f"{recipe}.png") as temporary:
-        scores_picture(scores, runs[0].unit, temporary, runs[0].truth, recipe)
+    scores_picture(scores, runs[0].unit, out / f"{recipe}.png", runs[0].truth, recipe)
     data = load_data(RECIPES[recipe]().data, 0)
     if data.event_shape != (2,):
         return [f"{recipe}.png"]
@@ -177,8 +176,7 @@ def _pictures(recipe: str, results: Sequence[RunResult], out: Path) -> list[str]
         if one.architecture not in densities:
             flow = load_run(out / recipe / one.architecture / f"seed-{one.seed}").flow
             densities[one.architecture] = flow.with_logdet(Exact()).log_prob
-    with replacing(out / f"{recipe}-densities.png") as temporary:
-        densities_picture(densities, data.test, temporary)
+    densities_picture(densities, data.test, out / f"{recipe}-densities.png")
     return [f"{recipe}.png", f"{recipe}-densities.png"]
 
 

@@ -32,7 +32,8 @@ from contraflow.evaluation import (
     report_scores,
     score,
 )
-from contraflow.evaluation.pictures import density_picture, image_grid, save_png, scatter_picture
+from contraflow.evaluation.figures import save_png
+from contraflow.evaluation.pictures import density_picture, image_grid, scatter_picture
 from contraflow.flow import Flow
 from contraflow.lipschitz import largest_estimate, norm_orders
 from contraflow.logdet import Exact
@@ -49,7 +50,7 @@ from contraflow.runs.build import (
 from contraflow.runs.log import TrainingLog
 from contraflow.runs.own_data import check_unchanged
 from contraflow.runs.recipe import Recipe
-from contraflow.files import replacing, write_json
+from contraflow.files import write_json
 from contraflow.training import Checkpoint, TrainingState, load_checkpoint, save_checkpoint, train
 from contraflow.training.average import with_weights
 from contraflow.training.loop import StepRecord
@@ -324,11 +325,9 @@ class _Run:
         write_json(self.out / "evaluation.json", values)
         samples = draw_samples(flow, settings.samples, settings.batch_size, generator, self.watcher)
         picture = self.out / "samples.png"
-        with replacing(picture) as temporary:
-            draw_picture(flow, samples, self.data, temporary)
+        draw_picture(flow, samples, self.data, picture)
         if self.recipe.architecture.norms.kind.startswith("learned"):
-            with replacing(self.out / "norm-orders.png") as temporary:
-                norm_orders_picture(norm_orders(flow), temporary)
+            norm_orders_picture(norm_orders(flow), self.out / "norm-orders.png")
         return Outcome(report, picture, flow, classification)
 
 
