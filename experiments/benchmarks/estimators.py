@@ -1,4 +1,4 @@
-"""Variance × cost of the log-determinant and of its gradient: the adaptive law against the paper's estimator.
+"""Variance × cost of the log-determinant and its gradient: the adaptive law and the paper's estimator.
 
     python -m experiments.benchmarks.estimators
     python -m experiments.benchmarks.estimators --run RUN/digits-0 RUN/power-0
@@ -28,21 +28,22 @@ from contraflow.logdet import Contraction, Vjp
 from contraflow.logdet.probes import Probe, Rademacher
 from contraflow.runs import load_run
 from contraflow.runs.build import load_data
+from experiments.benchmarks.pages import fill
 from experiments.benchmarks.variance import Law, Spectrum, jacobian
 
 DIMENSIONS = (2, 16, 64, 784)
 RHOS = (0.3, 0.5, 0.7, 0.9, 0.95)
 PROBES = (1, 2)
 RUNS = 3
-RUNS_LARGE = 1  # at D = 784, where one matrix is as good as three
-LEARNING_STEPS = 200  # all of them learned from
+RUNS_LARGE = 1  # at D = 784, where results hardly vary between matrices
+LEARNING_STEPS = 200  # the law is updated at each of them
 BATCH = 32
 _DOCS = Path(__file__).parents[2] / "docs"
 
 
 @dataclass(frozen=True)
 class Linear(Contraction):
-    """g(x) = Jx as a contraction, without the detour of `torch.func`."""
+    """g(x) = Jx as a contraction, with derivatives in closed form."""
 
     matrix: Tensor
 
@@ -95,7 +96,7 @@ class Rotated(Probe):
 
 
 def learned_law(kind: str, matrix: Tensor, probes: int, seed: int) -> Law:
-    """What a block with this Jacobian has learned from some hundred passes, by the library's own code."""
+    """The law that a block with this Jacobian learns in `LEARNING_STEPS` passes."""
     if kind == "symmetric":
         values, q = torch.linalg.eigh(matrix)
         block = ResidualBlock(Diagonal(values), AdaptiveRoulette(Rotated(q), probes))
@@ -110,7 +111,7 @@ def learned_law(kind: str, matrix: Tensor, probes: int, seed: int) -> Law:
 
 
 def ratios(spectra: Sequence[Spectrum], directions: Sequence[Tensor], laws: dict[int, Law]) -> dict[str, float]:
-    """Variance × cost of adaptive laws (number of probes → law) over the paper's, in the mean over Jacobians."""
+    """Variance × cost of adaptive laws (number of probes → law) over the paper's, averaged over Jacobians."""
     paper, found = Law.paper(), {"q": laws[1].q, "terms": laws[1].terms}
     for what in ("gradient", "value"):
         along = directions if what == "gradient" else [None] * len(spectra)
@@ -124,7 +125,7 @@ def ratios(spectra: Sequence[Spectrum], directions: Sequence[Tensor], laws: dict
 
 
 def linear_rows(kind: str, dimensions: int, rho: float) -> list[dict[str, Any]]:
-    """One line of the table: some matrices, with one direction dJ each."""
+    """One line of the table: several matrices, each with one direction dJ."""
     found = []
     for seed in range(RUNS if dimensions < 500 else RUNS_LARGE):
         generator = Generator().manual_seed(seed)
@@ -140,7 +141,7 @@ def linear_rows(kind: str, dimensions: int, rho: float) -> list[dict[str, Any]]:
 def trained_rows(run: Path, rows: int = 4) -> Iterator[dict[str, Any]]:
     """The blocks of a trained flow: dense Jacobians at test rows, laws learned from training rows.
 
-    The gradient is that along one direction dJ a row, with independent standard normal entries.
+    The gradient is taken along one direction dJ for each row, with independent standard normal entries.
     """
     trained = load_run(run)
     data = load_data(trained.recipe.data, trained.recipe.seed)
@@ -170,14 +171,14 @@ def trained_rows(run: Path, rows: int = 4) -> Iterator[dict[str, Any]]:
 
 @torch.no_grad()
 def dense_jacobians(block: ResidualBlock, x: Tensor) -> Tensor:
-    """J_g at every row of x; ``(batch, D, D)``."""
+    """J_g at each row of x, ``(batch, D, D)``."""
     size = x[0].numel()
     basis = torch.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
     return block.g.linearize(block.g.tensors(), x)[1](basis).reshape(size, len(x), size).transpose(0, 1)
 
 
 def block_inputs(flow: nn.Module, x: Tensor) -> dict[str, tuple[ResidualBlock, Tensor]]:
-    """Name of a residual block → itself and what reaches it."""
+    """Name of a residual block → the block and its input."""
     found: dict[str, tuple[ResidualBlock, Tensor]] = {}
 
     def watch(name: str) -> Callable[[ResidualBlock, tuple[Tensor, ...]], None]:
@@ -204,14 +205,14 @@ _RATIOS = {
 
 
 def spread(found: list[dict[str, Any]], key: str) -> str:
-    """Mean over runs, with the range where it shows."""
-    values = [one[key] for one in found]
-    mean, low, high = (f"{one:.2f}" for one in (statistics.mean(values), min(values), max(values)))
+    """Mean over runs, with the range if it is not a single number."""
+    values = [run[key] for run in found]
+    mean, low, high = (f"{value:.2f}" for value in (statistics.mean(values), min(values), max(values)))
     return mean if low == high else f"{mean} ({low}–{high})"
 
 
 def linear_table(found: list[dict[str, Any]], keys: dict[str, str]) -> list[str]:
-    """A line for every kind, dimension and ρ."""
+    """One line for each kind, dimension and ρ."""
     lines = [f"| J | D | ρ | {' | '.join(keys.values())} |", "|" + "---|" * (3 + len(keys))]
     groups: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
     for one in found:
@@ -223,7 +224,7 @@ def linear_table(found: list[dict[str, Any]], keys: dict[str, str]) -> list[str]
 
 
 def trained_table(found: list[dict[str, Any]]) -> list[str]:
-    """A line for every block."""
+    """One line for each block."""
     keys = {"radius": "spectral radius", "q": "q", "terms": "terms n", **_RATIOS}
     lines = [f"| run | block | {' | '.join(keys.values())} |", "|" + "---|" * (2 + len(keys))]
     for number, one in enumerate(found, 1):
@@ -233,10 +234,10 @@ def trained_table(found: list[dict[str, Any]]) -> list[str]:
 
 
 def summary(found: list[dict[str, Any]]) -> list[str]:
-    """Worst cases, over runs."""
+    """The largest ratios over all runs."""
     finite = sum(one[f"{key} finite"] for one in found for key in _RATIOS)
     lines = [
-        f"Variances that are finite: {finite:.0f} of {len(_RATIOS) * len(found)}. Largest ratio of any single run:",
+        f"Finite variances: {finite:.0f} of {len(_RATIOS) * len(found)}. Largest ratio of a single run:",
         "",
     ]
     for key, name in _RATIOS.items():
@@ -300,10 +301,10 @@ def write(found: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Measure what is not there yet, then write."""
+    """Measure missing rows, then write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, nargs="*", default=[], help="folders of trained runs")
-    parser.add_argument("--rows", type=Path, default=Path("runs/estimators.jsonl"), help="where rows are kept")
+    parser.add_argument("--rows", type=Path, default=Path("runs/estimators.jsonl"), help="file of measured rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path: Path = arguments.rows
@@ -317,7 +318,7 @@ def main() -> None:
 
 
 def measurements(runs: Sequence[Path], found: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The rows that are missing: of trained runs where some are given, of linear g otherwise."""
+    """Measure missing rows: of trained runs if any are given, otherwise of linear g."""
     there = {(one.get("J"), one.get("D"), one.get("ρ"), one.get("run")) for one in found}
     for run in runs:
         if (None, None, None, run.name) not in there:

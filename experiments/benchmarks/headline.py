@@ -1,4 +1,4 @@
-"""The README's three ratios, read from the tables of docs/benchmarks.md.
+"""The three speed ratios of the README, read from the tables of docs/benchmarks.md.
 
     python -m experiments.benchmarks.headline
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.benchmarks.pages import BENCHMARKS, README, fill, section
 
-#: A line of a table by the names of its columns.
+#: Column → cell, for a row of a table.
 Row = dict[str, str]
 
 
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def headline(page: Path) -> str:
-    """A training step, its memory, and sampling and evaluation, each with hardware and command."""
+    """Ratios for training steps, memory, sampling and evaluation, each with hardware and command."""
     lines = [step(section(page, "step")), memory(section(page, "memory")), throughput(section(page, "throughput"))]
     return (
         "Compared with normflows, whose residual blocks are the port of the paper's code, at its best setting:\n\n"
@@ -31,7 +31,7 @@ def headline(page: Path) -> str:
 
 
 def step(text: str) -> str:
-    """The fastest of our routes in float32 for every flow."""
+    """The ratio for the fastest of our gradient methods in float32, for each flow."""
     best: dict[str, Row] = {}
     for row in tables(text)[0]:
         if row["what"].startswith("contraflow") and "bfloat16" not in row["what"]:
@@ -48,7 +48,7 @@ def _times_as_fast(row: Row) -> float:
 
 
 def memory(text: str) -> str:
-    """At the paper's depth."""
+    """Ratios of peak memory at the paper's depth."""
     (row,) = (row for row in tables(text)[-1] if row["scheme"].startswith("ratio"))
     everything, activations = number(row["all, MB"]), number(row["activations, MB"])
     return (
@@ -58,7 +58,7 @@ def memory(text: str) -> str:
 
 
 def throughput(text: str) -> str:
-    """To the same residual, and to the same standard error."""
+    """Ratios of sampling time at the same residual, and of scoring time at the same standard error."""
     sampling, scoring = tables(text)
     samples = {row["flow"]: number(row["ratio (quartiles)"]) for row in sampling if "same residual" in row["sampling"]}
     scores = {}
@@ -81,7 +81,7 @@ def _each(ratios: dict[str, float]) -> str:
 
 
 def source(text: str) -> str:
-    """Hardware and command of a section."""
+    """The hardware and the command that a section begins with."""
     found = re.match(r"(`python -m [^`]+`)(?:: \w+ products)? on ([^;]+);", text)
     if found is None:
         raise ValueError(f"expected a section that begins with its command and hardware, got {text[:80]!r}.")
@@ -90,7 +90,7 @@ def source(text: str) -> str:
 
 
 def tables(text: str) -> list[list[Row]]:
-    """The tables of a text in Markdown, in their order."""
+    """All tables of a Markdown text."""
     found = []
     for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
         head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
@@ -99,7 +99,7 @@ def tables(text: str) -> list[list[Row]]:
 
 
 def number(cell: str) -> float:
-    """The first number of a cell."""
+    """The number that a cell begins with."""
     found = re.match(r"[-+]?\d+(\.\d+)?", cell)
     if found is None:
         raise ValueError(f"expected a cell that begins with a number, got {cell!r}.")

@@ -1,9 +1,9 @@
-"""Measure the inverse of residual blocks and write docs/inverse.md.
+"""Inverse of residual blocks, Picard and Anderson iteration: docs/inverse.md.
 
     python -m experiments.benchmarks.inverse --runs runs
 
-Measures those of the runs checkerboard-0, digits-0, power-0 and mnist-0 that are in that folder. Their rows are kept in
-docs/inverse.json, so that those of runs that are not at hand stay as they were measured.
+Measures the runs checkerboard-0, digits-0, power-0 and mnist-0 that are in the folder. Their rows are stored in
+docs/inverse.json, so that the rows of absent runs are kept.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, Picard
 from contraflow.runs import load_run
 from experiments.benchmarks.timing import hardware
 
-#: Tolerances at which samples are drawn and gone back to; samples whose blocks are solved alone.
+#: Tolerances of drawing samples and of their reconstruction; number of samples whose blocks are also solved alone.
 DRAWN, TOLERANCE, ALONE = 1e-3, 1e-6, 1000
-#: Runs whose solvers are compared, and those of which only the last table tells, as a comparison would take hours.
+#: Runs whose solvers are compared, and runs in the last table only, since a comparison would take hours.
 RUNS, SAMPLED = ("checkerboard-0", "digits-0", "power-0"), ("mnist-0",)
-#: Rows of the runs measured so far; the page lies beside it.
+#: Rows of the runs measured so far; the page is in the same folder.
 KEPT = Path(__file__).parents[2] / "docs" / "inverse.json"
 HEADER = (
     "| flow | dtype, batch | Picard: evaluations | calls | CPU s | Anderson: evaluations | calls | CPU s "
@@ -88,7 +88,7 @@ it says nothing. The bounds of single blocks are informative.
 
 @dataclass(frozen=True)
 class Problem:
-    """One block and the z it is to invert, in float64."""
+    """A block and the z to invert, in float64."""
 
     block: ResidualBlock
     z: Tensor
@@ -127,13 +127,13 @@ def main() -> None:
 
 
 def state(folder: Path) -> str:
-    """Which checkpoint of a run was measured."""
+    """Name and step of the measured checkpoint of a run."""
     newest = max(one.name for one in (folder / "checkpoints").iterdir())
     return f"{folder.name} at step {int(newest)}" if newest.isdigit() else folder.name
 
 
 def problems(flow: Flow, n: int) -> list[Problem]:
-    """What the blocks of a flow are given while n samples are drawn."""
+    """The inputs of the inverses of all blocks while n samples are drawn."""
     z = flow.base.sample(n, generator=Generator().manual_seed(0))
     blocks = dict(flow.named_modules())
     out = []
@@ -145,14 +145,14 @@ def problems(flow: Flow, n: int) -> list[Problem]:
 
 
 def trained_rows(name: str, flow: Flow) -> str:
-    """A flow in both precisions and batches of 1,000 and of 1."""
+    """Rows of a flow in both precisions, with batches of 1,000 and of 1."""
     many, one = problems(flow, 1000), problems(flow, 1)
     cases = itertools.product((torch.float64, torch.float32), (many, one))
     return "".join(row(name, given, dtype, 1e-6) for dtype, given in cases)
 
 
 def stressed_rows() -> Iterator[str]:
-    """Dense branches that contract in every direction."""
+    """Rows of dense branches that use their Lipschitz bound in all directions."""
     for dimensions in (2, 6, 16):
         for bound in (0.775, 0.917):
             for kind in ("rotation", "plus", "minus"):
@@ -163,7 +163,7 @@ def stressed_rows() -> Iterator[str]:
 
 
 def aligned(dimensions: int, bound: float, kind: str) -> LipschitzMLP:
-    """Two semi-orthogonal layers of norm `bound`, the second back from where the first goes, around an ELU."""
+    """Two semi-orthogonal layers of norm `bound` around an ELU, the second mapping back the image of the first."""
     generator = Generator().manual_seed(0)
     g = LipschitzMLP(dimensions, (4 * dimensions,), bound=bound, activation="elu", preactivation=False).double()
     frame = torch.linalg.qr(torch.randn(4 * dimensions, dimensions, dtype=torch.float64, generator=generator))[0]
@@ -179,7 +179,7 @@ def aligned(dimensions: int, bound: float, kind: str) -> LipschitzMLP:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a solver needed for some problems, ``(problems, batch)`` where it is a tensor."""
+    """Cost and accuracy of a solver; tensors are ``(problems, batch)``."""
 
     iterations: Tensor
     converged: Tensor
@@ -190,7 +190,7 @@ class Measurement:
 
 @torch.no_grad()
 def measure(given: list[Problem], solver: FixedPointSolver, dtype: torch.dtype) -> Measurement:
-    """Solve every problem."""
+    """Solve all problems."""
     found: list[FixedPoint] = []
     calls, seconds, worst = 0, 0.0, 0.0
     for one in given:
@@ -200,7 +200,7 @@ def measure(given: list[Problem], solver: FixedPointSolver, dtype: torch.dtype) 
 
         def function(
             x: Tensor, rows: Tensor, g=g, z=z, tensors=tensors, count: list[int] = count
-        ) -> Tensor:  # bound now, not at the call
+        ) -> Tensor:  # defaults bind the loop variables
             count[0] += 1
             return z[rows] - g.value(tensors, x)
 
@@ -218,7 +218,7 @@ def measure(given: list[Problem], solver: FixedPointSolver, dtype: torch.dtype) 
 
 
 def row(name: str, given: list[Problem], dtype: torch.dtype, tolerance: float) -> str:
-    """Picard and Anderson side by side."""
+    """A row that compares Picard and Anderson."""
     picard, anderson = (measure(given, kind(tolerance), dtype) for kind in (Picard, Anderson))
     ours, theirs = anderson.iterations.double(), picard.iterations.double()
     both = picard.converged & anderson.converged
@@ -243,7 +243,7 @@ def row(name: str, given: list[Problem], dtype: torch.dtype, tolerance: float) -
 
 @torch.no_grad()
 def sampling_row(name: str, flow: Flow, samples: int) -> str:
-    """One flow, a thousand samples at a time."""
+    """The row of a flow, computed for a thousand samples at a time."""
     body = Flow((flow.base.sample(1)[0].shape), flow.bijection)  # without the preprocessing
     coarse = copy.deepcopy(body).float().with_inverse(Anderson(DRAWN))
     exact = body.with_inverse(Anderson(TOLERANCE))
@@ -261,7 +261,7 @@ def sampling_row(name: str, flow: Flow, samples: int) -> str:
 
 @dataclass
 class Bounds:
-    """Bounds against errors: of whole inverses, and of blocks whose solution is known."""
+    """Error bounds and errors, of whole inverses and of blocks whose solution is known."""
 
     samples: int = 0
     samples_hold: int = 0
@@ -275,7 +275,7 @@ class Bounds:
     bound: float = 0.0
 
     def whole(self, back: InverseSolution, x: Tensor) -> None:
-        """x' = f⁻¹(f(x)) against its bound."""
+        """Compare the error of x' = f⁻¹(f(x)) with its bound."""
         distance = (back.value - x).flatten(1).abs().amax(dim=1)
         self.samples += len(x)
         self.samples_hold += int((distance <= back.error_bound).sum())
@@ -285,7 +285,7 @@ class Bounds:
         self.solves += len(x) * len(back.blocks)
 
     def blocks(self, flow: Flow, back: InverseSolution, x: Tensor) -> None:
-        """Every block, given z' = x' + g(x') of the x' that it was solved for."""
+        """Compare the error of each block for z' = x' + g(x'), whose solution x' is known, with its bound."""
         modules = dict(flow.named_modules())
         for one in back.blocks:
             block = modules[one.name]
@@ -299,14 +299,14 @@ class Bounds:
             self.error, self.bound = max(self.error, error.max().item()), max(self.bound, bound.max().item())
 
     def cells(self) -> list[str]:
-        """Of a row."""
+        """The cells of a row."""
         blocks = [f"{self.pairs_hold:,} of {self.pairs:,}", f"{self.error:.1e}", f"{self.bound:.1e}"]
         whole = [f"{self.samples_hold:,} of {self.samples:,}", f"{self.distance:.1e}", f"{self.smallest:.1e}"]
         return [f"{self.evaluations / self.solves:.2f}", *whole, *blocks]
 
 
 def rounding(x: Tensor, growth: float) -> Tensor:
-    """What rounding may add to an error."""
+    """An allowance for rounding errors."""
     return 100 * torch.finfo(x.dtype).eps * (1 + x.flatten(1).norm(dim=1)) * growth
 
 
