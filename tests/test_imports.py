@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "contraflow"
 
 #: Parts may import parts of earlier levels, but not parts of their own level.
 LIBRARY = [
-    {"errors"},
+    {"errors", "waiting"},
     {"numerics", "inputs", "files"},
     {"logdet", "lipschitz", "nets", "distributions"},
     {"bijections"},

@@ -28,7 +28,6 @@ from contraflow.logdet import Contraction, Vjp
 from contraflow.logdet.probes import Probe, Rademacher
 from contraflow.runs import load_run
 from contraflow.runs.build import load_data
-from experiments.benchmarks.pages import fill
 from experiments.benchmarks.variance import Law, Spectrum, jacobian
 
 DIMENSIONS = (2, 16, 64, 784)

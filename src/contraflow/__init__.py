@@ -17,6 +17,9 @@ modules:
 Data sets, training, evaluation, reports and the command need ``pip install 'contraflow[lab]'``.
 """
 
+from contraflow import waiting  # noqa: F401
+
+# isort: split
 from contraflow import (
     architectures,
     bijections,

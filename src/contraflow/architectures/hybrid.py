@@ -209,5 +209,6 @@ _paper = partial(hybrid, blocks=(16, 16, 16), hidden=512, dense_blocks=0)
 HYBRIDS: dict[str, Architecture] = {
     "hybrid": _named(hybrid, (1, 8, 8), f"{_PAPER}: hybrid model, density and classifier; vectors and images on a CPU"),
     "hybrid_mnist": _named(_paper, (1, 28, 28), f"{_PAPER}: hybrid model for MNIST"),
+    "hybrid_svhn": _named(_paper, (3, 32, 32), f"{_PAPER}: hybrid model for SVHN"),
     "hybrid_cifar10": _named(_paper, (3, 32, 32), f"{_PAPER}: hybrid model for CIFAR-10"),
 }

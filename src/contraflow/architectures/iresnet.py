@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from contraflow.architectures.architecture import Architecture
@@ -82,5 +83,11 @@ IRESNETS: dict[str, Architecture] = {
         (1, 8, 8),
         f"{_ABOUT}: i-ResNet, biased log-determinant; vectors and images",
         small={(3,): {"blocks": 2, "hidden": (6, 6)}, (2, 4, 4): {"blocks": (1, 1), "hidden": 4}},
+    ),
+    "iresnet_cifar10": Architecture(
+        partial(iresnet, blocks=(16, 16, 16), hidden=512),
+        (3, 32, 32),
+        f"{_ABOUT}: i-ResNet for CIFAR-10",
+        small={(2, 4, 4): {"blocks": (1, 1), "hidden": 4}},
     ),
 }

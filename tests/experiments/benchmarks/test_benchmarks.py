@@ -13,8 +13,9 @@ import torch
 import experiments.benchmarks.__main__ as command
 from contraflow import TRAINING
 from contraflow.numerics.jacobian import batch_jacobian
-from contraflow.runs.compare import Budget, Comparison, RunResult
 from contraflow.runs.compare_page import summarise
+from contraflow.runs.compare_plan import Budget, Comparison
+from contraflow.runs.measurement import RunResult
 from experiments.benchmarks import fair
 from experiments.benchmarks.headline import headline
 from experiments.benchmarks.pages import RESULTS, ROOT, fill, section
