@@ -3,9 +3,9 @@
     python -m experiments.benchmarks.estimators
     python -m experiments.benchmarks.estimators --run RUN/digits-0 RUN/power-0
 
-Both write docs/estimators-table.md and the table in docs/choosing.md. The paper's estimator has Gaussian probes, 2
-exact terms and Geometric(0.5). Variances are for one sample, so stratification has no effect. A step costs n + 7
-products, an evaluation of the value alone n + 1; with P probes a step costs 4 + P(n + 3).
+Both write docs/estimators-table.md. The paper's estimator: Gaussian probes, 2 exact
+terms + Geometric(0.5). Variances are of one sample, so stratification plays no part. A step costs n + 7 products, an
+evaluation of the value alone n + 1; P probes cost 4 + P(n + 3).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from contraflow.logdet import Contraction, Vjp
 from contraflow.logdet.probes import Probe, Rademacher
 from contraflow.runs import load_run
 from contraflow.runs.build import load_data
-from experiments.benchmarks.pages import fill
 from experiments.benchmarks.variance import Law, Spectrum, jacobian
 
 DIMENSIONS = (2, 16, 64, 784)
@@ -248,34 +247,40 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-_INTRODUCTION = f"""# Adaptive law and the paper's estimator
+_INTRODUCTION = f"""# The adaptive truncation law compared with the paper's estimator
 
-Written by `python -m experiments.benchmarks.estimators`. The tables give the ratio of variance × cost of
-`AdaptiveRoulette(Rademacher(), probes)` to that of the paper's estimator (one Gaussian probe, 2 exact terms +
-Geometric(0.5)). Below 1 the adaptive law is cheaper at equal variance; 0.00 means that the paper's variance is
-infinite (spectral radius above 0.71) or nearly so. Variances are for one sample, in closed form from the spectrum of
-J, with the law that a block learns in {LEARNING_STEPS} passes of batches of {BATCH}. The gradient is taken along one
-random direction dJ. With P probes a step costs 4 + P(n + 3) products, 11 for the paper's. Part of the gain of two
-probes is not due to the law: two probes share the cost of a step outside the series, also under the paper's law (9
-instead of 11 at equal variance, a ratio of 0.82). `Exact()` costs 4 + 4D products and D × D factorisations and has no
-variance: 12 products at D = 2, 260 at D = 64.
+Written by `python -m experiments.benchmarks.estimators`.
+
+An estimator of the log-determinant is good where its variance times its cost is small. The tables show that product for
+`AdaptiveRoulette(Rademacher(), probes)`, divided by that of the paper's estimator (one Gaussian probe, 2 exact terms,
+Geometric(0.5)). Below 1 the adaptive law is cheaper at equal variance; 0.00 means that the paper's variance is infinite
+(spectral radius above 0.71) or nearly so.
+
+- *Variances* are those of one sample, in closed form from the spectrum of J, for the law that a block has learned from
+  {LEARNING_STEPS} passes of batch {BATCH}. The gradient is taken along one random direction dJ.
+- *Costs* are counted in products: a step costs 4 + P(n + 3) products with P probes, 11 for the paper's estimator.
+- *Two probes* gain in part by sharing what a step costs besides the series. They would do so under the paper's law too
+  (9 products instead of 11 at equal variance, a ratio of 0.82).
+- *`Exact()`* costs 4 + 4D products and factorisations of D × D matrices and has no variance at all: 12 products at
+  D = 2, 260 at D = 64.
 """
 
 _LINEAR = f"""## Linear g
 
-g(x) = Jx with ‖J‖₂ = ρ; J has Gaussian entries, or is symmetric with Gaussian entries. Mean over {RUNS} runs with
-different matrices, directions and draws ({RUNS_LARGE} run at D = 784), and the range over runs. Part of the gain at
-small D is due to the Rademacher probe.
+Here g(x) = Jx with ‖J‖₂ = ρ, and J has Gaussian entries or is symmetric with Gaussian entries. A cell is the mean over
+{RUNS} runs (matrix, direction, draws; at D = 784 {RUNS_LARGE}), with the range in brackets where it shows. Part of
+the gain at small D is due to the Rademacher probe.
 """
 
 _TRAINED = """## Blocks of trained flows
 
-`--run`: dense Jacobians of all blocks at 4 test rows, with variances summed over rows; laws learned on training rows.
+With `--run` the dense Jacobians of every block are computed at 4 test rows, and the variances summed over these; the
+laws are learned on training rows.
 """
 
 
 def write(rows: list[dict[str, Any]]) -> None:
-    """Write the page, and the short table in docs/choosing.md."""
+    """Write the page."""
     linear = [one for one in rows if "J" in one]
     trained = sorted((one for one in rows if "run" in one), key=lambda one: one["run"])
     keys = {"radius": "spectral radius", "q": "q", "terms": "terms n", **_RATIOS}
@@ -292,7 +297,6 @@ def write(rows: list[dict[str, Any]]) -> None:
             "",
         ]
     (_DOCS / "estimators-table.md").write_text("\n".join(lines))
-    fill(_DOCS / "choosing.md", "estimators", "\n".join(linear_table(linear, _RATIOS)))
 
 
 def main() -> None:

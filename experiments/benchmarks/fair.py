@@ -17,8 +17,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from contraflow.runs.compare import Budget, Comparison, Failure, RateSearch, RunResult, run_comparison
+from contraflow.runs.compare import Failure, run_comparison
 from contraflow.runs.compare_page import Summary, summarise, write_comparison
+from contraflow.runs.compare_plan import Budget, Comparison, RateSearch
+from contraflow.runs.measurement import RunResult
 from experiments.benchmarks.pages import PICTURES, RESULTS, fill
 from experiments.benchmarks.timing import hardware
 

@@ -24,7 +24,10 @@ def main() -> None:
 def headline(page: Path) -> str:
     """Ratios for training steps, memory, sampling and evaluation, each with hardware and command."""
     lines = [step(section(page, "step")), memory(section(page, "memory")), throughput(section(page, "throughput"))]
-    return "Compared with normflows, the port of the paper's code, with its best setting:\n\n" + "\n".join(lines)
+    return (
+        "Compared with normflows, whose residual blocks are the port of the paper's code, at its best setting:\n\n"
+        + "\n".join(lines)
+    )
 
 
 def step(text: str) -> str:
@@ -35,9 +38,9 @@ def step(text: str) -> str:
             best[row["flow"]] = max(best.get(row["flow"], row), row, key=_times_as_fast)
     ratios = sorted(_times_as_fast(row) for row in best.values())
     each = "; ".join(
-        f"{flow}: {_times_as_fast(row):.2f}, {row['what'].removeprefix('contraflow, ')}" for flow, row in best.items()
+        f"{flow}: {_times_as_fast(row):.2f} by {row['what'].removeprefix('contraflow, ')}" for flow, row in best.items()
     )
-    return f"- **training step: {ratios[0]:.1f} to {ratios[-1]:.1f} times as fast** ({each}; {source(text)})"
+    return f"- **A training step is {ratios[0]:.1f} to {ratios[-1]:.1f} times as fast** ({each}; {source(text)})"
 
 
 def _times_as_fast(row: Row) -> float:
@@ -49,8 +52,8 @@ def memory(text: str) -> str:
     (row,) = (row for row in tables(text)[-1] if row["scheme"].startswith("ratio"))
     everything, activations = number(row["all, MB"]), number(row["activations, MB"])
     return (
-        f"- **peak memory of a step at the paper's depth: {everything:.2f} of the peer's, of its activations "
-        f"{activations:.2f}** (3×32×32, 16-16-16 blocks of 512; {source(text)})"
+        f"- **A step at the paper's depth takes {everything:.2f} of the peer's peak memory, and {activations:.2f} "
+        f"of its activations** (3×32×32, 16-16-16 blocks of 512; {source(text)})"
     )
 
 
@@ -64,8 +67,8 @@ def throughput(text: str) -> str:
             same = row["time to the same error, ratio"]
             scores[row["flow"]] = number(row["ratio (quartiles)"] if same == "exact" else same)
     return (
-        f"- **to the same error, samples {_spread(samples)} times as fast, log p(x) {_spread(scores)} times** "
-        f"({_each(samples)}; {_each(scores)}; {source(text)})"
+        f"- **To the same error, samples are {_spread(samples)} times as fast, and log p(x) {_spread(scores)} times** "
+        f"(samples: {_each(samples)}; log p(x): {_each(scores)}; {source(text)})"
     )
 
 

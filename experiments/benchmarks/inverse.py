@@ -45,37 +45,44 @@ SAMPLING_HEADER = (
 )
 TEXT = """# The inverse, measured
 
+A residual block is inverted by a fixed-point iteration. This page counts what the iteration costs, on trained flows
+and on blocks that are made to be hard, and checks whether the stated error bounds hold.
+[maths/fixed-point-inverse.md](maths/fixed-point-inverse.md) explains the solvers and derives what is guaranteed.
+
 Written by `python -m experiments.benchmarks.inverse --runs RUNS`; one thread, seed 0:
 
 {runs}
 - stressed blocks, on {hardware}
 
-*Evaluations* of g are counted for each sample and block, including the last one, which confirms convergence. *Calls* of
-g are counted for each block and the whole batch, so they depend on the slowest sample. CPU s is processor time, one
-repetition. *Worse*: share of the pairs of sample and block for which Anderson needs more evaluations than Picard, and
-the largest number of additional evaluations. *Given up*: pairs that do not reach the tolerance because of rounding. The
-true residual ‖z - x - g(x)‖₂/√D is computed again in float64, for Anderson, over the pairs that converged.
-[maths/fixed-point-inverse.md](maths/fixed-point-inverse.md) describes the solvers and their guarantees.
+The columns of the tables:
+
+- *Evaluations* of g are counted per sample and block, including the last one, which confirms the solution.
+- *Calls* of g are counted per block for the whole batch, so that the slowest sample counts.
+- *CPU s* is the processor time of the process, in one repetition.
+- *Worse* is the share of pairs of sample and block on which Anderson took more evaluations than Picard, and by how
+  many at most.
+- *Given up* are pairs that did not reach the tolerance because rounding allows no shorter step.
+- *Largest true residual* is ‖z - x - g(x)‖₂/√D, computed again in float64 for the solutions of Anderson.
 
 ## Trained flows, tolerance 1e-6
 
 {trained}
 ## Stressed blocks, tolerance 1e-5
 
-Layers at their bound, semi-orthogonal and aligned, so that the Lipschitz constant of a branch of two layers is exactly
-L = 0.6 to 0.84; 200 samples, 3·N(0, 1), float64.
+The layers of these blocks are at their bound, semi-orthogonal and aligned, so that a branch of two layers really has
+the Lipschitz constant L = 0.6 or 0.84. There are 200 samples from 3·N(0, 1), in float64.
 
 {stressed}
 ## Samples and their bounds
 
-z ~ N(0, 1); x = f⁻¹(z) with the coarse tolerance {drawn:g}, which suffices for test points; then x' = f⁻¹(f(x)) by
-`flow.invert` in float64 with tolerance {tolerance:g}, without preprocessing. For the first {alone:,} samples each block
-is also solved for z' = x' + g(x'), where its solution is known. The allowance for rounding is
-100 ε (1 + ‖x‖₂)/(1 - L), ε = 2.2e-16.
+Points x = f⁻¹(z) are drawn with z ~ N(0, 1) at the coarse tolerance {drawn:g}, since any x will do. Then x' =
+f⁻¹(f(x)) is computed by `flow.invert` in float64 at tolerance {tolerance:g}, before the preprocessing is undone, and
+compared with x. For the first {alone:,} samples every block is also solved alone where its solution is known, for z'
+= x' + g(x'). Rounding is allowed for by 100 ε (1 + ‖x‖₂)/(1 - L) with ε = 2.2e-16.
 
 {sampling}
-The bound of the whole inverse multiplies 1/(1 - L) over the blocks. It holds, but with many blocks it is too large to
-be useful; the bounds of single blocks are informative.
+The bound of the whole flow multiplies 1/(1 - L) over the blocks: it holds, but with many blocks it is so large that
+it says nothing. The bounds of single blocks are informative.
 """
 
 
@@ -133,7 +140,7 @@ def problems(flow: Flow, n: int) -> list[Problem]:
     for one in flow.with_inverse(Anderson(1e-11)).invert(z).blocks:
         block = blocks[one.name]
         assert isinstance(block, ResidualBlock)
-        out.append(Problem(block, block.forward(one.found.value).detach()))
+        out.append(Problem(block, block.forward(one.solution.value).detach()))
     return out
 
 
@@ -283,7 +290,7 @@ class Bounds:
         for one in back.blocks:
             block = modules[one.name]
             assert isinstance(block, ResidualBlock)
-            truth = one.found.value
+            truth = one.solution.value
             solved = block.solve(block.forward(truth))
             error = (solved.value - truth).flatten(1).norm(dim=1)
             bound = block.inverse_error_bound(solved)

@@ -241,8 +241,8 @@ TABLE_4 = Experiment(
         seeds=3,
     ),
     full=Setting(
-        "MNIST: 16-16-16 blocks of 512, branches of 256 features. There is no recipe for SVHN, the other half of the "
-        "table.",
+        "MNIST: 16-16-16 blocks of 512, branches of 256 features. For SVHN, the other half of the "
+        "table, replace the recipe by `svhn_hybrid_paper`.",
         "hybrid-mnist",
         partial(_full, "mnist_hybrid_paper"),
     ),

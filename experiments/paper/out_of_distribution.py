@@ -7,7 +7,7 @@ from contraflow.data.registry import check
 from contraflow.evaluation import DetectionReport, scores_histograms
 from contraflow.evaluation.detection_report import COLUMNS
 from contraflow.runs import RECIPES, Recipe, load_run
-from contraflow.runs.ood import Comparison, compare_with_others
+from contraflow.runs.ood import Detection, compare_with_others
 from experiments.paper.digits_flows import FAMILY, background, chosen, residual_flow
 from experiments.paper.experiment import Claim, Experiment, Picture, Result, Table
 from experiments.paper.plan import Plan
@@ -56,7 +56,7 @@ def _present(name: str, root: str | None) -> bool:
     return not DATASETS[name].forms or any(status != "absent" for _, status in check(name, root))
 
 
-def _sets(comparison: Comparison) -> Table:
+def _sets(comparison: Detection) -> Table:
     tests = list(comparison.report.rejected[comparison.report.inside])
     rows = [
         (

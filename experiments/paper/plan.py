@@ -16,8 +16,9 @@ from contraflow.errors import ConfigurationError, InversionError, OutputError, T
 from contraflow.files import write_json
 from contraflow.flow import Flow
 from contraflow.runs import Recipe, TrainingLog, load_run, run_recipe
-from contraflow.runs.compare import Budget, Watch, steps_within, within
-from contraflow.runs.run import Silent
+from contraflow.runs.compare import Watch, steps_within, within
+from contraflow.runs.compare_plan import Budget
+from contraflow.runs.progress import Silent
 from experiments.paper.setting import Setting
 
 

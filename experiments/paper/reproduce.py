@@ -8,7 +8,7 @@ from typing import Any
 
 from contraflow.errors import OutputError, unknown_name
 from contraflow.runs.compare import Watch
-from contraflow.runs.run import Silent
+from contraflow.runs.progress import Silent
 from experiments.paper.catalogue import EXPERIMENTS
 from experiments.paper.page import as_dict, write_page
 from experiments.paper.plan import Plan

@@ -19,14 +19,19 @@ def certify(
     dtype: Literal["float32", "float64"] | None = None,
     json: bool = False,
 ) -> None:
-    """Print what is proved about a trained flow's invertibility: Lipschitz bounds of every block, from above.
+    """Print the proof that a trained flow is invertible: an upper bound on the Lipschitz constant of every block.
+
+    A residual block x + g(x) is invertible if the Lipschitz constant of g is below 1. The bounds are proved from the
+    weights, in float64.
+
+    Example: contraflow certify run
 
     Args:
-        run: folder that `contraflow train` wrote, or one checkpoint in it.
-        orders: also draw the norm orders of all blocks to this PNG file.
-        device: cpu, cuda or cuda:N.
-        dtype: precision of the weights; as trained when not given. The bounds are computed in float64.
-        json: print JSON.
+        run: the folder that `contraflow train` wrote, or one checkpoint in it.
+        orders: a .png file: also draw the norm orders of all blocks, for a flow with learned or mixed norms.
+        device: where to compute: cpu, cuda or cuda:N.
+        dtype: precision of the weights, float32 or float64; that of the training by default.
+        json: print the result as JSON.
     """
     if orders is not None:
         check_output(orders, True, (".png",))

@@ -167,12 +167,15 @@ def evaluate_likelihood(
 
 def report_scores(flow: Flow, scores: Scores, estimator: LogDetEstimator) -> LikelihoodReport:
     """Summarise the scores that `score` computed with a flow and an estimator."""
-    variational = getattr(flow.preprocessing, "dequantisation", "uniform") == "variational"
+    noise = flow.preprocessing.dequantisation
     summary = report(
-        scores.log_prob, flow.event_shape, flow.with_logdet(estimator).estimator_name, scores.draws, variational
+        scores.log_prob,
+        flow.event_shape,
+        flow.with_logdet(estimator).estimator_name,
+        scores.draws,
+        noise == "variational",
     )
-    columns = getattr(flow.preprocessing, "ranges", None)  # the columns of a table that are dequantised
-    return replace(summary, dequantised=summary.dequantised or bool(columns))
+    return replace(summary, dequantised=summary.dequantised or noise is not None)
 
 
 def report(

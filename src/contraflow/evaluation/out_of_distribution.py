@@ -19,6 +19,7 @@ from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation.likelihood import Progress, score
 from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION, LogDetEstimator
+from contraflow.preprocessing import ImagePreprocessing
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def gather_evidence(
     options = {"estimator": estimator, "draws": draws, "batch_size": batch_size, "generator": generator}
     own = score(flow, x, progress=progress, **options)  # type: ignore[arg-type]
     other = None if background is None else score(background, x, **options).log_prob  # type: ignore[arg-type]
-    reduce = getattr(flow.preprocessing, "reduce", None)
-    complexity = None if reduce is None else image_complexity(reduce(x).to(torch.uint8))
+    complexity = None
+    if isinstance(flow.preprocessing, ImagePreprocessing):
+        complexity = image_complexity(flow.preprocessing.reduce(x).to(torch.uint8))
     return Evidence(own.log_prob, other, complexity, own.class_probabilities)
 
 

@@ -28,7 +28,7 @@ from contraflow.lipschitz import Certificate
 from contraflow.preprocessing import ImagePreprocessing
 from contraflow.runs import Run
 from contraflow.runs.build import make_generator
-from contraflow.runs.run import draw_samples
+from contraflow.runs.samples import draw_samples
 
 #: Called with the name of a task, the number of parts that are done, and the number of all parts.
 Progress = Callable[[str, int, int], None]
