@@ -1,11 +1,21 @@
 """Lip(g) <= c: layers, activations with their constants, norms and certificates."""
 
-from contraflow.lipschitz.activations import ACTIVATIONS, ELU, Activation, LipSwish, Softplus, Swish
+from contraflow.lipschitz.activations import (
+    ACTIVATIONS,
+    CLIPSWISH_LIPSCHITZ,
+    ELU,
+    Activation,
+    CLipSwish,
+    ConcatenatedSine,
+    CPila,
+    LipSwish,
+    Softplus,
+    Swish,
+)
 from contraflow.lipschitz.bounds.induced import certified_induced_norm
 from contraflow.lipschitz.bounds.spectral import certified_conv_norm, certified_dense_norm
 from contraflow.lipschitz.certificate import BlockCertificate, Certificate, LayerCertificate, NormOrders, norm_orders
 from contraflow.lipschitz.dense_concatenation import (
-    CLIPSWISH_LIPSCHITZ,
     DenseConcatenation,
     DenseConcatenationConvNet,
     DenseConcatenationMLP,
@@ -23,7 +33,10 @@ __all__ = [
     "ELU",
     "Activation",
     "BlockCertificate",
+    "CLipSwish",
+    "CPila",
     "Certificate",
+    "ConcatenatedSine",
     "DenseConcatenation",
     "DenseConcatenationConvNet",
     "DenseConcatenationMLP",
