@@ -61,7 +61,10 @@ class Derivatives:
 
 def run(plan: Plan) -> Result:
     """The derivatives of every activation, as a table and a picture."""
-    functions = {"relu": torch.relu, **{name: make().double() for name, make in ACTIVATIONS.items()}}
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": torch.relu,
+        **{name: make().double() for name, make in ACTIVATIONS.items()},
+    }
     found = {name: Derivatives.of(functions[name]) for name in _NAMES}
     picture = plan.picture()
     with replacing(picture) as temporary:

@@ -20,6 +20,7 @@ from contraflow.lipschitz.dense_concatenation import (
     DenseConcatenationConvNet,
     DenseConcatenationMLP,
 )
+from contraflow.lipschitz.initialisation import INITIALISATIONS, orthogonal_
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
 from contraflow.lipschitz.norms import LearnedNorms, MixedNorms, NarrowRange, Norms, OrderSquash, SkewedRange, Spectral
@@ -31,6 +32,7 @@ __all__ = [
     "ACTIVATIONS",
     "CLIPSWISH_LIPSCHITZ",
     "ELU",
+    "INITIALISATIONS",
     "Activation",
     "BlockCertificate",
     "CLipSwish",
@@ -66,6 +68,7 @@ __all__ = [
     "certified_induced_norm",
     "largest_estimate",
     "norm_orders",
+    "orthogonal_",
     "rescale_to_certificate",
     "shared_scales",
     "update_lipschitz",

@@ -14,6 +14,7 @@ from contraflow.lipschitz import passes
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation, along_units
 from contraflow.lipschitz.composition import Composition, LayerTensors, NetworkTensors
 from contraflow.lipschitz.convolution import channels_last
+from contraflow.lipschitz.initialisation import initialise
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
@@ -173,17 +174,17 @@ def layer_widths(
             half of them.
 
     Raises:
-        ConfigurationError: a hidden width of no unit.
+        ConfigurationError: a hidden width below the features of one unit.
 
     >>> from contraflow.lipschitz import ConcatenatedSine
     >>> layer_widths(3, (8, 8), ConcatenatedSine(), preactivation=False)
     [(3, 4), (8, 4), (8, 3)]
     """
     factor = activation.width_factor
-    if any(width < factor for width in hidden):
+    if factor > 1 and any(width < factor for width in hidden):
         raise ConfigurationError(
-            f"hidden widths {tuple(hidden)}: {type(activation).__name__} needs at least {factor}, as it makes "
-            f"{factor} features of every unit."
+            f"hidden widths {tuple(hidden)}: {type(activation).__name__} makes {factor} features of every unit and "
+            f"needs hidden widths of at least {factor}."
         )
     units = [width // factor for width in hidden]
     inputs = [factor * data if preactivation else data, *(factor * width for width in units)]
@@ -199,7 +200,8 @@ class LipschitzMLP(LipschitzNetwork):
         bound: c of each layer.
         activation: name in `ACTIVATIONS`, or an `Activation`.
         preactivation: begin with the activation.
-        zero_start: scale of the last layer's initial weight; small values start near the identity.
+        zero_start: factor of the last layer's initial weight; small values start near the identity.
+        initialisation: default or orthogonal; ``None`` for orthogonal where the activation concatenates.
         norms: the norms that bound g: `Spectral()`, `MixedNorms((2, 3, 2))`, `LearnedNorms()`.
 
     >>> g = LipschitzMLP(2, (16, 16))
@@ -216,6 +218,7 @@ class LipschitzMLP(LipschitzNetwork):
         activation: str | Activation = "lipswish",
         preactivation: bool = True,
         zero_start: float = 1.0,
+        initialisation: str | None = None,
         norms: Norms = _SPECTRAL,
     ) -> None:
         if not hidden:
@@ -226,8 +229,7 @@ class LipschitzMLP(LipschitzNetwork):
         pairs = zip(widths, layer_norms(orders, len(widths)), strict=True)
         layers = [LipschitzLinear(a, b, bound, norm) for (a, b), norm in pairs]
         super().__init__(layers, made, preactivation=preactivation, orders=orders)
-        with torch.no_grad():
-            layers[-1].weight.mul_(zero_start)
+        initialise(layers, initialisation, made, zero_start)
         self.features = features
 
 
@@ -241,7 +243,7 @@ class LipschitzConvNet(LipschitzNetwork):
         hidden: channels between the layers, after concatenation where the activation concatenates.
         size: (H, W).
         kernels: kernel sizes.
-        bound, activation, preactivation, norms: as for `LipschitzMLP`.
+        bound, activation, preactivation, zero_start, initialisation, norms: as for `LipschitzMLP`.
     """
 
     def __init__(
@@ -254,6 +256,8 @@ class LipschitzConvNet(LipschitzNetwork):
         bound: float = 0.98,
         activation: str | Activation = "lipswish",
         preactivation: bool = True,
+        zero_start: float = 1.0,
+        initialisation: str | None = None,
         norms: Norms = _SPECTRAL,
     ) -> None:
         made = make_activation(activation)
@@ -262,6 +266,7 @@ class LipschitzConvNet(LipschitzNetwork):
         places = zip(widths, kernels, layer_norms(orders, len(kernels)), strict=True)
         layers = [LipschitzConv2d(a, b, k, size, bound, norm) for (a, b), k, norm in places]
         super().__init__(layers, made, preactivation=preactivation, orders=orders)
+        initialise(layers, initialisation, made, zero_start)
 
     def prepare(self, x: Tensor) -> Tensor:
         return channels_last(x)
