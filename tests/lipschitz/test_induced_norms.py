@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contraflow import Exact, ResidualBlock, residual_flow, residual_flow_images, update_lipschitz
+from contraflow import Chain, Exact, Flow, ResidualBlock, residual_flow, residual_flow_images, update_lipschitz
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.evaluation import norm_orders_picture
 from contraflow.lipschitz import (
+    ConcatenatedSine,
     InducedNorm,
     LearnedNorms,
     LipschitzConv2d,
@@ -490,3 +491,16 @@ def test_the_table_and_the_picture(tmp_path):
     assert " → " in str(table)
     norm_orders_picture(table, tmp_path / "orders.png")
     assert (tmp_path / "orders.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_an_activation_has_its_constant_in_the_norm_of_its_place(preactivation):
+    norms, sine = MixedNorms((1, 4, 1.5, 1)), ConcatenatedSine()
+    g = LipschitzMLP(3, (8, 8), activation=sine, preactivation=preactivation, norms=norms)
+    constants = [sine.lipschitz_in(p) for p in (1, 4, 1.5)]
+    assert g.activation_constants() == tuple(constants if preactivation else constants[1:])
+    weights = math.prod(layer.lipschitz_bound() for layer in layers(g))
+    assert g.lipschitz_bound() == pytest.approx(weights * math.prod(g.activation_constants()), rel=1e-12)
+    block = Flow((3,), Chain([ResidualBlock(g)])).certify().blocks[0]
+    assert block.activations == g.activation_constants()
+    assert block.bound == pytest.approx(g.lipschitz_bound(), rel=1e-12)
