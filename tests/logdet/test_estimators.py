@@ -314,6 +314,37 @@ def test_a_batch_whose_series_have_all_ended_makes_no_more_products():
     assert len(seen) == 8
 
 
+def test_a_truncated_series_ends_so_too_and_under_a_graph_it_does_not():
+    """30 terms on J = scale · A: the value and the adjoint of all terms, from fewer products."""
+    torch.manual_seed(0)
+    a = torch.randn(5, 5)
+    a /= torch.linalg.matrix_norm(a, 2)
+    rows = []
+
+    def linearize(x: torch.Tensor):
+        def vjp(u: torch.Tensor) -> torch.Tensor:
+            rows.append(u.shape[1])
+            return (u @ a) * x[: u.shape[1]]
+
+        return x, vjp
+
+    x = torch.tensor([0.01, 0.5, 0.02, 0.1])[:, None].expand(-1, 5)
+
+    def estimate():
+        return PowerSeries(30).estimate(linearize, x, torch.Generator().manual_seed(3))
+
+    whole, every = estimate(), list(rows)
+    rows.clear()
+    with torch.no_grad():
+        ended = estimate()
+    eps = torch.finfo(x.dtype).eps
+    torch.testing.assert_close(ended.value, whole.value, rtol=2 * eps, atol=0)
+    torch.testing.assert_close(ended.adjoints, whole.adjoints, rtol=0, atol=2 * eps)
+    assert every == [4] * 30
+    assert rows[:8] == [4] * 8
+    assert rows[-1] == 2  # the slow row, and a faster one before it
+
+
 def test_a_series_of_nan_goes_on():
     ended, seen = series_of([0.001, math.nan, 0.001, 0.0, 0.001])
     assert ended.value.isnan().tolist() == [False, True, False, False, False]

@@ -232,10 +232,7 @@ def roulette(
     at_work = [bisect.bisect_right(lengths, -k, key=operator.neg) for k in range(1, longest + 1)]
     back = order.argsort()
     gx, vjp = linearize(x[order])
-    unseen = watch is None and not torch.is_grad_enabled() and not transforms_active()
-    value, adjoints = _series(
-        vjp, v[:, order], at_work, coefficients(longest), adjoint_terms=longest, watch=watch, ends=unseen
-    )
+    value, adjoints = _series(vjp, v[:, order], at_work, coefficients(longest), adjoint_terms=longest, watch=watch)
 
     def again(linearize: Linearize, x: Tensor) -> Estimate:
         return roulette(linearize, x, v, terms, coefficients)
@@ -251,16 +248,17 @@ def _series(
     *,
     adjoint_terms: int,
     watch: Watch | None = None,
-    ends: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Σ_{k>=1} (-1)^(k+1)/k c_k v·u_k and Σ_{k=0} (-1)^k c_k u_k, from the same u_k = Jᵀu_{k-1}, u_0 = v.
 
-    With `ends` a row ends where what is left of it vanishes in rounding.
+    A row ends where its remaining terms vanish in rounding. A graph, a transform of `torch.func` and `watch` see all
+    terms.
     """
     value = v.new_zeros(v.shape[1])
     adjoints = v.clone()
     u = v
-    ending = _Ending(coefficients) if ends and len(at_work) > _BETWEEN_LOOKS else None
+    unseen = watch is None and not torch.is_grad_enabled() and not transforms_active()
+    ending = _Ending(coefficients) if unseen and len(at_work) > _BETWEEN_LOOKS else None
     for k, (rows, c) in enumerate(zip(at_work, coefficients, strict=True), start=1):
         rows = min(rows, u.shape[1])
         if not rows:
