@@ -24,6 +24,7 @@ def residual_flow(
     hidden: Sequence[int] = (128, 128, 128, 128),
     bound: float = 0.98,
     activation: str = "lipswish",
+    preactivation: bool = True,
     actnorm: bool = True,
     zero_start: float = 1.0,
     initialisation: str | None = None,
@@ -42,6 +43,7 @@ def residual_flow(
             2-D flows have four of 128 and 100 blocks.
         bound: c of each layer.
         activation: name in `contraflow.lipschitz.ACTIVATIONS`.
+        preactivation: g begins with its activation, not with a weight.
         actnorm: ActNorm before the first block and after every one.
         zero_start: factor of the initial weight of every block's last layer.
         initialisation: of weights: default (torch's) or orthogonal; ``None`` for orthogonal where the activation
@@ -61,6 +63,7 @@ def residual_flow(
             hidden,
             bound=bound,
             activation=activation,
+            preactivation=preactivation,
             zero_start=zero_start,
             initialisation=initialisation,
             norms=norms,
@@ -108,7 +111,7 @@ def residual_flow_images(
         dense_hidden: their width.
         kernels: kernel sizes of g.
         bound, activation, logdet, inverse, gradient, preprocessing: as for `residual_flow`.
-        preactivation: g begins with its activation.
+        preactivation: g begins with its activation, not with a weight, except in the first block.
         actnorm: whether to use ActNorm.
         zero_start, initialisation: as for `residual_flow`, in the convolutional and in the dense blocks.
         norms: as for `residual_flow`, in the convolutional and in the dense blocks, which have three layers each.
