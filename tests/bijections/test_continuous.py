@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from contraflow import Chain, Exact, Flow, PowerSeries, SolverError
-from contraflow.bijections import ActNorm, ContinuousFlow, watch_solves, with_logdet
+from contraflow.bijections import ActNorm, ContinuousFlow, training_solves, with_logdet
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet import ExactDivergence, Hutchinson
 from contraflow.logdet.probes import Gaussian, Rademacher
@@ -68,7 +68,7 @@ def test_the_error_of_the_logdet_falls_with_the_tolerance(method):
     errors, evaluations = [], []
     for tolerance in tolerances:
         flow = ContinuousFlow(net, ExactDivergence(), OdeSolver(method, tolerance, 10**5))
-        with torch.no_grad(), watch_solves(flow) as solves:
+        with torch.no_grad(), training_solves(flow) as solves:
             logdet = flow.forward_and_logdet(x)[1]
         errors.append((logdet - truth).abs().max().item())
         evaluations.append(solves[0].evaluations)
@@ -114,7 +114,7 @@ def test_adjoint_against_direct_gradients(inverse):
     for adjoint in (True, False):
         flow = ContinuousFlow(net, Hutchinson(), TIGHT, adjoint=adjoint, kinetic_weight=0.3, jacobian_weight=0.2)
         x = start.clone().requires_grad_()
-        with watch_solves(flow) as solves:
+        with training_solves(flow) as solves:
             there = flow.inverse_and_logdet if inverse else flow.forward_and_logdet
             z, logdet = there(x, generator=Generator().manual_seed(1))
         loss = ((z.sum(1) + logdet + solves[0].penalty) * torch.tensor([1.0, -2.0, 0.5, 30.0])).sum() * 1e-9
@@ -206,7 +206,7 @@ def test_evaluations_are_counted(adjoint):
             return self.inner(t, z)
 
     flow = ContinuousFlow(Counting(), adjoint=adjoint)
-    with watch_solves(Chain([ActNorm(3), flow])) as solves:
+    with training_solves(Chain([ActNorm(3), flow])) as solves:
         z = flow.forward_and_logdet(torch.randn(4, 3))[0]
         flow.inverse(z.detach())
     assert [one.evaluations for one in solves] == [solves[0].evaluations, calls - solves[0].evaluations]
@@ -220,7 +220,7 @@ def test_penalties_are_the_integrals_of_the_paper():
     """Along the linear field, ∫‖A e^{tA} x‖² dt by quadrature and ‖A‖_F²; the same either way; none without weights."""
     matrix, x = torch.randn(3, 3), torch.randn(4, 3)
     flow = ContinuousFlow(Linear(matrix), ExactDivergence(), TIGHT, kinetic_weight=0.7, jacobian_weight=0.2)
-    with watch_solves(flow) as solves:
+    with training_solves(flow) as solves:
         z, _ = flow.forward_and_logdet(x)
         flow.inverse_and_logdet(z)
     nodes = (torch.arange(2000) + 0.5) / 2000
@@ -229,7 +229,7 @@ def test_penalties_are_the_integrals_of_the_paper():
     torch.testing.assert_close(solves[0].penalty, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(solves[1].penalty, expected, atol=1e-5, rtol=1e-5)
     plain = ContinuousFlow(Linear(matrix))
-    with watch_solves(plain) as solves:
+    with training_solves(plain) as solves:
         plain.forward_and_logdet(x)
     assert torch.equal(solves[0].penalty, torch.zeros(4))
 
@@ -238,7 +238,7 @@ def test_weights_change_no_log_density():
     net, x = field(), torch.randn(4, 3)
     plain = ContinuousFlow(net, ExactDivergence(), TIGHT)
     weighted = ContinuousFlow(net, ExactDivergence(), TIGHT, kinetic_weight=1.0, jacobian_weight=1.0)
-    with watch_solves(weighted):
+    with training_solves(weighted):
         torch.testing.assert_close(weighted.forward_and_logdet(x), plain.forward_and_logdet(x), atol=1e-9, rtol=1e-9)
 
 
@@ -255,7 +255,7 @@ def test_estimators_are_adopted():
 
 def test_an_empty_batch_is_not_solved():
     flow = ContinuousFlow(field())
-    with watch_solves(flow) as solves:
+    with training_solves(flow) as solves:
         z, logdet = flow.forward_and_logdet(torch.zeros(0, 3))
     (z.sum() + logdet.sum()).backward()
     assert (z.shape, logdet.shape, solves[0].evaluations) == ((0, 3), (0,), 0)

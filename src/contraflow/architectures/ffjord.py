@@ -14,8 +14,8 @@ from contraflow.errors import ShapeError, unknown_name
 from contraflow.flow import Flow
 from contraflow.logdet import Divergence, ExactDivergence, Hutchinson
 from contraflow.logdet.probes import Gaussian
-from contraflow.nets import VectorField, conv_field, dense_field
-from contraflow.numerics import OdeSolver
+from contraflow.nets import VectorField, conv_field, dense_field, with_zero_output
+from contraflow.numerics import FixedStepSolver, OdeSolver
 
 DIVERGENCES: dict[str, Divergence] = {
     "exact": ExactDivergence(),
@@ -36,9 +36,12 @@ def ffjord(
     solver: str = "dopri5",
     tolerance: float = 1e-5,
     max_evaluations: int = 2000,
+    training_solver: str | None = None,
+    training_steps: int = 4,
     adjoint: bool = True,
     kinetic_weight: float = 0.0,
     jacobian_weight: float = 0.0,
+    start_at_identity: bool = False,
     preprocessing: Bijection | None = None,
 ) -> Flow:
     """A continuous flow of vectors or images.
@@ -55,7 +58,10 @@ def ffjord(
         levels: of an image.
         divergence: name in `DIVERGENCES`.
         solver, tolerance, max_evaluations: as for `contraflow.numerics.OdeSolver`.
+        training_solver, training_steps: method and steps of a `contraflow.numerics.FixedStepSolver` for training, best
+            with adjoint=False; where no method is given, training solves as evaluation does.
         adjoint, kinetic_weight, jacobian_weight: as for `contraflow.bijections.ContinuousFlow`.
+        start_at_identity: whether the last layer of every field is zero at first, so that the flow starts as x ↦ x.
         preprocessing: as for `Flow`.
 
     Raises:
@@ -71,9 +77,10 @@ def ffjord(
     def flows(field: Callable[[], VectorField]) -> list[Bijection]:
         return [
             ContinuousFlow(
-                field(),
+                with_zero_output(field()) if start_at_identity else field(),
                 DIVERGENCES[divergence],
                 OdeSolver(solver, tolerance, max_evaluations),
+                training_solver=training_solver and FixedStepSolver(training_solver, training_steps),
                 adjoint=adjoint,
                 kinetic_weight=kinetic_weight,
                 jacobian_weight=jacobian_weight,

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from contraflow.bijections.bijection import Bijection
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet import Divergence, Exact, ExactDivergence, Hutchinson, LogDetEstimator
-from contraflow.numerics import OdeSolver, alias, transforms_active
+from contraflow.numerics import FixedStepSolver, OdeSolver, alias, transforms_active
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,16 @@ class ContinuousFlow(Bijection):
         λ_K ∫ ‖f‖² dt + λ_J ∫ ‖∂f/∂z‖_F² dt,
 
     Finlay, Jacobsen, Nurbekyan, Oberman, How to train your neural ODE, 2020 (arXiv:2002.02798). Log-densities stay what
-    they are; `contraflow.bijections.watch_solves` collects the penalties.
+    they are; `contraflow.bijections.training_solves` collects the penalties.
 
     Args:
         field: f, a module of (t, z) with t a scalar tensor and z ``(batch, *event)``, sample by sample, twice
             differentiable. Gradients go to its parameters.
         divergence: `Hutchinson(probe, probes)`, or `ExactDivergence()` for small D.
         solver: method, tolerance, most evaluations.
+        training_solver: of the solves inside `training_solves`, those of the training loop; `solver` when not given.
+            `FixedStepSolver`, with adjoint=False, makes every step cost the same. Densities and samples always come
+            from `solver`.
         adjoint: gradients from a second solve backwards in time, at constant memory; else through the solver's steps,
             exact for those steps, with the memory of all of them.
         kinetic_weight: λ_K >= 0; the paper's is 0.01.
@@ -74,6 +77,7 @@ class ContinuousFlow(Bijection):
         divergence: Divergence | None = None,
         solver: OdeSolver | None = None,
         *,
+        training_solver: OdeSolver | FixedStepSolver | None = None,
         adjoint: bool = True,
         kinetic_weight: float = 0.0,
         jacobian_weight: float = 0.0,
@@ -86,10 +90,11 @@ class ContinuousFlow(Bijection):
         self.field = field
         self.divergence = divergence if divergence is not None else Hutchinson()
         self.solver = solver if solver is not None else OdeSolver()
+        self.training_solver = training_solver if training_solver is not None else self.solver
         self.adjoint = adjoint
         self.kinetic_weight = kinetic_weight
         self.jacobian_weight = jacobian_weight
-        #: Told of every solve; `watch_solves` sets it.
+        #: Told of every solve; `training_solves` sets it.
         self.observer: Callable[[ContinuousSolve], None] | None = None
 
     @property
@@ -123,14 +128,16 @@ class ContinuousFlow(Bijection):
         """z(end) from z(start) and, with vectors, ∫ tr ∂f/∂z dt; the observer gets the rest."""
         if transforms_active():
             return list(solve_transformed(self, start_value, vectors, start, end))
-        penalised = vectors is not None and self.observer is not None and self._weighted
+        training = self.observer is not None
+        solver = self.training_solver if training else self.solver
+        penalised = vectors is not None and training and self._weighted
         scalars = 0 if vectors is None else 1 + penalised
         rates = _Rates(self, vectors, end - start if penalised else 0.0)
         if self.adjoint and torch.is_grad_enabled():
             parameters = [one for one in self.field.parameters() if one.requires_grad]
-            evaluations, *values = _Adjoint.apply(self.solver, rates, scalars, start, end, start_value, *parameters)
+            evaluations, *values = _Adjoint.apply(solver, rates, scalars, start, end, start_value, *parameters)
         else:
-            found = self.solver.solve(rates.of_state, _with_zeros(start_value, scalars), start, end)
+            found = solver.solve(rates.of_state, _with_zeros(start_value, scalars), start, end)
             evaluations, values = found.evaluations, list(found.state)
         if self.observer is not None:
             penalty = values.pop() if penalised else start_value.new_zeros(start_value.shape[0])
@@ -143,12 +150,13 @@ class ContinuousFlow(Bijection):
 
 
 @contextmanager
-def watch_solves(module: nn.Module) -> Iterator[list[ContinuousSolve]]:
-    """Collects every solve of the continuous flows in `module` while the context is open: NFE and penalties.
+def training_solves(module: nn.Module) -> Iterator[list[ContinuousSolve]]:
+    """While the context is open, the continuous flows in `module` solve with their `training_solver` and integrate their
+    penalties; every solve is collected.
 
     >>> from contraflow.nets import dense_field
     >>> flow = ContinuousFlow(dense_field(3, (8,)), kinetic_weight=0.01)
-    >>> with watch_solves(flow) as solves:
+    >>> with training_solves(flow) as solves:
     ...     _ = flow.forward_and_logdet(torch.ones(2, 3))
     >>> solves[0].penalty.shape, bool((solves[0].penalty > 0).all())
     (torch.Size([2]), True)
@@ -223,7 +231,14 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, solver: OdeSolver, rates: _Rates, scalars: int, start: float, end: float, z: Tensor, *params: Tensor
+        ctx: Any,
+        solver: OdeSolver | FixedStepSolver,
+        rates: _Rates,
+        scalars: int,
+        start: float,
+        end: float,
+        z: Tensor,
+        *params: Tensor,
     ) -> tuple[Any, ...]:
         found = solver.solve(rates.of_state, _with_zeros(z, scalars), start, end)
         ctx.solver, ctx.rates, ctx.start, ctx.end = solver, rates, start, end

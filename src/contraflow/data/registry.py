@@ -12,10 +12,15 @@ from contraflow.data.entry import Entry
 from contraflow.data.known_files import KnownFile, file_md5
 from contraflow.data.path_dataset import ARRAY_SUFFIXES, TABLE_SUFFIXES, is_folder, load_path
 from contraflow.data.sets import (
+    bsds300,
+    celeba64,
     celeba_hq,
     cifar10,
     digits,
     fashion_mnist,
+    gas,
+    hepmass,
+    miniboone,
     mnist,
     power,
     small_imagenet,
@@ -34,8 +39,13 @@ DATASETS: dict[str, Entry] = {
     "svhn": svhn.ENTRY,
     "imagenet32": small_imagenet.ENTRY_32,
     "imagenet64": small_imagenet.ENTRY_64,
+    "celeba64": celeba64.ENTRY,
     "celebahq256": celeba_hq.ENTRY,
     "power": power.ENTRY,
+    "gas": gas.ENTRY,
+    "hepmass": hepmass.ENTRY,
+    "miniboone": miniboone.ENTRY,
+    "bsds300": bsds300.ENTRY,
     **toy_densities.ENTRIES,
 }
 """Name to entry."""
@@ -74,7 +84,8 @@ def load_dataset(
 
     Raises:
         ConfigurationError: an unknown name, or columns, size or grey where they have no meaning.
-        DataError: files are absent or broken; the message lists every place that was looked at.
+        DataError: files are absent, broken or not the whole of the published ones; absent ones are listed with every
+            place where they were looked for.
 
     >>> load_dataset("checkerboard").train.shape
     torch.Size([50000, 2])
@@ -88,13 +99,14 @@ def load_dataset(
     name = os.fspath(name_or_path)
     if columns is not None or size is not None or grey:
         raise ConfigurationError(f"columns=, size= and grey= are for your own files, not for the data set {name!r}.")
-    return DATASETS[name].load(_find(name, data_root(root)), seed)
+    return DATASETS[name].read(_find(name, data_root(root)), seed)
 
 
 def check(name: str, root: str | os.PathLike[str] | None = None) -> list[tuple[str, str]]:
-    """File and status of a named data set: ``ok``, ``absent``, or what is wrong with its md5 sum.
+    """File and status of a named data set: ``ok``, ``absent`` and where else it may lie, or what its md5 sum is.
 
-    Of several forms, those with a file present are listed; where there is none, the one that `fetch` gets.
+    Of several forms, those with a file present are listed; where there is none, the one that `fetch` gets. Where the
+    published number of rows is known, a complete form is read, and the last line says whether it has them.
 
     Raises:
         ConfigurationError: an unknown name.
@@ -103,7 +115,10 @@ def check(name: str, root: str | os.PathLike[str] | None = None) -> list[tuple[s
     present = [form for form in entry.forms if any(file.find(folder) for file in form)]
     forms = present or [entry.fetchable or form for form in entry.forms[:1]]
     files = dict.fromkeys(file for form in forms for file in form)
-    return [_status(file, folder) for file in files]
+    statuses = [_status(file, folder) for file in files]
+    if entry.shape is not None and (paths := _complete(name, folder)):
+        statuses.append((name, _content_status(entry, paths)))
+    return statuses
 
 
 def fetch(name: str, root: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -150,16 +165,20 @@ def own_path(name_or_path: str | os.PathLike[str]) -> Path | None:
 
 
 def _find(name: str, folder: Path) -> list[Path]:
-    """The files of the first form that is complete."""
-    forms = DATASETS[name].forms
-    if not forms:
-        return []
-    for form in forms:
-        paths = [file.find(folder) for file in form]
-        found = [path for path in paths if path is not None]
-        if len(found) == len(form):
-            return found
-    raise _absent(name, folder)
+    """The files of the first form that is complete; none where no file is needed."""
+    paths = _complete(name, folder)
+    if not paths and DATASETS[name].forms:
+        raise _absent(name, folder)
+    return paths
+
+
+def _complete(name: str, folder: Path) -> list[Path]:
+    """The files of the first form that is complete, or none."""
+    for form in DATASETS[name].forms:
+        paths = [path for file in form if (path := file.find(folder)) is not None]
+        if len(paths) == len(form):
+            return paths
+    return []
 
 
 def _absent(name: str, folder: Path) -> DataError:
@@ -178,8 +197,17 @@ def _absent(name: str, folder: Path) -> DataError:
 def _status(file: KnownFile, folder: Path) -> tuple[str, str]:
     path = file.find(folder)
     if path is None:
-        return str(file.places(folder)[0]), "absent"
+        first, *others = map(str, file.places(folder))
+        return first, f"absent, and not at {' or '.join(others)} either" if others else "absent"
     if file.md5 is None or path.name != file.name:
         return str(path), "present; no published md5 sum to compare with"
     found = file_md5(path)
     return str(path), "ok" if found == file.md5 else f"md5 is {found}, expected {file.md5}; fetch it again"
+
+
+def _content_status(entry: Entry, paths: Sequence[Path]) -> str:
+    try:
+        data = entry.read(paths, 0)
+    except DataError as error:
+        return str(error)
+    return f"ok, {len(data.train):,} train, {len(data.validation):,} validation and {len(data.test):,} test rows"
