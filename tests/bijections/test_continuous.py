@@ -15,7 +15,7 @@ from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet import ExactDivergence, Hutchinson
 from contraflow.logdet.probes import Gaussian, Rademacher
 from contraflow.nets import FIELD_ACTIVATIONS, FIELD_LAYERS, Concat, VectorField, conv_field, dense_field
-from contraflow.numerics import METHODS, OdeSolver, batch_jacobian
+from contraflow.numerics import FIXED_METHODS, METHODS, FixedStepSolver, OdeSolver, batch_jacobian
 from contraflow.testing import check_bijection
 
 TIGHT = OdeSolver("dopri8", 1e-11)
@@ -365,3 +365,78 @@ def test_a_field_sees_time_and_every_input(activation, layer):
     jacobian = batch_jacobian(lambda z: net(t, z), torch.randn(2, 3))
     assert (jacobian.abs() > 1e-9).all()
     assert not torch.allclose(net(t, torch.ones(1, 3)), net(2 * t, torch.ones(1, 3)))
+
+
+@pytest.mark.parametrize("method", FIXED_METHODS)
+def test_the_error_of_fixed_steps_falls_with_their_order(method):
+    """Halving the step divides the error of z and of the logdet by about 2^order."""
+    net, x = field(), torch.randn(5, 3)
+    tight = ContinuousFlow(net, ExactDivergence(), TIGHT).forward_and_logdet(x)
+    errors = []
+    for steps in (16, 32):
+        flow = ContinuousFlow(net, ExactDivergence(), training_solver=FixedStepSolver(method, steps), adjoint=False)
+        with torch.no_grad(), training_solves(flow) as solves:
+            values = flow.forward_and_logdet(x)
+        assert solves[0].evaluations == steps * FIXED_METHODS[method]
+        errors.append([(ours - truth).abs().max().item() for ours, truth in zip(values, tight, strict=True)])
+    for coarse, fine in zip(*errors, strict=True):
+        assert abs(math.log2(coarse / fine) - FIXED_METHODS[method]) < 0.3, errors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_fixed_grid_has_its_number_of_steps(dtype):
+    """Either way, where 1/steps is no binary fraction too."""
+    calls = 0
+
+    def dynamics(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        return (torch.ones(1, dtype=dtype),)
+
+    for steps in range(1, 60):
+        for start, end in ((0.0, 1.0), (1.0, 0.0)):
+            calls = 0
+            solution = FixedStepSolver("euler", steps).solve(dynamics, (torch.zeros(1, dtype=dtype),), start, end)
+            assert calls == solution.evaluations == steps
+            torch.testing.assert_close(solution.state[0], torch.full((1,), end - start, dtype=dtype))
+
+
+def test_gradients_through_fixed_steps_are_those_of_the_steps():
+    """In x and the parameters, against differences of the discretised value."""
+    flow = ContinuousFlow(
+        dense_field(2, (3,), "tanh"), ExactDivergence(), training_solver=FixedStepSolver("rk4", 2), adjoint=False
+    )
+    x = torch.randn(2, 2, requires_grad=True)
+    names = [name for name, _ in flow.named_parameters()]
+
+    def run(x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        with training_solves(flow):
+            given = dict(zip(names, parameters, strict=True))
+            with torch.nn.utils.stateless._reparametrize_module(flow, given):
+                return flow.forward_and_logdet(x)
+
+    assert torch.autograd.gradcheck(run, (x, *(one.detach().requires_grad_() for one in flow.parameters())))
+
+
+def test_the_training_solver_is_for_training_alone():
+    """Densities and samples come from `solver`, however coarse the steps of training are."""
+    coarse = FixedStepSolver("euler", 1)
+    flow = ContinuousFlow(field(), ExactDivergence(), TIGHT, training_solver=coarse, adjoint=False)
+    plain = ContinuousFlow(flow.field, ExactDivergence(), TIGHT)
+    x = torch.randn(4, 3)
+    with training_solves(flow) as solves:
+        z = flow.forward_and_logdet(x)[0]
+    assert solves[0].evaluations == 1
+    torch.testing.assert_close(z, x + flow.field(torch.tensor(0.0), x))
+    assert torch.equal(flow.forward_and_logdet(x)[1], plain.forward_and_logdet(x)[1])
+    assert torch.equal(flow.inverse(z), plain.inverse(z))
+
+
+def test_bad_fixed_steps_are_refused():
+    with pytest.raises(ConfigurationError, match="unknown fixed-step ODE solver 'dopri5'"):
+        FixedStepSolver("dopri5")
+    with pytest.raises(DomainError, match="steps=0: at least 1"):
+        FixedStepSolver(steps=0)
+    assert str(FixedStepSolver("midpoint", 8)) == "midpoint in 8 steps"
+    empty = FixedStepSolver().solve(lambda t, y: y, (torch.zeros(0, 2),), 0.0, 1.0)
+    assert empty.evaluations == 0

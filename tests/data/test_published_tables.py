@@ -60,6 +60,10 @@ MODULES = {
 
 @pytest.fixture
 def old_pandas(monkeypatch: pytest.MonkeyPatch) -> dict[str, type]:
+    return classes_of_old_pandas(monkeypatch)
+
+
+def classes_of_old_pandas(monkeypatch: pytest.MonkeyPatch) -> dict[str, type]:
     """Stand-ins under the names of pandas 0.20, for writing pickles only."""
     classes = {}
     for module in ["pandas", "pandas.core", "pandas.indexes", *MODULES]:
