@@ -20,7 +20,7 @@ class Entry:
 
     Attributes:
         load: from the files of one form, and a seed, to the data.
-        description: one line for people.
+        description: one line for the list of data sets.
         kind: ``image``, ``table`` or ``2-D``.
         forms: complete sets of files, any one of which is enough, best first; none where no file is needed.
         shape: published numbers of train, validation and test rows and of columns; None where they are not checked.

@@ -1,4 +1,4 @@
-"""The table of named data sets, and the three things to do with it: load, check, fetch."""
+"""The table of named data sets, with functions that load, check and fetch one of them."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def load_dataset(
 
     Args:
         name_or_path: a name in `DATASETS`, or a path: .csv, .parquet, .npy, .npz, or a folder of images.
-        root: where named data sets lie; else ``$CONTRAFLOW_DATA``, else ``~/.cache/contraflow``.
+        root: folder of the named data sets; else ``$CONTRAFLOW_DATA``, else ``~/.cache/contraflow``.
         seed: of the draws of 2-D sets and of the split of a path; published sets have one fixed split.
         columns: which columns of a table, in which order.
         size, grey: for a folder of images, see `read_image_folder`.
 
     Raises:
-        ConfigurationError: an unknown name, or columns, size or grey where they have no meaning.
+        ConfigurationError: an unknown name, or columns, size or grey for data that do not take them.
         DataError: files are absent, broken or not the whole of the published ones; absent ones are listed with every
             place where they were looked for.
 
@@ -122,7 +122,7 @@ def check(name: str, root: str | os.PathLike[str] | None = None) -> list[tuple[s
 
 
 def fetch(name: str, root: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Download the official files of a named data set; files that are there and whole are kept.
+    """Download the official files of a named data set; complete files that are already present are kept.
 
     Raises:
         ConfigurationError: an unknown name.
@@ -134,7 +134,9 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None) -> list[Path]:
         return []
     if entry.fetchable is None:
         places = " or ".join(" and ".join(str(file.places(folder)[0]) for file in form) for form in entry.forms)
-        raise DataError(f"{name}, {entry.description}: has no address to fetch it from. Put by hand {places}.")
+        raise DataError(
+            f"{name}, {entry.description}: has no address to fetch it from. Put these files there by hand: {places}."
+        )
     return [download(file, folder) for file in entry.fetchable]
 
 
@@ -148,8 +150,8 @@ def own_path(name_or_path: str | os.PathLike[str]) -> Path | None:
     """The path of the user's own file or folder; ``None`` for a name in `DATASETS`, which wins.
 
     Raises:
-        ConfigurationError: a word that is no name, has no suffix of ours, and names nothing in the current folder.
-        DataError: ~ of a user who is not there.
+        ConfigurationError: a word that is neither a name in `DATASETS` nor a known suffix nor an existing path.
+        DataError: ~ of a user who does not exist.
     """
     name = os.fspath(name_or_path)
     if name in DATASETS:
@@ -157,7 +159,7 @@ def own_path(name_or_path: str | os.PathLike[str]) -> Path | None:
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:
-        raise DataError(f"{name}: {error} Write the whole path.") from error
+        raise DataError(f"{name}: {error} Write the full path.") from error
     known = path.suffix.lower() in (*TABLE_SUFFIXES, *ARRAY_SUFFIXES)
     if isinstance(name_or_path, str) and len(path.parts) == 1 and not known and not os.path.exists(path):
         raise unknown_name("data set", name, DATASETS)
@@ -186,11 +188,15 @@ def _absent(name: str, folder: Path) -> DataError:
     for form in DATASETS[name].forms:
         files = [f"    {' or '.join(map(str, file.places(folder)))}" for file in form]
         choices.append("\n".join(files))
-    remedy = f"Run `contraflow data fetch {name}`, or" if DATASETS[name].fetchable else "No address to fetch it from:"
+    remedy = (
+        f"Run `contraflow data fetch {name}`, or"
+        if DATASETS[name].fetchable
+        else "There is no address to fetch it from:"
+    )
     return DataError(
         f"data set {name!r}: files not found below {folder}. Looked for\n"
         + "\n  or, instead of all of those,\n".join(choices)
-        + f"\n{remedy} put the files there by hand, or say where they lie with root= or {ROOT_VARIABLE}."
+        + f"\n{remedy} put the files there by hand, or name their folder with root= or {ROOT_VARIABLE}."
     )
 
 
@@ -201,8 +207,8 @@ def _status(file: KnownFile, folder: Path) -> tuple[str, str]:
         return first, f"absent, and not at {' or '.join(others)} either" if others else "absent"
     if file.md5 is None or path.name != file.name:
         return str(path), "present; no published md5 sum to compare with"
-    found = file_md5(path)
-    return str(path), "ok" if found == file.md5 else f"md5 is {found}, expected {file.md5}; fetch it again"
+    md5 = file_md5(path)
+    return str(path), "ok" if md5 == file.md5 else f"md5 is {md5}, expected {file.md5}; fetch it again"
 
 
 def _content_status(entry: Entry, paths: Sequence[Path]) -> str:

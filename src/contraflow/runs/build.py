@@ -20,7 +20,7 @@ from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Bijection
 from contraflow.data import Dataset, Fingerprint, columns_of, indices_of, keep_labels, load_dataset, load_matching, refuse_columns_without_density, remarks
 from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing, channel_moments, preprocessing_from_config
-from contraflow.data.formats.tables import Note, untold
+from contraflow.data.formats.tables import Note, no_note
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, first_line, unknown_name
 from contraflow.flow import Flow
 from contraflow.runs.choices import is_a
@@ -44,7 +44,7 @@ def load_data_for(
 
     Columns that the recipe itself leaves out are nothing new to `note`.
     """
-    told = untold if note is None or settings.columns is not None else note
+    told = no_note if note is None or settings.columns is not None else note
     return load_matching(
         settings.name, columns, root=settings.root, seed=seed, size=settings.size, grey=settings.grey, note=told
     )

@@ -58,7 +58,7 @@ def _record(value: object) -> ObjectRecord:
 
 def _texts(value: Any) -> dict[str, Any]:
     """A dictionary by its keys as text, which Python 2 wrote as bytes."""
-    return {as_text(key): one for key, one in dict(value).items()}
+    return {as_text(key): item for key, item in dict(value).items()}
 
 
 def _labels(index: object) -> tuple[str, ...]:
