@@ -14,7 +14,7 @@ import torch
 from contraflow.data import DATASETS, Dataset, check, data_root, fetch, load_dataset
 from contraflow.data.download import download
 from contraflow.data.known_files import KnownFile
-from contraflow.data.sets.power import read_power_text
+from contraflow.data.sets.power import load_power, read_power_text
 from contraflow.errors import ConfigurationError, DataError, OutputError
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "data.md"
@@ -238,8 +238,10 @@ def test_power_from_the_published_text(tmp_path):
     path = tmp_path / "household_power_consumption.txt"
     path.write_text("\n".join(lines) + "\n")
     assert np.array_equal(read_power_text(path), np.column_stack([rows, 60 + index]))
-    loaded = load_dataset("power", root=tmp_path)
+    loaded = load_power(path)
     assert [len(part) for part in (loaded.train, loaded.validation, loaded.test)] == [33, 3, 4]
+    with pytest.raises(DataError, match=r"33 train, 3 validation and 4 test rows of 6 columns, expected 1,659,917"):
+        load_dataset("power", root=tmp_path)
     path.write_text("\n".join([*lines, "17/12/2006;01:00:00;1;2"]))
     with pytest.raises(DataError, match="line 43"):
         load_dataset("power", root=tmp_path)

@@ -139,12 +139,19 @@ class _Harmful:
 
 
 @pytest.mark.parametrize(
-    "content", [_Harmful(), {"_data": _Harmful()}, [1, 2], "text"], ids=lambda one: type(one).__name__
+    ("content", "reason"),
+    [
+        (_Harmful(), "asks for __builtin__.print"),
+        ({"_data": _Harmful()}, "asks for __builtin__.print"),
+        ([1, 2], "a list is inside"),
+        ("text", "a str is inside"),
+    ],
+    ids=["print", "print in a dictionary", "list", "text"],
 )
-def test_other_pickles_are_refused_and_not_run(tmp_path, capsys, content):
+def test_other_pickles_are_refused_and_not_run(tmp_path, capsys, content, reason):
     path = tmp_path / "ethylene_CO.pickle"
     path.write_bytes(pickle.dumps(content, 2))
-    with pytest.raises(DataError, match=r"ethylene_CO\.pickle: expected a pickle of a pandas\.DataFrame"):
+    with pytest.raises(DataError, match=rf"ethylene_CO\.pickle: expected a pickle of a pandas\.DataFrame.*{reason}"):
         load_gas(path)
     assert capsys.readouterr().out == ""
 
