@@ -436,7 +436,13 @@ def test_check_says_what_is_wrong(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(DATASETS, "hepmass", replace(DATASETS["hepmass"], shape=(180, 20, 60, 25)))
     *_, (_, rows) = check("hepmass", tmp_path)
-    assert rows == "ok, 180 train, 20 validation and 60 test rows"
+    data = load_dataset("hepmass", root=tmp_path)
+    away = data.test.double().numpy() - data.train.double().numpy().mean(0)
+    covariance = np.cov(data.train.double().numpy().T)
+    squares = np.einsum("ni,ij,nj->n", away, np.linalg.inv(covariance), away).mean()
+    score = -0.5 * (squares + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    counts = "ok, 180 train, 20 validation and 60 test rows"
+    assert rows == f"{counts}; a Gaussian scores {score:.2f} nats a test row, published -27.93"
     (folder / "1000_test.csv").unlink()
     statuses = dict(check("hepmass", tmp_path))
     assert statuses[str(folder / "1000_train.csv")].startswith("present")

@@ -24,6 +24,8 @@ class Entry:
         kind: ``image``, ``table`` or ``2-D``.
         forms: complete sets of files, any one of which is enough, best first; none where no file is needed.
         shape: published numbers of train, validation and test rows and of columns; None where they are not checked.
+        gaussian: published nats a test row of a Gaussian with full covariance, which tells the prepared data from
+            others; None where none is published.
     """
 
     load: Loader
@@ -31,6 +33,7 @@ class Entry:
     kind: str
     forms: tuple[Form, ...] = ()
     shape: tuple[int, int, int, int] | None = None
+    gaussian: float | None = None
 
     def read(self, paths: Sequence[Path], seed: int) -> Dataset:
         """The data in the files of one form.

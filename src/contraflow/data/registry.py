@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from contraflow.data.dataset import Dataset
 from contraflow.data.download import download
 from contraflow.data.entry import Entry
@@ -216,4 +218,13 @@ def _content_status(entry: Entry, paths: Sequence[Path]) -> str:
         data = entry.read(paths, 0)
     except DataError as error:
         return str(error)
-    return f"ok, {len(data.train):,} train, {len(data.validation):,} validation and {len(data.test):,} test rows"
+    rows = f"ok, {len(data.train):,} train, {len(data.validation):,} validation and {len(data.test):,} test rows"
+    if entry.gaussian is None:
+        return rows
+    return f"{rows}; a Gaussian scores {_gaussian_score(data):.2f} nats a test row, published {entry.gaussian:.2f}"
+
+
+def _gaussian_score(data: Dataset) -> float:
+    """Mean log-density in nats of the test rows under a Gaussian with the mean and covariance of the train rows."""
+    train, test = data.train.double(), data.test.double()
+    return torch.distributions.MultivariateNormal(train.mean(0), torch.cov(train.T)).log_prob(test).mean().item()

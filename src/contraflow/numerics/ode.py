@@ -139,9 +139,14 @@ class FixedStepSolver:
         odeint = _odeint()
         if not state[0].numel():
             return OdeSolution(state, 0)
-        # torchdiffeq's own grid of a step size gets one step more by rounding
-        options = {"grid_constructor": lambda _, state, times: torch.linspace(*times, self.steps + 1).to(times)}
-        path = odeint(dynamics, state, _times(start, end, state[0]), method=self.method, options=options)
+
+        def grid(_: Dynamics, state: State, times: Tensor) -> Tensor:
+            # torchdiffeq's own grid, from the size of a step, can have one step more by rounding
+            first, last = times.tolist()
+            return torch.linspace(first, last, self.steps + 1, dtype=times.dtype, device=times.device)
+
+        times, options = _times(start, end, state[0]), {"grid_constructor": grid}
+        path = odeint(dynamics, state, times, method=self.method, options=options)
         return OdeSolution(tuple(values[-1] for values in path), self.steps * FIXED_METHODS[self.method])
 
     def __str__(self) -> str:

@@ -102,4 +102,5 @@ ENTRY = Entry(
     "table",
     (FILES, TEXT_FILES),
     shape=(852_174, 94_685, 105_206, 8),
+    gaussian=-3.58,
 )

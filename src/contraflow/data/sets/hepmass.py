@@ -80,4 +80,5 @@ ENTRY = Entry(
     "table",
     (FILES, COMPRESSED_FILES),
     shape=(315_123, 35_013, 174_987, 21),
+    gaussian=-27.93,
 )

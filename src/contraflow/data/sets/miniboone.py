@@ -87,4 +87,5 @@ ENTRY = Entry(
     "table",
     (FILES, TEXT_FILES),
     shape=(29_556, 3_284, 3_648, 43),
+    gaussian=-37.24,
 )

@@ -151,4 +151,5 @@ ENTRY = Entry(
     "table",
     (FILES, TEXT_FILES, ARRAY_FILES),
     shape=(1_659_917, 184_435, 204_928, 6),
+    gaussian=-7.74,
 )
