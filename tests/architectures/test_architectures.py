@@ -1,4 +1,4 @@
-"""Every named architecture is built, on no memory, and has the paper's number of parameters."""
+"""Named architectures: all are built on the meta device, and have the sizes of their papers."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ def test_the_cifar10_model_has_the_25_million_parameters_of_the_paper():
     [
         ("residual_flow_mnist", 48, 4, False),
         ("residual_flow_cifar10", 48, 4, False),
+        ("residual_flow_cifar10_small", 48, 4, False),
         ("residual_flow_svhn", 48, 0, False),
         ("residual_flow_imagenet32", 96, 0, False),
         ("residual_flow_imagenet64", 96, 0, True),
-        ("residual_flow_celeba64", 96, 0, True),
+        ("residual_flow_celeba64", 64, 0, True),
         ("residual_flow_celebahq256", 96, 0, True),
     ],
 )
@@ -62,7 +63,7 @@ def test_blocks_of_the_papers_appendix_e(name, conv, dense, factored):
     assert {layer.bound for layer in convolutional[0].layers} == {0.98}
 
 
-@pytest.mark.parametrize("name", ["hybrid_mnist", "hybrid_cifar10"])
+@pytest.mark.parametrize("name", ["hybrid_mnist", "hybrid_svhn", "hybrid_cifar10"])
 def test_hybrid_models_have_the_papers_blocks_without_the_dense_ones(name):
     """Appendix E: its density models' 3 levels of 16, and a branch of 256 features after each."""
     with torch.device("meta"):
@@ -96,13 +97,13 @@ def test_tables_of_the_ffjord_paper(name, activation, layers, multiplier, steps)
     with torch.device("meta"):
         flow = ARCHITECTURES[name]()
     (features,) = flow.event_shape
-    found = [one for one in flow.modules() if isinstance(one, ContinuousFlow)]
-    assert len(found) == steps
-    for one in found:
-        widths = [layer.layer.out_features for layer in one.field.layers]
+    flows = [module for module in flow.modules() if isinstance(module, ContinuousFlow)]
+    assert len(flows) == steps
+    for continuous in flows:
+        widths = [layer.layer.out_features for layer in continuous.field.layers]
         assert widths == [multiplier * features] * layers + [features]
-        assert one.field.activation == activation
-        assert one.estimator_name == "divergence by 1 Gaussian probe, dopri5 to 1e-06"
+        assert continuous.field.activation == activation
+        assert continuous.estimator_name == "divergence by 1 Gaussian probe, dopri5 to 1e-06"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,37 @@ def test_images_of_the_ffjord_paper(name, channels):
     assert count(flow) == 2 * sum(each)
 
 
-def test_keywords_edit_an_architecture():
+@pytest.mark.parametrize(
+    ("name", "heights"),
+    [
+        ("residual_flow_cifar10", {32: 16, 16: 16, 8: 16}),
+        ("residual_flow_cifar10_small", {16: 16, 8: 16, 4: 16}),
+        ("residual_flow_imagenet64", {32: 32, 16: 32, 8: 32}),
+        ("residual_flow_celeba64", {32: 16, 16: 16, 8: 16, 4: 16}),
+        ("residual_flow_celebahq256", {128: 16, 64: 16, 32: 16, 16: 16, 8: 16, 4: 16}),
+        ("iresnet_cifar10", {16: 16, 8: 16, 4: 16}),
+    ],
+)
+def test_heights_at_which_the_papers_blocks_work(name, heights):
+    with torch.device("meta"):
+        flow = ARCHITECTURES[name]()
+    found = [module.layers[0].size[0] for module in flow.modules() if isinstance(module, LipschitzConvNet)]
+    assert {height: found.count(height) for height in found} == heights
+
+
+def test_the_full_size_iresnet():
+    """Behrmann et al. 2019: c = 0.9, ELU, 5 terms, 16-16-16 blocks of 512."""
+    with torch.device("meta"):
+        flow = ARCHITECTURES["iresnet_cifar10"]()
+    blocks = [module for module in flow.modules() if isinstance(module, ResidualBlock)]
+    assert len(blocks) == 48
+    assert {layer.bound for block in blocks for layer in block.g.layers} == {0.9}
+    assert {block.g.layers[0].weight.shape[0] for block in blocks} == {512}
+    assert {type(block.g.activations[-1]).__name__ for block in blocks} == {"ELU"}
+    assert flow.estimator_name == "5 terms (biased), 1 probe"
+
+
+def test_keywords_change_the_settings_of_an_architecture():
     flow = ARCHITECTURES["residual_flow_cifar10"]((1, 8, 8), blocks=(1,), hidden=4, dense_blocks=0)
     assert flow.event_shape == (1, 8, 8)
     assert flow.log_prob(torch.randn(2, 1, 8, 8)).shape == (2,)
@@ -156,7 +187,7 @@ def test_shapes_that_do_not_fit_are_refused():
         residual_flow_images((64,))
 
 
-def test_a_small_start_is_near_the_identity():
+def test_a_small_zero_start_is_near_the_identity():
     x = torch.randn(20, 3)
     flow = residual_flow((3,), blocks=2, hidden=(8,), actnorm=False, zero_start=1e-6)
     biases = [module.g.layers[-1].bias for module in flow.modules() if isinstance(module, ResidualBlock)]

@@ -22,11 +22,11 @@ TIGHT = OdeSolver("dopri8", 1e-11)
 
 
 def field(activation: str = "tanh") -> VectorField:
-    """Steep enough that divergence and steps change along the way."""
+    """A vector field steep enough that divergence and step sizes vary along a solve."""
     net = dense_field(3, (8, 8), activation)
     with torch.no_grad():
-        for one in net.parameters():
-            one.mul_(2)
+        for parameter in net.parameters():
+            parameter.mul_(2)
     return net
 
 
@@ -42,7 +42,7 @@ class Linear(nn.Module):
 
 
 def test_laws_of_a_bijection():
-    """The direct gradient and images are among the architectures."""
+    """Direct gradients and images are tested among the architectures."""
     check_bijection(ContinuousFlow(dense_field(2, (4,)), Hutchinson(), TIGHT), torch.randn(2, 2), float32_atol=3e-3)
 
 
@@ -60,7 +60,7 @@ def test_a_linear_field_is_the_matrix_exponential(adjoint):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_error_of_the_logdet_falls_with_the_tolerance(method):
-    """At least as 3/4 of the theoretical power, p/(p + 1) for order p; the dense Jacobian is that of a tight solve."""
+    """At least 3/4 of the theoretical power p/(p + 1) for order p, against the dense Jacobian of a tight solve."""
     net, x = field(), torch.randn(5, 3)
     exact = ContinuousFlow(net, ExactDivergence(), OdeSolver("dopri8", 1e-13), adjoint=False)
     truth = torch.linalg.slogdet(batch_jacobian(exact.forward, x))[1]
@@ -78,7 +78,7 @@ def test_the_error_of_the_logdet_falls_with_the_tolerance(method):
     assert slope > 0.75 * METHODS[method] / (METHODS[method] + 1), (slope, errors)
 
 
-def test_a_solve_agrees_with_torchdiffeq_by_hand():
+def test_a_solve_agrees_with_torchdiffeq():
     """The same equation written out: forward-mode divergence, torchdiffeq's own adjoint over the whole state."""
     from torchdiffeq import odeint_adjoint
 
@@ -118,13 +118,13 @@ def test_adjoint_against_direct_gradients(inverse):
             there = flow.inverse_and_logdet if inverse else flow.forward_and_logdet
             z, logdet = there(x, generator=Generator().manual_seed(1))
         loss = ((z.sum(1) + logdet + solves[0].penalty) * torch.tensor([1.0, -2.0, 0.5, 30.0])).sum() * 1e-9
-        gradients.append([1e9 * one for one in torch.autograd.grad(loss, [x, *net.parameters()])])
+        gradients.append([1e9 * gradient for gradient in torch.autograd.grad(loss, [x, *net.parameters()])])
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-7)
-    assert all(one.abs().max() > 1e-3 for one in gradients[0])
+    assert all(gradient.abs().max() > 1e-3 for gradient in gradients[0])
 
 
-def test_adjoint_gradients_of_the_inverse_alone():
+def test_adjoint_gradients_of_the_inverse():
     flow = ContinuousFlow(field(), solver=TIGHT)
     z = torch.randn(1, 3, requires_grad=True)
     assert torch.autograd.gradcheck(flow.inverse, (z,), atol=1e-6, rtol=1e-6)
@@ -209,8 +209,8 @@ def test_evaluations_are_counted(adjoint):
     with training_solves(Chain([ActNorm(3), flow])) as solves:
         z = flow.forward_and_logdet(torch.randn(4, 3))[0]
         flow.inverse(z.detach())
-    assert [one.evaluations for one in solves] == [solves[0].evaluations, calls - solves[0].evaluations]
-    assert min(one.evaluations for one in solves) > 8
+    assert [solve.evaluations for solve in solves] == [solves[0].evaluations, calls - solves[0].evaluations]
+    assert min(solve.evaluations for solve in solves) > 8
     flow.forward(torch.randn(4, 3))
     assert len(solves) == 2, "watching has ended"
     assert flow.observer is None
@@ -234,7 +234,7 @@ def test_penalties_are_the_integrals_of_the_paper():
     assert torch.equal(solves[0].penalty, torch.zeros(4))
 
 
-def test_weights_change_no_log_density():
+def test_penalty_weights_do_not_change_log_densities():
     net, x = field(), torch.randn(4, 3)
     plain = ContinuousFlow(net, ExactDivergence(), TIGHT)
     weighted = ContinuousFlow(net, ExactDivergence(), TIGHT, kinetic_weight=1.0, jacobian_weight=1.0)
@@ -242,7 +242,7 @@ def test_weights_change_no_log_density():
         torch.testing.assert_close(weighted.forward_and_logdet(x), plain.forward_and_logdet(x), atol=1e-9, rtol=1e-9)
 
 
-def test_estimators_are_adopted():
+def test_with_logdet_makes_the_divergence_exact_or_leaves_it():
     flow = Flow((3,), Chain([ContinuousFlow(field(), solver=OdeSolver(tolerance=1e-6))]))
     assert flow.estimator_name == "divergence by 1 Rademacher probe, dopri5 to 1e-06"
     assert flow.with_logdet(Exact()).estimator_name == "exact divergence, dopri5 to 1e-06"
@@ -253,7 +253,7 @@ def test_estimators_are_adopted():
     assert not torch.equal(flow.log_prob(x), flow.log_prob(x))
 
 
-def test_an_empty_batch_is_not_solved():
+def test_an_empty_batch_needs_no_solve():
     flow = ContinuousFlow(field())
     with training_solves(flow) as solves:
         z, logdet = flow.forward_and_logdet(torch.zeros(0, 3))
@@ -261,8 +261,8 @@ def test_an_empty_batch_is_not_solved():
     assert (z.shape, logdet.shape, solves[0].evaluations) == ((0, 3), (0,), 0)
 
 
-def test_single_precision_stops_at_its_rounding():
-    """A tolerance below float32's rounding is that rounding: the solve ends, as near as float32 can be."""
+def test_a_tolerance_below_float32_rounding_is_raised_to_it():
+    """The solve ends, and its error is of the size of float32 rounding."""
     flow, x = ContinuousFlow(field(), ExactDivergence(), OdeSolver(tolerance=1e-14)), torch.randn(4, 3)
     double = flow.forward_and_logdet(x)
     single = flow.float().forward_and_logdet(x.float())
@@ -298,7 +298,7 @@ class Blowup(nn.Module):
         (Fragile(), OdeSolver(), "underflow"),
     ],
 )
-def test_a_solver_that_gives_up_says_so(broken, solver, match):
+def test_a_failed_solve_raises_an_error(broken, solver, match):
     broken.broken = True
     flow = ContinuousFlow(broken, solver=solver)
     with pytest.raises(SolverError, match=match) as error:
@@ -306,7 +306,7 @@ def test_a_solver_that_gives_up_says_so(broken, solver, match):
     assert "loosen the tolerance" in str(error.value)
 
 
-def test_an_adjoint_that_gives_up_says_so():
+def test_a_failed_adjoint_raises_an_error():
     flow = ContinuousFlow(Fragile())
     z = flow.forward(torch.randn(4, 3))
     flow.field.broken = True
@@ -348,7 +348,7 @@ def test_concatenated_time_is_the_first_input():
 
 
 @pytest.mark.parametrize("layer", FIELD_LAYERS)
-def test_images_flow_under_every_layer(layer):
+def test_images_work_with_every_kind_of_layer(layer):
     flow = ContinuousFlow(conv_field(2, (3,), "tanh", layer), ExactDivergence(), TIGHT)
     x = torch.randn(2, 2, 2, 2)
     z, logdet = flow.forward_and_logdet(x)
@@ -359,7 +359,7 @@ def test_images_flow_under_every_layer(layer):
 
 @pytest.mark.parametrize("layer", FIELD_LAYERS)
 @pytest.mark.parametrize("activation", FIELD_ACTIVATIONS)
-def test_a_field_sees_time_and_every_input(activation, layer):
+def test_a_field_depends_on_time_and_every_input(activation, layer):
     net = dense_field(3, (8,), activation, layer)
     t = torch.tensor(0.3)
     jacobian = batch_jacobian(lambda z: net(t, z), torch.randn(2, 3))

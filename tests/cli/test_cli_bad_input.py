@@ -65,21 +65,25 @@ TRAIN = [
     ("digits", ["data.name=absent.csv"], ["absent.csv: no such file"]),
     ("digits", ["evaluation.samples=0"], ["evaluation.samples=0"]),
     ("digits", ["evaluation.estimator.kind=series", "evaluation.estimator.terms=0"], ["terms=0"]),
-    ("digits", ["estimator.terms=3"], ["estimator.terms=3: kind=roulette does not take it, kind=series does."]),
-    ("digits", ["estimator.rate=3"], ["estimator.rate=3.0: law=geometric does not take it, law=poisson does."]),
-    ("digits", ["estimator.kind=exact", "estimator.p=0.5"], ["p=0.5: kind=exact does not take it, law=geometric does"]),
-    ("moons", ["evaluation.estimator.probes=2"], ["probes=2: kind=exact does not take it", "and kind=series do."]),
-    ("digits", ["estimator.kind=adaptive", "estimator.exact_terms=2"], ["kind=adaptive does not take it"]),
+    ("digits", ["estimator.terms=3"], ["estimator.terms=3: kind=roulette does not accept it, kind=series does."]),
+    ("digits", ["estimator.rate=3"], ["estimator.rate=3.0: law=geometric does not accept it, law=poisson does."]),
+    (
+        "digits",
+        ["estimator.kind=exact", "estimator.p=0.5"],
+        ["p=0.5: kind=exact does not accept it, law=geometric"],
+    ),
+    ("moons", ["evaluation.estimator.probes=2"], ["probes=2: kind=exact does not accept it", "and kind=series do."]),
+    ("digits", ["estimator.kind=adaptive", "estimator.exact_terms=2"], ["kind=adaptive does not accept it"]),
     ("digits", ["estimator.law=adaptive"], ["'geometric', 'poisson'", "adaptive"]),
     ("digits", ["estimator.p=1.5"], ["Geometric(p=1.5)"]),
     ("digits", ["estimator.trems=3"], ["Did you mean '--estimator.terms'?"]),
-    ("digits", ["objective.likelihood_weight=1"], ["kind=likelihood does not take it, kind=hybrid does."]),
+    ("digits", ["objective.likelihood_weight=1"], ["kind=likelihood does not accept it, kind=hybrid does."]),
     ("digits_hybrid", ["objective.likelihood_weight=-1"], ["objective.likelihood_weight=-1"]),
     ("digits", ["objective.kind=hybrid"], ["objective.kind=hybrid needs an architecture with a classifier"]),
     ("digits", ["architecture.name=residual_flow_digit"], ["Did you mean 'residual_flow_digits'?"]),
     ("digits", ["architecture.options.hiden=8"], ["Did you mean 'hidden'?"]),
     ("digits", ["architecture.options.hidden=eight"], ["architecture.options=", "'eight'"]),
-    ("digits", ["architecture.options.hidden=0"], ["'hidden': 0", "cannot be built so"]),
+    ("digits", ["architecture.options.hidden=0"], ["'hidden': 0", "cannot be built with them"]),
     ("digits", ["architecture.options.activation=relu"], ["unknown activation 'relu'"]),
     ("digits", ["architecture.name=residual_flow_table"], ["dense_blocks"]),
     ("digits", ["preprocessing.kind=standardise"], ["preprocessing.kind=standardise", "must be image"]),
@@ -106,10 +110,10 @@ def test_training_that_cannot_be(
 def test_train_needs_a_recipe_and_a_place(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(["train", "digits"], capsys, "give either --out RUN for a new run or --resume RUN")
     refused(["train", "--out", tmp_path / "run"], capsys, "no recipe given", "contraflow recipes")
-    refused(["train", "digits", "--resume", run], capsys, "--resume takes the recipe from", "leave digits out")
+    refused(["train", "digits", "--resume", run], capsys, "--resume takes the recipe from", "leave out digits")
     refused(["train", "--resume", run, "--out", tmp_path / "run"], capsys, "either --out RUN")
     refused(["train", "--resume", tmp_path / "none"], capsys, "no such folder")
-    refused(["train", "--resume", tmp_path], capsys, "no checkpoint inside")
+    refused(["train", "--resume", tmp_path], capsys, "holds no checkpoint")
     refused(["train", "digits", "--out"], capsys, "--out")
     assert not any(tmp_path.iterdir())
 
@@ -119,7 +123,7 @@ YAML = [
     ("recipe: digits\ntrainng: {steps: 3}\n", ["key in", "Did you mean 'training'?"]),
     ("recipe: digits\ntraining: {step: 3}\n", ["'training.step'", "Did you mean 'training.steps'?"]),
     ("recipe: digits\nevaluation: {estimator: {q: 3}}\n", ["'evaluation.estimator.q'"]),
-    ("recipe: digits\nestimator: {kind: series, p: 0.5}\n", ["estimator.p=0.5: kind=series does not take it"]),
+    ("recipe: digits\nestimator: {kind: series, p: 0.5}\n", ["estimator.p=0.5: kind=series does not accept it"]),
     ("recipe: digits\nestimator: 3\n", ["estimator=3"]),
     ("recipe: digits\narchitecture: {options: {hiden: 3}}\n", ["Did you mean 'hidden'?"]),
     ("recipe: digits\ntraining: {steps: many}\n", ["training.steps", "many"]),
@@ -158,9 +162,9 @@ def test_an_output_that_exists(run: Path, tmp_path: Path, capsys: pytest.Capture
     assert sorted(path.name for path in run.rglob("*")) == before
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    refused(["train", "digits", "--out", tmp_path / "thesis", "--force", *TINY], capsys, "not a run of ours")
+    refused(["train", "digits", "--out", tmp_path / "thesis", "--force", *TINY], capsys, "not the folder of a run")
     (tmp_path / "file").write_text("kept")
-    refused(["train", "digits", "--out", tmp_path / "file", "--force", *TINY], capsys, "not a run of ours")
+    refused(["train", "digits", "--out", tmp_path / "file", "--force", *TINY], capsys, "not the folder of a run")
     refused(["train", "digits", "--out", tmp_path / "file" / "run", *TINY], capsys, "cannot be written")
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
     assert (tmp_path / "file").read_text() == "kept"
@@ -344,7 +348,12 @@ def test_errors_of_the_system_are_one_line(
     refused(["train", "--resume", copy], capsys, f"{copy / 'log.jsonl'}: Is a directory.")
     array = tmp_path / "a.npy"
     count = str(10**13)
-    refused(["sample", run, "--out", array, "--n", count, "--batch-size", count], capsys, "not enough memory", "fewer")
+    refused(
+        ["sample", run, "--out", array, "--n", count, "--batch-size", count],
+        capsys,
+        "not enough memory",
+        "smaller batch_size",
+    )
     assert not array.exists()
 
     def fails(run: Path) -> None:

@@ -168,7 +168,7 @@ def test_ood_of_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["ood", str(out)]) == 2
     assert "unknown data set 'noise'" in capsys.readouterr().err
     assert main(["quality", str(out)]) == 2
-    assert "FID is of images" in capsys.readouterr().err
+    assert "FID needs a flow of images" in capsys.readouterr().err
 
 
 @pytest.mark.slow

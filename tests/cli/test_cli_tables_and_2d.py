@@ -17,7 +17,7 @@ from PIL import Image
 
 from contraflow.cli import main
 from contraflow.errors import ShapeError
-from contraflow.report import ReportSettings, Subject
+from contraflow.report import ReportSettings, RunData
 from contraflow.report.densities import other_data
 from contraflow.runs import load_run
 from contraflow.runs.build import load_data_for
@@ -185,7 +185,7 @@ def test_the_own_file_with_its_columns_turned(
     assert "left out" not in said
     trained = load_run(run)
     own = load_data_for(trained.columns, trained.recipe.data, trained.recipe.seed)
-    beside = other_data(Subject(trained, own, ReportSettings(other=str(turned(two_scales, "beside.csv")))))
+    beside = other_data(RunData(trained, own, ReportSettings(other=str(turned(two_scales, "beside.csv")))))
     assert all(rows[:, 0].mean() < 10 < 90 < rows[:, 1].mean() for rows in (own.test, *beside.values()))
     assert main(["ood", str(run), "--against", str(turned(two_scales, "far.csv")), "--batch", "5", "--json"]) == 0
     out, err = capsys.readouterr()

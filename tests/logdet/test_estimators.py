@@ -13,7 +13,7 @@ from contraflow import EVALUATION, TRAINING, AdaptiveRoulette, Exact, ModuleCont
 from contraflow.bijections import Squeeze
 from contraflow.errors import DomainError
 from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP
-from contraflow.logdet import GRADIENTS, Geometric, Poisson
+from contraflow.logdet import GRADIENTS, Geometric, PaperRoulette, Poisson
 from contraflow.logdet.estimators import roulette
 from contraflow.logdet.probes import Gaussian, PairedRademacher, Rademacher
 from contraflow.testing import check_estimator, check_probe_variance, check_unbiased
@@ -28,6 +28,8 @@ UNBIASED = {
     "geometric, independent draws": RussianRoulette(Geometric(0.5), 2, stratified=False),
     "geometric, Gaussian probes": RussianRoulette(Geometric(0.5), 2, Gaussian()),
     "geometric, three probes": RussianRoulette(Geometric(0.5), 2, Rademacher(), 3),
+    "the paper's, in its text": PaperRoulette(),
+    "the paper's, in its code for images": PaperRoulette(Poisson(2.0)),
     "poisson": RussianRoulette(Poisson(2.0), 2),
     "poisson, no exact terms": RussianRoulette(Poisson(3.0), 0),
     "poisson, independent draws, Gaussian probes": RussianRoulette(Poisson(2.0), 2, Gaussian(), stratified=False),
@@ -309,3 +311,32 @@ def test_a_series_of_nan_goes_on():
     ended, seen = series_of([0.001, math.nan, 0.001, 0.0, 0.001])
     assert ended.value.isnan().tolist() == [False, True, False, False, False]
     assert len(seen) == max(TERMS)
+
+
+def test_the_papers_roulette_draws_one_number_of_terms_for_the_whole_batch():
+    """Every row computes the same powers, of g(x) = x/2; over calls, their number follows 2 + Geometric(0.5)."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = []
+    for _ in range(400):
+        rows = []
+
+        def linearize(x, rows=rows):
+            return x / 2, lambda u: rows.append(u.shape[1]) or u / 2
+
+        PaperRoulette().estimate(linearize, torch.zeros(6, 3), generator)
+        assert set(rows) == {6}
+        lengths.append(len(rows))
+    assert min(lengths) == 3
+    # mean 4, variance 2: a false-alarm rate of 1e-5 at 4.4 standard errors
+    assert abs(np.mean(lengths) - 4) < 4.4 * (2 / 400) ** 0.5
+
+
+def test_the_papers_probes_are_gaussian():
+    estimate = PaperRoulette().estimate(lambda x: (x / 2, lambda u: u / 2), torch.zeros(50, 3))
+    assert len(estimate.probes.unique()) == 150
+
+
+@pytest.mark.parametrize("wrong", [{"exact_terms": -1}, {"probes": 0}])
+def test_numbers_that_the_papers_roulette_refuses(wrong):
+    with pytest.raises(DomainError, match="at least 0 exact terms and 1 probe"):
+        PaperRoulette(**wrong)

@@ -17,7 +17,18 @@ from contraflow.cli import main
 from contraflow.cli.train import parse_training
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.flow import Flow
-from contraflow.logdet import AdaptiveRoulette, EVALUATION, Exact, Geometric, LogDetEstimator, Poisson, PowerSeries, RussianRoulette, TRAINING, TruncationLaw
+from contraflow.logdet import (
+    EVALUATION,
+    TRAINING,
+    AdaptiveRoulette,
+    Exact,
+    Geometric,
+    LogDetEstimator,
+    Poisson,
+    PowerSeries,
+    RussianRoulette,
+    TruncationLaw,
+)
 from contraflow.logdet.probes import Gaussian, PairedRademacher
 from contraflow.runs import Recipe
 from contraflow.runs.choices import CHOICES, ESTIMATOR, LAWS, OBJECTIVE, OBJECTIVES, Choice
@@ -61,23 +72,27 @@ def test_what_both_kinds_take_is_kept() -> None:
 @pytest.mark.parametrize(
     ("base", "keys", "message"),
     [
-        (Exact(), {"terms": 3}, "estimator.terms=3: kind=exact does not take it, kind=series does."),
-        (TRAINING, {"rate": 3.0}, "estimator.rate=3.0: law=geometric does not take it, law=poisson does."),
-        (TRAINING, {"law": "poisson", "p": 0.5}, "estimator.p=0.5: law=poisson does not take it, law=geometric does."),
+        (Exact(), {"terms": 3}, "estimator.terms=3: kind=exact does not accept it, kind=series does."),
+        (TRAINING, {"rate": 3.0}, "estimator.rate=3.0: law=geometric does not accept it, law=poisson does."),
+        (
+            TRAINING,
+            {"law": "poisson", "p": 0.5},
+            "estimator.p=0.5: law=poisson does not accept it, law=geometric does.",
+        ),
         (
             PowerSeries(),
             {"stratified": False},
-            "estimator.stratified=False: kind=series does not take it, kind=roulette and kind=adaptive do.",
+            "estimator.stratified=False: kind=series does not accept it, kind=roulette and kind=adaptive do.",
         ),
         (
             AdaptiveRoulette(),
             {"series_dtype": "bfloat16"},
-            "estimator.series_dtype=bfloat16: kind=adaptive does not take it, kind=roulette does.",
+            "estimator.series_dtype=bfloat16: kind=adaptive does not accept it, kind=roulette does.",
         ),
-        (TRAINING, {"kind": "exact", "law": "poisson"}, "estimator.law=poisson: kind=exact does not take it, "),
+        (TRAINING, {"kind": "exact", "law": "poisson"}, "estimator.law=poisson: kind=exact does not accept it, "),
         (TRAINING, {"trems": 3}, "unknown key 'estimator.trems'. Did you mean 'estimator.terms'?"),
         (TRAINING, {"law": "zeta"}, "unknown estimator.law 'zeta'. Known: geometric, poisson."),
-        (TRAINING, {"p": "much"}, "estimator.p='much' is of another type than it must be."),
+        (TRAINING, {"p": "much"}, "estimator.p='much' has the wrong type."),
     ],
 )
 def test_a_key_that_would_be_ignored_is_refused(base: LogDetEstimator, keys: dict[str, Any], message: str) -> None:
@@ -93,8 +108,8 @@ def test_numbers_are_checked_by_the_classes() -> None:
 
 def test_what_has_no_name_cannot_be_written_down() -> None:
     for value, match in (
-        (RussianRoulette(Zeta()), "Zeta is no law that a recipe can write down. Known: geometric, poisson. Enter it"),
-        (RussianRoulette(series_dtype=torch.float64), r"torch.float64 is no series_dtype .* Known: same, bfloat16"),
+        (RussianRoulette(Zeta()), "Zeta: no law that a recipe can name. Known: geometric, poisson. Add yours"),
+        (RussianRoulette(series_dtype=torch.float64), r"torch.float64: no series_dtype .* Known: same, bfloat16"),
     ):
         with pytest.raises(ConfigurationError, match=match):
             Recipe(estimator=value).as_dict()
@@ -142,11 +157,11 @@ def test_a_new_law_reaches_the_command_by_one_entry(
     recipe, _ = parse_training(words)
     assert recipe.estimator == RussianRoulette(Zeta(3.0))
     assert Recipe.from_dict(json.loads(json.dumps(recipe.as_dict()))) == recipe
-    with pytest.raises(ConfigurationError, match=r"a=2\.0: law=geometric does not take it, law=zeta does"):
+    with pytest.raises(ConfigurationError, match=r"a=2\.0: law=geometric does not accept it, law=zeta does"):
         parse_training(["digits", "--out", "run", "estimator.a=2"])
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    assert "how fast it falls. (law=zeta)" in capsys.readouterr().out
+    assert "with law=zeta: how fast it falls." in capsys.readouterr().out
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import pytest
 import contraflow.runs.compare as module
 from contraflow.cli import main
 from contraflow.errors import ConfigurationError, OutputError, TrainingError
-from contraflow.runs.compare import Comparison, Budget, RateSearch, RunResult, run_comparison, seconds_a_step
-from contraflow.runs.recipes import RECIPES
+from contraflow.runs.compare import run_comparison, seconds_a_step
 from contraflow.runs.compare_page import summarise, write_comparison
+from contraflow.runs.compare_plan import Budget, Comparison, RateSearch
+from contraflow.runs.measurement import RunResult
+from contraflow.runs.recipes import RECIPES
 
 pytest.importorskip("zuko", reason="the extra zuko is not installed")
 PLAN = Comparison(("checkerboard",), ("made", "residual_flow_mnist"), Budget(steps=3), seeds=2, limit=50)
@@ -104,7 +106,7 @@ def test_the_best_multiple_of_the_learning_rate_is_taken(tmp_path, monkeypatch):
     own = RECIPES["checkerboard"]().training.learning_rate
     assert one.learning_rate == found["multiple"] * own
     text = write_comparison(plan, [one], [], tmp_path)
-    assert "of 0.001, 1, 1e+30 times its own the one that did best on validation rows after 10% of the steps" in text
+    assert "the best of 0.001, 1, 1e+30 times its own rate on validation rows after 10% of the steps" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| `made`")]
     assert f"| {one.learning_rate:g} | 1 |" in line
 
@@ -210,7 +212,7 @@ def test_rows_that_are_scored():
         (["checkerboard"], "no architecture to compare"),
         (
             ["checkerboard", "--architectures", "maf", "--steps", "2", "--minutes", "1"],
-            "minutes=1.0, steps=2: give one",
+            "minutes=1.0, steps=2: give only one",
         ),
         (["checkerboard", "--architectures", "maf", "--seeds", "0"], "seeds=0"),
         (["checkerboard", "--architectures", "maf", "--validation", "0"], "validation=0"),

@@ -14,7 +14,6 @@ from contraflow.architectures import ARCHITECTURES
 from contraflow.architectures.residual_flow import RESIDUAL_FLOWS
 from contraflow.bijections import Bijection
 from contraflow.data import DATASETS, Dataset
-from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError
 from contraflow.logdet import (
     EVALUATION,
@@ -26,6 +25,7 @@ from contraflow.logdet import (
     PowerSeries,
     RussianRoulette,
 )
+from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 from contraflow.runs import RECIPES, EvaluationSettings, Recipe, build_flow, with_architecture
 from contraflow.runs.build import architecture_options, make_device, make_preprocessing
 from contraflow.training import Hybrid
@@ -37,6 +37,7 @@ SHAPES = {
     "svhn": (3, 32, 32),
     "imagenet32": (3, 32, 32),
     "imagenet64": (3, 64, 64),
+    "celeba64": (3, 64, 64),
     "celebahq256": (3, 256, 256),
     "images.npz": (3, 32, 32),
     "power": (6,),
@@ -52,7 +53,7 @@ def stand_in(recipe: Recipe) -> Dataset:
     """A few rows of the shape of the recipe's data."""
     shape = SHAPES.get(recipe.data.name, (2,))
     if len(shape) == 3:
-        levels = 17 if recipe.data.name == "digits" else 256
+        levels = {"digits": 17, "celeba64": 32}.get(recipe.data.name, 256)
         rows = torch.randint(0, levels, (4, *shape), dtype=torch.uint8)
         return Dataset(recipe.data.name, rows, rows, rows, levels=levels)
     rows = torch.randn(20, *shape)
@@ -63,7 +64,7 @@ def stand_in(recipe: Recipe) -> Dataset:
 def test_every_recipe_builds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = RECIPES[name]()
     assert recipe.recipe == name
-    assert recipe.data.name in DATASETS or recipe.data.name in ("images.npz", "table.csv")
+    assert recipe.data.name in DATASETS or recipe.data.name in ("images.npz", "table.csv", "celeba64")
     data = stand_in(recipe)
     preprocessing = make_preprocessing(recipe, data)
     assert isinstance(preprocessing, ImagePreprocessing if data.is_image else (TablePreprocessing, type(None)))
@@ -120,8 +121,8 @@ def digits(change: Callable[[Recipe], object]) -> Recipe:
         (lambda r: r.architecture.options.update(logdet=4), "unknown architecture option 'logdet'"),
         (lambda r: r.architecture.options.update(activation="elo"), "Did you mean 'elu'"),
         (lambda r: r.architecture.options.update(hidden="eight"), r"architecture.options=\{'hidden': 'eight'\}"),
-        (lambda r: r.architecture.options.update(blocks=[1, "x"]), "cannot be built so"),
-        (lambda r: r.architecture.options.update(hidden=-1), "cannot be built so"),
+        (lambda r: r.architecture.options.update(blocks=[1, "x"]), "cannot be built with them"),
+        (lambda r: r.architecture.options.update(hidden=-1), "cannot be built with them"),
         (lambda r: setattr(r, "device", "gpu"), "device=gpu: it must be cpu, cuda or cuda:N"),
         (lambda r: setattr(r, "device", "cpu:x"), "device=cpu:x"),
     ],
@@ -161,14 +162,14 @@ def test_seeds_are_checked(seed: int) -> None:
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        (None, "recipe=None, where it takes keys"),
-        ([], "where it takes keys"),
+        (None, "recipe=None: expected keys and values"),
+        ([], "expected keys and values"),
         ({"nonsense": 1}, "unknown key 'nonsense'"),
         ({"training": {"step": 1}}, "Did you mean 'training.steps'"),
-        ({"training": 3}, "training=3, where it takes keys"),
-        ({"training": {"steps": "many"}}, "training.steps='many' is of another type"),
+        ({"training": 3}, "training=3: expected keys and values"),
+        ({"training": {"steps": "many"}}, "training.steps='many' has the wrong type"),
         ({"evaluation": {"estimator": {"q": 1}}}, "unknown key 'evaluation.estimator.q'"),
-        ({"estimator": {"kind": "series", "terms": "5"}}, "estimator.terms='5' is of another type"),
+        ({"estimator": {"kind": "series", "terms": "5"}}, "estimator.terms='5' has the wrong type"),
         ({"estimator": {"kind": "serie"}}, "Did you mean 'series'"),
         ({"estimator": {"kind": ["series"]}}, "unknown estimator.kind"),
         ({"estimator": {"series_dtype": "float16"}}, "series_dtype='float16'"),

@@ -326,7 +326,7 @@ def test_weights_that_are_not_numbers(folder: Path) -> None:
     name = next(one for one in tensors if one.startswith("average.") and tensors[one].ndim == 2)
     tensors[name][0, 0] = math.nan
     rewrite(folder, "model.safetensors", save(tensors))
-    assert f"{name} holds NaN or infinity" in load_as_a_user(folder)
+    assert f"{name} contains NaN or infinity" in load_as_a_user(folder)
 
 
 @pytest.mark.parametrize(
@@ -337,4 +337,4 @@ def test_settings_of_another_type_are_named(folder: Path, group: str, key: str, 
     config = json.loads((folder / "config.json").read_text())
     (config["recipe"][group] if group else config["recipe"])[key] = value
     rewrite(folder, "config.json", json.dumps(config).encode())
-    assert f"{key}={value!r} is of another type" in load_as_a_user(folder)
+    assert f"{key}={value!r} has the wrong type" in load_as_a_user(folder)

@@ -122,7 +122,7 @@ def test_ctrl_c_inside_a_step_loses_nothing(
     before = signal.getsignal(signal.SIGINT)
     assert main(["train", "digits", "--out", str(run), *TINY]) == 130
     assert signal.getsignal(signal.SIGINT) is before
-    assert "stopped at step 8; go on with: contraflow train --resume" in " ".join(capsys.readouterr().err.split())
+    assert "stopped at step 8; continue with: contraflow train --resume" in " ".join(capsys.readouterr().err.split())
     assert main(["train", "--resume", str(run)]) == 0
     assert_same(run, whole)
 

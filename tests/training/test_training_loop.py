@@ -163,7 +163,7 @@ class Spoiled(nn.Module):
         return name
 
 
-def test_a_loss_that_is_not_finite_names_the_first_guilty_block() -> None:
+def test_a_loss_that_is_not_finite_names_the_first_block_with_a_non_finite_output() -> None:
     flow = toy_flow()
     flow.log_prob(torch.randn(20, 2))  # ActNorm takes its first batch
     name = Spoiled.bias(flow, 1, math.nan)
@@ -171,7 +171,7 @@ def test_a_loss_that_is_not_finite_names_the_first_guilty_block() -> None:
     with pytest.raises(TrainingError) as error:
         list(train(state, torch.randn(20, 2), TrainingSettings(steps=5)))
     block = name.split(".g.")[0] if ".g." in name else name.rsplit(".", 2)[0]
-    assert f"First not finite: {block}" in str(error.value)
+    assert f"first block with a non-finite output is {block}" in str(error.value)
     assert "bijections.3" in block, "the second residual block, after ActNorm, block, ActNorm"
     assert "step 0: the loss is nan" in str(error.value)
     assert "training.learning_rate" in str(error.value)
@@ -187,7 +187,10 @@ def test_a_gradient_that_is_not_finite_is_named_and_not_applied() -> None:
     name, parameter = list(flow.named_parameters())[3]
     parameter.register_hook(lambda grad: grad * math.inf)
     before = {key: one.detach().clone() for key, one in flow.named_parameters()}
-    with pytest.raises(TrainingError, match=rf"step 1: the gradient is (nan|inf).*First not finite: {name}\."):
+    with pytest.raises(
+        TrainingError,
+        match=rf"step 1: the gradient is (nan|inf).*The first parameter with a non-finite gradient is {name}\.",
+    ):
         next(records)
     assert all(torch.equal(one, before[key]) for key, one in flow.named_parameters())
 

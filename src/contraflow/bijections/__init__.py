@@ -1,4 +1,4 @@
-"""Invertible maps, one a file, under one contract."""
+"""Invertible maps with log-determinants, one in each file; `Bijection` is their common interface."""
 
 from contraflow.bijections.actnorm import ActNorm
 from contraflow.bijections.bent_identity import BentIdentity

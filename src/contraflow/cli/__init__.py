@@ -1,4 +1,4 @@
-"""The command `contraflow`: one table, command → plain function."""
+"""The command line `contraflow`: a table of commands, each a plain function."""
 
 from contraflow.cli.main import COMMANDS, main
 

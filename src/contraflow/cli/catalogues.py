@@ -16,20 +16,25 @@ from contraflow.runs import RECIPES
 
 
 def recipes(json: bool = False) -> None:
-    """List the recipes that `contraflow train` takes.
+    """List the recipes: complete settings of data, flow and training, by name.
+
+    Example: contraflow train digits --out run
 
     Args:
-        json: print JSON.
+        json: print the list as JSON.
     """
     about = {name: _summary(make) for name, make in RECIPES.items()}
-    show("\n".join(f"{name:16s} {text}" for name, text in about.items()), about, json)
+    width = max(map(len, about))
+    show("\n".join(f"{name:{width}s}  {text}" for name, text in about.items()), about, json)
 
 
 def architectures(json: bool = False) -> None:
-    """List the architectures with their parameter counts at the shape they are named for.
+    """List the architectures, each with its number of parameters for one shape of data.
+
+    Example: contraflow train digits architecture.name=glow --out run
 
     Args:
-        json: print JSON.
+        json: print the list as JSON.
     """
     rows: list[dict[str, Any]] = []
     for name, architecture in ARCHITECTURES.items():
@@ -46,10 +51,10 @@ def architectures(json: bool = False) -> None:
 
 
 def _count(architecture: Architecture) -> int | None:
-    """Parameters at its own shape, on no memory; ``None`` where its optional dependency is missing."""
+    """Its number of parameters, counted without allocating them; ``None`` where its optional dependency is missing."""
     try:
         with torch.device("meta"):
-            return sum(one.numel() for one in architecture().parameters())
+            return sum(parameter.numel() for parameter in architecture().parameters())
     except ConfigurationError:
         if architecture.extra is None:
             raise
@@ -62,28 +67,30 @@ def data(
     root: str | None = None,
     json: bool = False,
 ) -> None:
-    """List data sets, fetch one (`data fetch mnist`), or check its files (`data check mnist`).
+    """List the named data sets, download one, or check its files.
+
+    Example: contraflow data fetch mnist
 
     Args:
-        action: list, fetch or check.
+        action: list, fetch (download from the official address) or check (compare the files with their checksums).
         name: the data set to fetch or check.
-        root: folder of the data sets; $CONTRAFLOW_DATA or ~/.cache/contraflow when not given.
-        json: print JSON.
+        root: the folder that holds the data sets; by default $CONTRAFLOW_DATA, else ~/.cache/contraflow.
+        json: print the result as JSON.
     """
     if action == "list":
-        about = {key: {"kind": one.kind, "about": one.description} for key, one in DATASETS.items()}
-        show("\n".join(f"{key:16s} {one['kind']:6s} {one['about']}" for key, one in about.items()), about, json)
+        about = {key: {"kind": entry.kind, "about": entry.description} for key, entry in DATASETS.items()}
+        show("\n".join(f"{key:16s} {row['kind']:6s} {row['about']}" for key, row in about.items()), about, json)
         return
     if action not in ("fetch", "check") or name is None:
         raise ConfigurationError(
-            f"data {action} {name or ''}: say `data list`, `data fetch NAME` or `data check NAME`."
+            f"data {action} {name or ''}: expected `data list`, `data fetch NAME` or `data check NAME`."
         )
     if action == "fetch":
         paths = [str(path) for path in fetch(name, root)]
-        show("\n".join(paths) or f"{name}: nothing to fetch, it needs no file.", paths, json)
+        show("\n".join(paths) or f"{name}: it needs no file.", paths, json)
         return
     statuses = check(name, root)
-    text = "\n".join(f"{status}: {file}" for file, status in statuses) or f"{name}: needs no file."
+    text = "\n".join(f"{status}: {file}" for file, status in statuses) or f"{name}: it needs no file."
     show(text, dict(statuses), json)
 
 

@@ -8,7 +8,6 @@ from typing import Literal
 from contraflow.cli.console import show
 from contraflow.cli.sample import check_output
 from contraflow.evaluation import norm_orders_picture
-from contraflow.files import replacing
 from contraflow.lipschitz import norm_orders
 from contraflow.runs import load_run
 
@@ -20,20 +19,24 @@ def certify(
     dtype: Literal["float32", "float64"] | None = None,
     json: bool = False,
 ) -> None:
-    """Print what is proved about a trained flow's invertibility: Lipschitz bounds of every block, from above.
+    """Print the proof that a trained flow is invertible: an upper bound on the Lipschitz constant of every block.
+
+    A residual block x + g(x) is invertible if the Lipschitz constant of g is below 1. The bounds are proved from the
+    weights, in float64.
+
+    Example: contraflow certify run
 
     Args:
-        run: folder that `contraflow train` wrote, or one checkpoint in it.
-        orders: also draw the norm orders of all blocks to this PNG file.
-        device: cpu, cuda or cuda:N.
-        dtype: precision of the weights; as trained when not given. The bounds are computed in float64.
-        json: print JSON.
+        run: the folder that `contraflow train` wrote, or one checkpoint in it.
+        orders: a .png file: also draw the norm orders of all blocks, for a flow with learned or mixed norms.
+        device: where to compute: cpu, cuda or cuda:N.
+        dtype: precision of the weights, float32 or float64; that of the training by default.
+        json: print the result as JSON.
     """
     if orders is not None:
         check_output(orders, True, (".png",))
     trained = load_run(run, device=device, dtype=dtype)
     certificate = trained.flow.certify()
     if orders is not None:
-        with replacing(orders) as temporary:
-            norm_orders_picture(norm_orders(trained.flow), temporary)
+        norm_orders_picture(norm_orders(trained.flow), orders)
     show(str(certificate), {**certificate.as_dict(), "step": trained.step}, json)

@@ -24,12 +24,11 @@ from contraflow.evaluation import (
     report_scores,
     score,
 )
-from contraflow.files import replacing
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.runs import Run, load_run
 from contraflow.runs.build import make_generator
 from contraflow.runs.own_data import rows_to_judge
-from contraflow.runs.run import draw_samples
+from contraflow.runs.samples import draw_samples
 
 _SAMPLES = 5000  # of a table, for probability integrals
 
@@ -51,28 +50,33 @@ def evaluate(
     force: bool = False,
     json: bool = False,
 ) -> None:
-    """Score a trained flow on held-out data: bits/dim of images, nats of others, with a standard error.
+    """Score a trained flow on held-out data: log p(x) with its standard error.
 
-    Of a hybrid flow, where the data have labels, accuracy, cross entropy and calibration error follow.
+    The score of images is in bits per dimension (lower is better), that of other data in nats (higher is better). For
+    a hybrid flow and data with labels, accuracy, cross entropy and calibration error follow.
+
+    Example: contraflow evaluate run --draws 4
 
     Args:
-        run: folder that `contraflow train` wrote, or one checkpoint in it.
-        data: other data than the run was trained on: a name, of which the split is scored, or a file or folder, of
-            which all rows are; columns are matched by name.
-        root: folder of the named data sets.
-        split: which part of the data; test when not given, and of another file or folder all rows.
-        draws: independent estimates averaged for every row.
-        exact_terms: terms of the series before the roulette.
-        exact: dense Jacobians instead of the roulette, for small dimensions.
-        batch_size: rows at once; part of what decides which row gets which noise.
-        limit: score only so many rows.
-        seed: of probes, truncations and dequantisation noise.
-        device: cpu, cuda or cuda:N.
-        dtype: precision to compute in; as trained when not given.
-        calibration: .png to draw: the reliability of a classifier, and probability integrals, of the columns of tables
-            among 5,000 samples, of the latent of images. The latent is tested for normality too.
-        force: overwrite that picture.
-        json: print JSON.
+        run: the folder that `contraflow train` wrote, or one checkpoint in it.
+        data: score other data: the name of a data set (its test rows), or a file or folder (all rows). The columns of
+            a table are matched by name.
+        root: the folder that holds the named data sets.
+        split: the part of the data to score: test, validation or train; test by default, and all rows of another
+            file or folder.
+        draws: number of independent estimates of log p(x) that are averaged for every row.
+        exact_terms: number of terms of the power series that are always computed; the others are sampled.
+        exact: compute dense Jacobians instead of the power series; for small dimensions.
+        batch_size: rows computed at once. Another size gives other random numbers for the same seed.
+        limit: score only this many rows.
+        seed: seed of probes, truncations and dequantisation noise.
+        device: where to compute: cpu, cuda or cuda:N.
+        dtype: precision to compute in, float32 or float64; that of the training by default.
+        calibration: a .png file to draw: the reliability diagram of a classifier, and probability integral transforms
+            (of the columns of a table against 5,000 samples, or of the latent variables of images). The latent
+            variables are also tested for normality.
+        force: overwrite the picture.
+        json: print the result as JSON.
     """
     if limit is not None and limit < 1:
         raise ConfigurationError(f"limit={limit}: it must be at least 1.")
@@ -113,7 +117,7 @@ def evaluate(
 def _calibrate(
     path: Path, trained: Run, rows: Tensor, labels: Tensor | None, scores: Scores, seed: int
 ) -> LatentNormality:
-    """Draw the picture, test the latent; by noise of its own, the same however the rows were scored."""
+    """Draw the picture and test the latent variables; the noise does not depend on how the rows were scored."""
     flow, probabilities, classes = trained.flow, scores.class_probabilities, None
     if labels is not None and probabilities is not None:
         known = labels >= 0
@@ -125,7 +129,6 @@ def _calibrate(
         samples = draw_samples(flow, _SAMPLES, _SAMPLES, generator)
         uniform, names = probability_integrals(rows, samples), trained.columns
     else:
-        uniform, names = torch.special.ndtr(z.double()).reshape(-1, 1), ("all dimensions of the latent",)
-    with replacing(path) as temporary:
-        calibration_picture(temporary, classes, uniform, names, _SAMPLES if rows.ndim == 2 else None)
+        uniform, names = torch.special.ndtr(z.double()).reshape(-1, 1), ("all latent dimensions",)
+    calibration_picture(path, classes, uniform, names, _SAMPLES if rows.ndim == 2 else None)
     return latent_normality(z)

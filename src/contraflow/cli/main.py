@@ -1,4 +1,4 @@
-"""The table of commands, and the errors that leave them."""
+"""The table of commands, and how an error is printed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,14 @@ from contraflow.data import DATASETS
 from contraflow.errors import ContraflowError, first_line, unknown_name
 from contraflow.runs import RECIPES
 
-#: Set it to anything to see the traceback of an error that nobody foresaw.
+#: With this environment variable set, an unexpected error is printed with its traceback.
 TRACEBACK_VARIABLE = "CONTRAFLOW_TRACEBACK"
 
 
 def completion(shell: str) -> None:
-    """Shell completion: eval "$(contraflow completion bash)".
+    """Print the script with which a shell completes commands, options and names.
+
+    Example: eval "$(contraflow completion bash)"
 
     Args:
         shell: bash, zsh or tcsh.
@@ -40,7 +42,7 @@ def completion(shell: str) -> None:
     print(completion_script(COMMANDS, shell))
 
 
-#: Name → function, its arguments without dashes, and what completes them.
+#: Name → function, its positional arguments, and what completes them in a shell.
 COMMANDS: dict[str, Command] = {
     "train": Command(train_command, {"recipe": RECIPES}, lambda: train_parser(RECIPES["digits"]())),
     "evaluate": Command(evaluate, {"run": Paths.FOLDER}),
@@ -59,13 +61,13 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 0, 2 for an error, said in one line, or 130 after Ctrl-C."""
+    """Run one command; the exit code is 0, 2 after an error, which is printed in one line, or 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # a shell that has closed a stream (`>&-`) leaves None in its place
-    sys.stdout, sys.stderr = (one or open(os.devnull, "w", encoding="utf-8") for one in (sys.stdout, sys.stderr))  # noqa: SIM115
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding has ± as \xb1
+            stream.reconfigure(errors="backslashreplace")  # a terminal with another encoding shows ± as \xb1
     if (refused := refusal()) is not None:
         print(f"contraflow: error: {refused}", file=sys.stderr)
         return 2
@@ -73,11 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             _run(arguments)
         finally:
-            sys.stdout.flush()  # a reader that has left is met here, not when the interpreter ends
+            sys.stdout.flush()  # so that a closed pipe is noticed here, not when the interpreter ends
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of a pipe has left (`contraflow score … | head`): nothing to say, and nobody to say it to.
+        # The reader of a pipe has closed it, as in `contraflow score … | head`: this is not an error.
         _drop_output()
         return 0
     except Exception as error:
@@ -92,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def explained(error: Exception) -> str:
-    """What to tell a person of an error: what happened, and what to do about it.
+    """The message of an error for the user: what happened, and what to do about it.
 
     >>> explained(FileNotFoundError(2, "No such file or directory", "a.png"))
     'a.png: No such file or directory.'
@@ -102,17 +104,17 @@ def explained(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'standard output'}: {error.strerror}."
     if isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error):
-        return f"not enough memory ({first_line(error)}). Take fewer rows at once, a smaller flow or less data."
+        return f"not enough memory ({first_line(error)}). Use a smaller batch_size, a smaller flow or less data."
     place = traceback.extract_tb(error.__traceback__)[-1:]
-    where = "".join(f", {Path(one.filename).name} line {one.lineno}" for one in place)
+    where = "".join(f", {Path(frame.filename).name} line {frame.lineno}" for frame in place)
     return (
-        f"{type(error).__name__}: {first_line(error)}{where}. Nobody foresaw this, so it is a fault of contraflow: "
-        f"please report it, with what {TRACEBACK_VARIABLE}=1 prints."
+        f"{type(error).__name__}: {first_line(error)}{where}. This is a bug in contraflow: please report it, with the "
+        f"traceback that {TRACEBACK_VARIABLE}=1 prints."
     )
 
 
 def _drop_output() -> None:
-    """Let what is still to be written to standard output go nowhere, where it cannot be written."""
+    """Discard what is left in the buffer of standard output where it cannot be written."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -138,13 +140,14 @@ def _overview() -> str:
     lines = [f"  {name:15s}{row.summary}" for name, row in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: contraflow COMMAND …",
+            "usage: contraflow COMMAND [ARGUMENTS]",
             "",
-            "log p(x), samples and a classifier from one invertible network.",
+            "Density estimation with invertible neural networks (normalizing flows): train one on images or tables,",
+            "then compute log p(x), draw samples, classify, and prove that the network is invertible.",
             "",
             *lines,
             "",
-            "Begin with:  contraflow train digits --out run",
-            "Help:        contraflow COMMAND --help",
+            "Begin with:              contraflow train digits --out run",
+            "Help for a command:      contraflow COMMAND --help",
         ]
     )

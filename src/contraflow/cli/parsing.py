@@ -1,7 +1,8 @@
-"""From words to arguments: a row of the table of commands, its parser, and errors that say what was meant."""
+"""A row of the table of commands, the parser that its function's signature and docstring give, and parse errors."""
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from contraflow.errors import ConfigurationError, unknown_name
 
 
 class Paths(Enum):
-    """What completes an argument that is a path."""
+    """What a shell completes for an argument that is a path."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -24,9 +25,9 @@ class Command:
     """A row of the table of commands.
 
     Args:
-        function: does it; help comes from its types and its docstring.
-        positional: the arguments given without dashes, in order, and what completes each: names, or paths.
-        parser: of a function that takes the words as they stand, since its defaults depend on them.
+        function: carries out the command; its help comes from the types and the docstring.
+        positional: the positional arguments in order, and what a shell completes for each: names, or paths.
+        parser: the parser of a function that takes unparsed words, since its defaults depend on them.
     """
 
     function: Callable[..., None]
@@ -35,18 +36,18 @@ class Command:
 
     @property
     def summary(self) -> str:
-        """The first line of the function's docstring."""
+        """The first line of the docstring of the function."""
         return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
 
     def make_parser(self, name: str) -> Any:
-        """The parser of the command under its name."""
+        """The parser of the command."""
         return self._parser_of_signature(name) if self.parser is None else self.parser()
 
     def run(self, name: str, words: list[str]) -> None:
-        """Do it.
+        """Carry out the command.
 
         Raises:
-            ConfigurationError: the words do not fit.
+            ConfigurationError: the words are not valid arguments.
         """
         if self.parser is not None:
             self.function(words)
@@ -57,12 +58,17 @@ class Command:
         import docstring_parser
         from jsonargparse import ArgumentParser
 
-        parser = ArgumentParser(prog=f"contraflow {name}", description=self.summary, exit_on_error=False)
-        documented = docstring_parser.parse(inspect.getdoc(self.function) or "").params
-        helps = {one.arg_name: one.description for one in documented}
+        documented = docstring_parser.parse(inspect.getdoc(self.function) or "")
+        parser = ArgumentParser(
+            prog=f"contraflow {name}",
+            description=documented.description,
+            exit_on_error=False,
+            formatter_class=help_formatter(),
+        )
+        helps = {parameter.arg_name: parameter.description for parameter in documented.params}
         parameters = inspect.signature(self.function).parameters
-        switches = [key for key, one in parameters.items() if one.default is False]
-        # required ones are positional anyway
+        switches = [key for key, parameter in parameters.items() if parameter.default is False]
+        # arguments without a default are positional in any case
         optional = [key for key in self.positional if parameters[key].default is not inspect.Parameter.empty]
         for key in optional:
             parser.add_argument(key, nargs="?", default=parameters[key].default, help=helps[key])
@@ -72,16 +78,37 @@ class Command:
         return parser
 
 
+def help_formatter() -> type[Any]:
+    """The class that formats help: paragraphs stay apart, and only defaults that tell something are shown."""
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        def _get_help_string(self, action: argparse.Action) -> str:
+            text = action.help or ""
+            if any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS)) or action.default in (
+                "",
+                {},
+            ):
+                return text
+            return f"{text} (default: %(default)s)"
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            paragraphs = text.split("\n\n")
+            return "\n\n".join(super(Formatter, self)._fill_text(paragraph, width, indent) for paragraph in paragraphs)
+
+    return Formatter
+
+
 def parse(parser: Any, words: list[str]) -> Any:
-    """Parsed arguments.
+    """Parse the arguments of a command.
 
     Raises:
-        ConfigurationError: they do not fit; with the nearest option where one is misspelt.
+        ConfigurationError: they are not valid; where an option is misspelt, the message names the nearest one.
     """
     from argparse import ArgumentError
 
     known = [option for action in parser._actions for option in action.option_strings]
-    of_dicts = tuple(
+    dict_options = tuple(
         f"{option}."
         for action in parser._actions
         for option in action.option_strings
@@ -90,21 +117,21 @@ def parse(parser: Any, words: list[str]) -> Any:
     words = [_underscored(word) for word in words]
     for word in words:
         option = word.split("=", 1)[0]
-        if option.startswith("--") and option not in known and not option.startswith(of_dicts):
+        if option.startswith("--") and option not in known and not option.startswith(dict_options):
             raise ConfigurationError(f"{unknown_name('option', option, known)} See: {parser.prog} --help")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return parser.parse_args(words)
     except (ArgumentError, UnicodeError) as error:
-        # letters that the encoding of the locale lacks come as surrogates, or stand in a file of --config
+        # characters outside the encoding of the locale arrive as surrogates, or stand in a file of --config
         foreign = isinstance(error, UnicodeError) or "surrogates" in str(error)
         remedy = "Set the environment variable PYTHONUTF8=1." if foreign else f"See: {parser.prog} --help"
         raise ConfigurationError(f"{error} {remedy}") from None
 
 
 def _underscored(word: str) -> str:
-    """--batch-size is --batch_size."""
+    """--batch-size means --batch_size."""
     if not word.startswith("--"):
         return word
     name, equals, value = word[2:].partition("=")

@@ -21,22 +21,25 @@ def quality(
     device: str = "cpu",
     json: bool = False,
 ) -> None:
-    """FID and KID of a flow's samples to training images, and of test images, the least to expect.
+    """Judge the samples of a flow of images: FID and KID to training images, lower is better.
 
-    With --features FILE, Inception weights, they are the published measures; without, distances in the features of
-    EfficientNet-Lite0, which say which of two flows samples better and are not to be set beside published figures.
-    Either FID grows as the number of images falls: compare only figures of one number.
+    The first line compares test images with training images; samples can hardly do better. With --features, the
+    Inception weights, FID and KID are the published measures. Without, they are distances in the features of
+    EfficientNet-Lite0: these rank flows, but cannot be compared with published figures. FID grows as the number of
+    images falls: compare only figures with the same number.
+
+    Example: contraflow quality run --samples 1000
 
     Args:
-        run: folder that `contraflow train` wrote, or one checkpoint in it.
-        samples: samples to draw, and training and test images to compare; fewer where there are fewer.
-        temperature: factor on the standard deviation of the base.
-        features: local file pt_inception-2015-12-05-6726825d.pth of Inception weights.
-        root: folder of the named data sets.
-        batch_size: samples at once.
-        seed: of the samples and the images.
-        device: cpu, cuda or cuda:N.
-        json: print JSON.
+        run: the folder that `contraflow train` wrote, or one checkpoint in it.
+        samples: number of samples, and of training and test images; fewer where the data have fewer.
+        temperature: factor on the standard deviation of the base distribution.
+        features: the file pt_inception-2015-12-05-6726825d.pth with the Inception weights.
+        root: the folder that holds the named data sets.
+        batch_size: samples computed at once.
+        seed: seed of the samples and of the choice of images.
+        device: where to compute: cpu, cuda or cuda:N.
+        json: print the result as JSON.
     """
     trained = load_run(run, device=device)
     if root is not None:
@@ -46,5 +49,5 @@ def quality(
         reports = judge_samples(
             trained, extract, (temperature,), samples=samples, batch_size=batch_size, seed=seed, watcher=bar
         )
-    values = {"rows": [one.as_dict() for one in reports], "temperature": temperature, "step": trained.step}
+    values = {"rows": [report.as_dict() for report in reports], "temperature": temperature, "step": trained.step}
     show("\n".join(map(str, reports)), values, json)

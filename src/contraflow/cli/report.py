@@ -7,7 +7,7 @@ from typing import Literal
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.sample import check_output
-from contraflow.report import ReportSettings, Subject, write_report
+from contraflow.report import ReportSettings, RunData, write_report
 from contraflow.runs import load_run
 from contraflow.runs.own_data import load_own_data
 
@@ -25,20 +25,24 @@ def report(
     force: bool = False,
     json: bool = False,
 ) -> None:
-    """Write one HTML file that shows a trained flow: curves, likelihoods, calibration, classes, samples, certificate.
+    """Write one HTML page about a trained flow: training curves, likelihoods, calibration, samples, certificate.
+
+    The page is a single file that loads nothing from elsewhere.
+
+    Example: contraflow report run --out report.html
 
     Args:
-        run: folder that `contraflow train` wrote, or one checkpoint in it.
-        out: the file, .html; it needs no other file and no network.
-        rows: rows of each split that are scored, at most; 200 images or 10,000 others when not given.
-        samples: samples to draw; as many as the recipe says when not given.
-        other: another data set of the same shape, a name or a path, to score beside the run's own.
-        root: folder of the named data sets.
-        seed: of everything random.
-        device: cpu, cuda or cuda:N.
-        dtype: precision to compute in; as trained when not given.
-        force: overwrite `out`.
-        json: print JSON.
+        run: the folder that `contraflow train` wrote, or one checkpoint in it.
+        out: the .html file to write.
+        rows: number of rows of each split that are scored, at most; by default 200 images, or 10,000 rows of a table.
+        samples: number of samples; that of the recipe by default.
+        other: another data set of the same shape, by name or path, whose likelihoods are shown beside the run's own.
+        root: the folder that holds the named data sets.
+        seed: seed of everything random.
+        device: where to compute: cpu, cuda or cuda:N.
+        dtype: precision to compute in, float32 or float64; that of the training by default.
+        force: overwrite the file.
+        json: print the result as JSON.
     """
     check_output(out, force, (".html",))
     settings = ReportSettings(rows, samples, other, root, seed)
@@ -46,7 +50,7 @@ def report(
     if root is not None:
         trained.recipe.data.root = root
     with ProgressBar() as bar:
-        subject = Subject(trained, load_own_data(trained, bar.note), settings, bar.phase)
-        write_report(subject, out)
-    score = subject.test_score.report
+        data = RunData(trained, load_own_data(trained, bar.note), settings, bar.phase)
+        write_report(data, out)
+    score = data.test_score.report
     show(f"report {out}\ntest {score}", {**score.as_dict(), "report": str(out), "step": trained.step}, json)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.errors import ConfigurationError, OutputError
-from contraflow.evaluation.pictures import image_grid, save_png
+from contraflow.evaluation.figures import save_png
+from contraflow.evaluation.pictures import image_grid
 from contraflow.files import replacing
-from contraflow.preprocessing import ImagePreprocessing
+from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 from contraflow.runs import Run, load_run
 from contraflow.runs.build import make_generator
-from contraflow.runs.run import draw_samples
+from contraflow.runs.samples import draw_samples
 
 
 def sample(
@@ -34,37 +35,43 @@ def sample(
     force: bool = False,
     json: bool = False,
 ) -> None:
-    """Draw samples from a trained flow: a PNG grid of images, or .npy or .csv rows.
+    """Draw samples from a trained flow, as a picture of images or as rows of a table.
+
+    Example: contraflow sample run --out samples.png --n 64
 
     Args:
-        run: folder that `contraflow train` wrote, or one checkpoint in it.
-        out: .png (images), .npy (anything) or .csv (tables and 2-D).
-        n: number of samples; 64, or 8 for every temperature of a sweep, when not given.
-        temperature: factor on the standard deviation of the base; below 1 samples are likelier and less diverse.
-        sweep: temperatures such as 0,0.5,1 instead: a picture with a row for each, the same latent noise in all rows.
-        label: class to draw samples of, from a hybrid flow: exactly those of p(x|y), by rejection, or from the Gaussian
-            of that class where the base has one.
-        batch_size: samples at once.
-        seed: of the base distribution.
-        device: cpu, cuda or cuda:N.
-        dtype: precision to compute in; as trained when not given.
-        force: overwrite `out`.
-        json: print JSON.
+        run: the folder that `contraflow train` wrote, or one checkpoint in it.
+        out: the file to write: .png for images, .csv for tables and 2-D data, .npy for any data. Required.
+        n: number of samples; by default 64, or 8 for each temperature of --sweep.
+        temperature: factor on the standard deviation of the base distribution; below 1, samples are more likely and
+            less diverse.
+        sweep: several temperatures separated by commas, such as 0,0.5,1: a picture with one row for each, from the
+            same latent noise.
+        label: draw samples of this class only, from a hybrid flow: from p(x|y) by rejection, or from the Gaussian of
+            the class where the base distribution has one.
+        batch_size: samples computed at once.
+        seed: seed of the base distribution.
+        device: where to compute: cpu, cuda or cuda:N.
+        dtype: precision to compute in, float32 or float64; that of the training by default.
+        force: overwrite the file.
+        json: print the result as JSON.
     """
     if out is None:
-        raise ConfigurationError("give --out FILE, a name that ends in .png, .npy or .csv.")
+        raise ConfigurationError("sample needs --out FILE, with a name that ends in .png, .npy or .csv.")
     temperatures = _temperatures(sweep) if sweep is not None else [temperature]
     check_output(out, force, (".png",) if sweep is not None else (".png", ".npy", ".csv"))
     count = n if n is not None else 64 if sweep is None else 8
     trained = load_run(run, device=device, dtype=dtype)
-    images = isinstance(trained.flow.preprocessing, ImagePreprocessing)
-    if (images and out.suffix == ".csv") or (not images and out.suffix == ".png"):
-        fitting = ".png or .npy" if images else ".csv or .npy"
-        raise ConfigurationError(f"{out}: samples of shape {trained.flow.event_shape} go to {fitting}.")
+    is_image = isinstance(trained.flow.preprocessing, ImagePreprocessing)
+    if (is_image and out.suffix == ".csv") or (not is_image and out.suffix == ".png"):
+        suffixes = ".png or .npy" if is_image else ".csv or .npy"
+        raise ConfigurationError(
+            f"{out}: samples of shape {trained.flow.event_shape} are written to a file that ends in {suffixes}."
+        )
     with ProgressBar() as bar:
         rows = [
-            draw_samples(trained.flow, count, batch_size, make_generator(trained.flow.device, seed), bar, one, label)
-            for one in temperatures
+            draw_samples(trained.flow, count, batch_size, make_generator(trained.flow.device, seed), bar, factor, label)
+            for factor in temperatures
         ]
     samples = torch.cat(rows)
     with replacing(out) as temporary:
@@ -74,15 +81,20 @@ def sample(
 
 
 def _temperatures(sweep: str) -> list[float]:
-    """The temperatures of a list such as 0,0.5,1; whether each can be one is checked where it is used."""
+    """The temperatures of a list such as 0,0.5,1; `draw_samples` checks their range."""
     try:
         return [float(part) for part in sweep.split(",")]
     except ValueError:
-        raise ConfigurationError(f"sweep={sweep}: give temperatures with commas between them, 0,0.5,1.") from None
+        raise ConfigurationError(f"sweep={sweep}: expected temperatures separated by commas: 0,0.5,1.") from None
 
 
 def check_output(out: Path, force: bool, suffixes: tuple[str, ...]) -> None:
-    """Refuse an output path that exists or has another suffix, before any work is done."""
+    """Refuse an output path that exists or has another suffix, before any work is done.
+
+    Raises:
+        ConfigurationError: another suffix.
+        OutputError: the file exists and `force` is not given, or its folder does not exist.
+    """
     if out.suffix not in suffixes:
         raise ConfigurationError(f"{out}: the name must end in {', '.join(suffixes)}.")
     if out.exists() and not force:
@@ -104,7 +116,9 @@ def _write(samples: Tensor, path: Path, suffix: str, trained: Run, *, columns: i
         with open(path, "w", encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
             writer.writerow(names)
-            whole = getattr(trained.flow.preprocessing, "ranges", {})
+            preprocessing = trained.flow.preprocessing
+            integers = preprocessing.ranges if isinstance(preprocessing, TablePreprocessing) else {}
             writer.writerows(
-                [int(one) if index in whole else one for index, one in enumerate(row)] for row in samples.tolist()
+                [int(value) if index in integers else value for index, value in enumerate(row)]
+                for row in samples.tolist()
             )

@@ -39,24 +39,27 @@ def score(
     force: bool = False,
     json: bool = False,
 ) -> None:
-    """Print log p(x) in nats, with its standard error, for every row of a table or image of a folder.
+    """Print log p(x) in nats, with its standard error, for every row of a table or every image of a folder.
+
+    Example: contraflow score run new.csv --target-error 0.05 --out scores.csv
 
     Args:
-        run: folder that `contraflow train` wrote, or one checkpoint in it.
-        file: CSV, Parquet, .npy, .npz, or a folder of images, which are cropped at the centre and scaled to the run's;
-            columns are matched by name.
-        out: a .csv file to write; standard output when not given.
-        draws: independent estimates averaged for every row; the standard error needs two.
-        target_error: wanted standard error of every row in nats; sets the number of draws row by row.
-        budget: most draws of a row under a target error; rows that did not reach it are counted at the end.
-        exact_terms: terms of the series before the roulette.
-        exact: dense Jacobians instead of the roulette, for small dimensions.
-        batch_size: rows at once; part of what decides which row gets which noise.
-        seed: of probes, truncations and dequantisation noise.
-        device: cpu, cuda or cuda:N.
-        dtype: precision to compute in; as trained when not given.
-        force: overwrite `out`.
-        json: a JSON object a row instead of CSV; null where log p(x) is below the range of the dtype.
+        run: the folder that `contraflow train` wrote, or one checkpoint in it.
+        file: a CSV, Parquet, .npy or .npz file, or a folder of images, which are cropped at the centre and scaled to
+            the size of the flow's. The columns of a table are matched by name.
+        out: the file to write, .csv, .json or .jsonl; standard output by default.
+        draws: number of independent estimates of log p(x) that are averaged for every row; a standard error needs two.
+        target_error: draw for each row until its standard error, in nats, is below this.
+        budget: number of draws of a row at most, with --target-error. Rows that did not reach it are counted at the
+            end.
+        exact_terms: number of terms of the power series that are always computed; the others are sampled.
+        exact: compute dense Jacobians instead of the power series; for small dimensions.
+        batch_size: rows computed at once. Another size gives other random numbers for the same seed.
+        seed: seed of probes, truncations and dequantisation noise.
+        device: where to compute: cpu, cuda or cuda:N.
+        dtype: precision to compute in, float32 or float64; that of the training by default.
+        force: overwrite the file.
+        json: print a JSON object for each row instead of CSV; null where log p(x) is below the range of the dtype.
     """
     if out is not None:
         check_output(out, force, (".csv", ".json", ".jsonl"))
@@ -72,7 +75,7 @@ def score(
         note=bar.note,
     )
     if tuple(rows.shape[1:]) != shape:
-        raise ShapeError(f"{file}: rows of shape {tuple(rows.shape[1:])}, where {run} takes {shape}.")
+        raise ShapeError(f"{file}: rows have shape {tuple(rows.shape[1:])}, but {run} takes {shape}.")
     estimator: LogDetEstimator = Exact() if exact else replace(EVALUATION, exact_terms=exact_terms)
     with bar:
         scores = score_rows(
@@ -86,9 +89,11 @@ def score(
             generator=make_generator(trained.flow.device, seed),
             progress=lambda done, total: bar.phase("rows", done, total),
         )
-        missed = int((~scores.reached).sum())
-        if missed:
-            bar.note(f"{missed} of {len(rows)} rows did not reach a standard error of {target_error} in {budget} draws")
+        unreached = int((~scores.reached).sum())
+        if unreached:
+            bar.note(
+                f"{unreached} of {len(rows)} rows did not reach a standard error of {target_error} in {budget} draws"
+            )
     if out is None:
         _write(scores, sys.stdout, json)
         return
@@ -102,7 +107,7 @@ def _write(scores: Scores, stream: TextIO, as_json: bool) -> None:
     if as_json:
         for row, pair in enumerate(pairs):
             # JSON has no infinity and no NaN
-            value, error = (one if math.isfinite(one) else None for one in pair)
+            value, error = (number if math.isfinite(number) else None for number in pair)
             stream.write(json_module.dumps({"row": row, "log_prob": value, "standard_error": error}) + "\n")
         return
     writer = csv.writer(stream, lineterminator="\n")

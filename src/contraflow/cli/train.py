@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from contraflow.cli.console import ProgressBar, show
-from contraflow.cli.parsing import parse
+from contraflow.cli.parsing import help_formatter, parse
 from contraflow.errors import ConfigurationError, DataError, unknown_name
 from contraflow.runs import RECIPES, Recipe, run_recipe, with_architecture
 from contraflow.runs.choices import CHOICES, Choice
@@ -19,12 +20,17 @@ _FILES = (".yaml", ".yml", ".toml", ".json")
 
 
 def train_command(arguments: list[str]) -> None:
-    """Train a flow, score it on the test set and draw samples.
+    """Train a flow, score it on test rows, and draw samples.
 
-    RECIPE is a name of `contraflow recipes`; FILE a YAML, TOML or JSON file with any of the keys below (its key
-    `recipe` names the recipe it starts from). Settings follow as key=value, for instance training.steps=500; with
-    architecture.name=NAME another flow is trained, at its own learning rate.
-    Ctrl-C saves; --resume goes on exactly where a run stood.
+    A recipe holds all settings; `contraflow recipes` lists them. Change a setting with key=value, for instance
+    training.steps=500; the keys are listed below. With architecture.name=NAME another flow is trained, with its own
+    learning rate. Instead of a recipe, give a YAML, TOML or JSON file with any of the keys below; its key `recipe`
+    names the recipe that it starts from.
+
+    Ctrl-C writes a checkpoint and stops; --resume continues exactly where a run stopped.
+
+    Examples: contraflow train digits --out run; contraflow train table data.name=FILE.csv --out run; contraflow train
+    --resume run training.steps=3000
     """
     recipe, values = parse_training(arguments)
     with ProgressBar() as bar:
@@ -38,20 +44,20 @@ def train_command(arguments: list[str]) -> None:
         )
     classified = outcome.classification
     lines = [f"test {outcome.report}", *([] if classified is None else [f"test {classified}"])]
-    found = {**outcome.report.as_dict(), "samples": str(outcome.picture)}
+    result = {**outcome.report.as_dict(), "samples": str(outcome.picture)}
     if classified is not None:
-        found["classification"] = classified.as_dict()
-    show("\n".join([*lines, f"samples {outcome.picture}"]), found, values.json)
+        result["classification"] = classified.as_dict()
+    show("\n".join([*lines, f"samples {outcome.picture}"]), result, values.json)
 
 
 def parse_training(arguments: list[str]) -> tuple[Recipe, Any]:
-    """The recipe that the words of `contraflow train` say, and the other options.
+    """The recipe that the words of `contraflow train` describe, and the other options.
 
     Raises:
-        ConfigurationError: the words do not fit.
-        DataError: there is no such file.
+        ConfigurationError: the words are not valid arguments.
+        DataError: the file does not exist.
     """
-    arguments = [f"--{one}" if "=" in one and not one.startswith("-") else one for one in arguments]
+    arguments = [f"--{word}" if "=" in word and not word.startswith("-") else word for word in arguments]
     source = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
     resumed = _option(arguments, "--resume")
     if source is not None and source.endswith(_FILES):
@@ -72,20 +78,26 @@ def parse_training(arguments: list[str]) -> tuple[Recipe, Any]:
     if (values.out is None) == (values.resume is None):
         raise ConfigurationError(f"give either --out RUN for a new run or --resume RUN. usage: {_USAGE}")
     if resumed is not None and source is not None:
-        raise ConfigurationError(f"--resume takes the recipe from {resumed}; leave {source} out.")
-    given = values.as_dict()
-    return base.changed({key: given[key] for key in vars(base) if key in given}), values
+        raise ConfigurationError(f"--resume takes the recipe from {resumed}; leave out {source}.")
+    parsed = values.as_dict()
+    return base.changed({key: parsed[key] for key in vars(base) if key in parsed}), values
 
 
 def train_parser(base: Recipe) -> Any:
-    """The parser of `train`, its defaults those of a recipe."""
+    """The parser of `train`, with the settings of a recipe as defaults."""
     from jsonargparse import ArgumentParser
 
-    description = f"{train_command.__doc__}\nThe defaults below are those of the recipe {base.recipe!r}."
-    parser = ArgumentParser(prog="contraflow train", usage=_USAGE, description=description, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="a YAML, TOML or JSON file; the same as FILE")
-    parser.add_argument("--out", type=str, default=None, help="folder to write the run to")
-    parser.add_argument("--resume", type=str, default=None, help="folder of a run to go on with")
+    description = f"{inspect.getdoc(train_command)}\n\nThe defaults below are those of the recipe {base.recipe!r}."
+    parser = ArgumentParser(
+        prog="contraflow train",
+        usage=_USAGE,
+        description=description,
+        exit_on_error=False,
+        formatter_class=help_formatter(),
+    )
+    parser.add_argument("--config", action="config", help="a YAML, TOML or JSON file with settings; the same as FILE")
+    parser.add_argument("--out", type=str, default=None, help="the folder to write the run to")
+    parser.add_argument("--resume", type=str, default=None, help="the folder of a run to continue")
     parser.add_argument("--force", action="store_true", help="delete an earlier run in --out first")
     parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -94,10 +106,12 @@ def train_parser(base: Recipe) -> Any:
 
 
 def _add_settings(parser: Any, settings: Any, where: str) -> None:
-    """An option for every key of a recipe or a part of it; those of choices have no default, as not all go together."""
+    """Add an option for every key; the keys of a choice have no default, since only some of them apply."""
     hints = get_type_hints(type(settings))
     parts = {name for name, hint in hints.items() if hint in CHOICES or is_dataclass(hint)}
     parser.add_class_arguments(type(settings), where.rstrip(".") or None, as_group=bool(where), skip=parts)
+    if where:
+        parser._option_string_actions[f"--{where.rstrip('.')}"].help = argparse.SUPPRESS  # a file for this part alone
     parser.set_defaults({f"{where}{name}": getattr(settings, name) for name in hints.keys() - parts})
     for name in (name for name in hints if name in parts):
         path, value = f"{where}{name}", getattr(settings, name)
@@ -108,20 +122,20 @@ def _add_settings(parser: Any, settings: Any, where: str) -> None:
 
 
 def _add_choice(parser: Any, choice: Choice, value: Any, path: str) -> None:
-    now = ", ".join(f"{key}={one}" for key, one in choice.as_keys(value).items())
-    group = parser.add_argument_group(f"{path}, in this recipe {now}")
-    for key, uses in choice.keys().items():
-        takers = " and ".join(one.taker for one in uses if one.taker)
-        about = f"{uses[0].help} ({takers})" if takers else uses[0].help
-        group.add_argument(f"--{path}.{key}", type=uses[0].type, default=argparse.SUPPRESS, help=about)
+    settings = ", ".join(f"{key}={setting}" for key, setting in choice.as_keys(value).items())
+    group = parser.add_argument_group(f"{path}, in this recipe {settings}")
+    for key, definitions in choice.keys().items():
+        owners = " and ".join(definition.owner for definition in definitions if definition.owner)
+        about = f"with {owners}: {definitions[0].help}" if owners else definitions[0].help
+        group.add_argument(f"--{path}.{key}", type=definitions[0].type, default=argparse.SUPPRESS, help=about)
 
 
 def _option(arguments: list[str], name: str) -> str | None:
-    """The value of an option before parsing proper: it decides what the defaults are."""
-    for index, one in enumerate(arguments):
-        if one.startswith(f"{name}="):
-            return one.split("=", 1)[1]
-        if one == name and index + 1 < len(arguments):
+    """The value of an option that decides the defaults, before the other arguments are parsed."""
+    for index, word in enumerate(arguments):
+        if word.startswith(f"{name}="):
+            return word.split("=", 1)[1]
+        if word == name and index + 1 < len(arguments):
             return arguments[index + 1]
     return None
 
@@ -129,7 +143,7 @@ def _option(arguments: list[str], name: str) -> str | None:
 def _from_file(source: str) -> tuple[Recipe, str]:
     """The recipe that a file starts from, and its settings as YAML in ASCII, after a check of its keys.
 
-    A parser that is given the file itself would read it in the encoding of the locale.
+    The parser would read the file itself in the encoding of the locale.
     """
     import yaml
 
@@ -171,7 +185,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def yaml_error() -> type[Exception]:
-    """The error of the YAML reader, imported only when needed."""
+    """The error class of the YAML reader, imported only when needed."""
     import yaml
 
     return yaml.YAMLError
@@ -184,14 +198,14 @@ def _check_keys(values: dict[str, Any], settings: Any, source: str, where: str) 
             continue
         path, hint = f"{where}{key}", hints.get(key)
         if hint is None:
-            raise unknown_name(f"key in {source}:", path, [f"{where}{one}" for one in hints])
+            raise unknown_name(f"key in {source}:", path, [f"{where}{name}" for name in hints])
         if not (hint in CHOICES or is_dataclass(hint) or get_origin(hint) is dict):
             continue
         if not isinstance(value, dict):
-            raise ConfigurationError(f"key in {source}: {path}={value!r}, where it takes keys and values itself.")
+            raise ConfigurationError(f"key in {source}: {path}={value!r}: expected keys and values.")
         if hint in CHOICES:
             known = CHOICES[hint].keys()
-            for one in value.keys() - known.keys():
-                raise unknown_name(f"key in {source}:", f"{path}.{one}", [f"{path}.{other}" for other in known])
+            for inner in value.keys() - known.keys():
+                raise unknown_name(f"key in {source}:", f"{path}.{inner}", [f"{path}.{name}" for name in known])
         elif is_dataclass(hint):
             _check_keys(value, getattr(settings, key), source, f"{path}.")

@@ -7,6 +7,7 @@ from contraflow.logdet.divergence import Divergence, ExactDivergence, Hutchinson
 from contraflow.logdet.estimators import EVALUATION, TRAINING, Exact, LogDetEstimator, PowerSeries, RussianRoulette
 from contraflow.logdet.gradients import GRADIENTS, functional
 from contraflow.logdet.laws import Geometric, Poisson, TruncationLaw
+from contraflow.logdet.paper import PaperRoulette
 from contraflow.numerics import Contraction, Vjp
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Hutchinson",
     "LogDetEstimator",
     "ModuleContraction",
+    "PaperRoulette",
     "Poisson",
     "PowerSeries",
     "RussianRoulette",

@@ -1,7 +1,6 @@
-"""Experiments: a recipe is a function that returns a complete, typed configuration."""
+"""Training from a recipe, a function that returns a complete, typed configuration, and the runs that result."""
 
 from contraflow.runs.build import Run, build_flow, load_run
-from contraflow.runs.recipes import RECIPES, with_architecture
 from contraflow.runs.log import TrainingLog
 from contraflow.runs.recipe import (
     ArchitectureSettings,
@@ -10,6 +9,7 @@ from contraflow.runs.recipe import (
     PreprocessingSettings,
     Recipe,
 )
+from contraflow.runs.recipes import RECIPES, with_architecture
 from contraflow.runs.run import run_recipe
 
 __all__ = [

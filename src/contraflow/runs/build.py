@@ -1,4 +1,4 @@
-"""From a recipe, or a run on disk, to a flow."""
+"""Makes data, preprocessing and flow from a recipe, and loads the flow of a run from disk."""
 
 from __future__ import annotations
 
@@ -18,11 +18,21 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import Bijection
-from contraflow.data import Dataset, Fingerprint, columns_of, indices_of, keep_labels, load_dataset, load_matching, refuse_columns_without_density, remarks
-from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing, channel_moments, preprocessing_from_config
+from contraflow.data import (
+    Dataset,
+    Fingerprint,
+    columns_of,
+    indices_of,
+    keep_labels,
+    load_dataset,
+    load_matching,
+    refuse_columns_without_density,
+    remarks,
+)
 from contraflow.data.formats.tables import Note, no_note
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, first_line, unknown_name
 from contraflow.flow import Flow
+from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing, channel_moments, preprocessing_from_config
 from contraflow.runs.choices import is_a
 from contraflow.runs.log import TrainingLog
 from contraflow.runs.recipe import DataSettings, Recipe, check_seed
@@ -31,7 +41,7 @@ from contraflow.training.average import with_weights
 
 
 def load_data(settings: DataSettings, seed: int) -> Dataset:
-    """The data of a recipe."""
+    """Load the data of a recipe."""
     return load_dataset(
         settings.name, root=settings.root, seed=seed, columns=settings.columns, size=settings.size, grey=settings.grey
     )
@@ -40,21 +50,21 @@ def load_data(settings: DataSettings, seed: int) -> Dataset:
 def load_data_for(
     columns: Sequence[str] | None, settings: DataSettings, seed: int, note: Note | None = None
 ) -> Dataset:
-    """Data for a flow that was trained on columns of these names, its own or others: matched as `load_matching` does.
+    """Load data for a flow that was trained on columns of these names; `load_matching` finds them in the data.
 
-    Columns that the recipe itself leaves out are nothing new to `note`.
+    `note` is told which columns are left out, unless the recipe itself chooses columns.
     """
-    told = no_note if note is None or settings.columns is not None else note
+    report = no_note if note is None or settings.columns is not None else note
     return load_matching(
-        settings.name, columns, root=settings.root, seed=seed, size=settings.size, grey=settings.grey, note=told
+        settings.name, columns, root=settings.root, seed=seed, size=settings.size, grey=settings.grey, note=report
     )
 
 
 def training_rows(recipe: Recipe, data: Dataset) -> tuple[Tensor, Tensor | None]:
-    """The rows to train on and their labels, -1 for those that data.labels forgets.
+    """The rows to train on, and their labels; the label is -1 where data.labels removes it.
 
     Raises:
-        ConfigurationError: data.labels for data without any.
+        ConfigurationError: data.labels is set, and the data have no labels.
     """
     settings = recipe.data
     labels = None if data.train_labels is None else data.train_labels[: settings.limit]
@@ -66,22 +76,22 @@ def training_rows(recipe: Recipe, data: Dataset) -> tuple[Tensor, Tensor | None]
 
 
 def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
-    """The preprocessing of a recipe, fitted where it has to be.
+    """The preprocessing of a recipe, fitted to the training rows where it has statistics of them.
 
     Raises:
-        ConfigurationError: the kind does not fit the data.
+        ConfigurationError: the settings do not fit the data.
     """
     settings = recipe.preprocessing
     if (settings.kind == "image") != data.is_image:
-        fitting = "image" if data.is_image else "standardise, robust or none"
+        fitting_kinds = "image" if data.is_image else "standardise, robust or none"
         raise ConfigurationError(
-            f"preprocessing.kind={settings.kind}: for the data {data.name!r} it must be {fitting}."
+            f"preprocessing.kind={settings.kind}: for the data {data.name!r} it must be {fitting_kinds}."
         )
     if settings.kind == "image":
         assert data.levels is not None
         if recipe.data.dequantise:
             raise ConfigurationError(
-                f"data.dequantise={recipe.data.dequantise}: it is for columns of tables; images are dequantised anyway."
+                f"data.dequantise={recipe.data.dequantise}: it is for columns of tables; images are always dequantised."
             )
         if settings.crop_padding >= min(data.event_shape[1:]):
             raise ConfigurationError(
@@ -101,23 +111,23 @@ def make_preprocessing(recipe: Recipe, data: Dataset) -> Bijection | None:
                 dequantisation=settings.dequantisation,
                 channels=data.event_shape[0] if variational else None,
             )
-    wanted = recipe.data.dequantise or []
+    integers = recipe.data.dequantise or []
     if settings.kind == "none":
-        if wanted:
+        if integers:
             raise ConfigurationError(
-                f"data.dequantise={wanted}: it needs preprocessing.kind=standardise or robust, not none."
+                f"data.dequantise={integers}: it needs preprocessing.kind=standardise or robust, not none."
             )
         return None
-    dequantised = indices_of(wanted, data.event_shape[0], data.columns)
+    dequantised = indices_of(integers, data.event_shape[0], data.columns)
     scaling = "robust" if settings.kind == "robust" else "standard"
     return TablePreprocessing.fit(data.train, data.columns, scaling=scaling, dequantise=dequantised)
 
 
 def check_columns(recipe: Recipe, data: Dataset, preprocessing: Bijection | None) -> list[str]:
-    """What to know about the columns of a table before training on them, a line each.
+    """What the user should know about the columns of a table before training, one line each.
 
     Raises:
-        DataError: a column has too few values for a density, and is not dequantised.
+        DataError: a column has too few different values for a density, and is not dequantised.
     """
     if data.is_image:
         return []
@@ -125,17 +135,17 @@ def check_columns(recipe: Recipe, data: Dataset, preprocessing: Bijection | None
     columns = columns_of(rows, data.columns)
     dequantised = indices_of(recipe.data.dequantise or [], len(columns), data.columns)
     refuse_columns_without_density(data.name, columns, dequantised, named=data.columns is not None)
-    ours = preprocessing if isinstance(preprocessing, TablePreprocessing) else None
+    scaling = preprocessing if isinstance(preprocessing, TablePreprocessing) else None
     order = rows.double().sort(dim=0).values
-    scaled = (order if ours is None else ours(order)).to(getattr(torch, recipe.dtype))
-    return remarks(columns, dequantised, None if ours is None else ours.scaling, scaled.unbind(1))
+    scaled = (order if scaling is None else scaling(order)).to(getattr(torch, recipe.dtype))
+    return remarks(columns, dequantised, None if scaling is None else scaling.scaling, scaled.unbind(1))
 
 
 def build_flow(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bijection | None) -> Flow:
-    """An untrained flow, its initial weights drawn from the recipe's seed.
+    """An untrained flow, whose initial weights are drawn from the seed of the recipe.
 
     Raises:
-        ConfigurationError: unknown architecture or option, or one that does not fit the data.
+        ConfigurationError: an unknown architecture or option, or one that does not fit the data.
     """
     device = make_device(recipe.device)
     with _seeded(recipe.seed, [device] if device.type == "cuda" else []):
@@ -145,7 +155,7 @@ def build_flow(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
 
 @contextmanager
 def _seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
-    """Initial weights are drawn from the seed, and torch's own streams go on as if nothing had been."""
+    """Draw from this seed inside the block, and leave torch's own random state unchanged."""
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
@@ -163,17 +173,17 @@ def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
     logdet = recipe.estimator
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below, in our words
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below
             norms = recipe.architecture.norms.build()
-            given = {"norms": norms, "logdet": logdet, "preprocessing": preprocessing}
-            given = {key: value for key, value in given.items() if key in _parameters(name)}
-            flow = ARCHITECTURES[name](event_shape, **given, **options)
+            parts = {"norms": norms, "logdet": logdet, "preprocessing": preprocessing}
+            accepted = {key: part for key, part in parts.items() if key in _parameters(name)}
+            flow = ARCHITECTURES[name](event_shape, **accepted, **options)
     except ContraflowError:
         raise
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        # options are anything that a command or a file can say
+        # a command or a file may give any value as an option
         raise ConfigurationError(
-            f"architecture.options={options}: {name} cannot be built so: {first_line(error)}"
+            f"architecture.options={options}: {name} cannot be built with them: {first_line(error)}"
         ) from error
     for parameter, value in flow.named_parameters():
         if not value.numel():
@@ -182,11 +192,12 @@ def _construct(recipe: Recipe, event_shape: tuple[int, ...], preprocessing: Bije
 
 
 def architecture_options(name: str) -> dict[str, Any]:
-    """Option → default of an architecture, those that a recipe can set."""
+    """The options of an architecture that a recipe can set, with their defaults."""
     build = ARCHITECTURES[name].build
     preset = build.keywords if isinstance(build, partial) else {}
-    ours = ("event_shape", "logdet", "inverse", "norms", "preprocessing")
-    return {key: preset.get(key, one.default) for key, one in _parameters(name).items() if key not in ours}
+    others = ("event_shape", "logdet", "inverse", "norms", "preprocessing")
+    parameters = {key: parameter for key, parameter in _parameters(name).items() if key not in others}
+    return {key: preset.get(key, parameter.default) for key, parameter in parameters.items()}
 
 
 def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
@@ -195,10 +206,10 @@ def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def make_device(name: str) -> torch.device:
-    """A device that is there.
+    """The device of this name, if it is available.
 
     Raises:
-        ConfigurationError: unknown or absent device.
+        ConfigurationError: the device is unknown or not available.
     """
     if name.split(":")[0] not in ("cpu", "cuda"):
         raise ConfigurationError(f"device={name}: it must be cpu, cuda or cuda:N.")
@@ -211,7 +222,7 @@ def make_device(name: str) -> torch.device:
 
 
 def make_generator(device: torch.device, seed: int) -> Generator:
-    """A seeded source of randomness.
+    """A random generator with this seed.
 
     Raises:
         ConfigurationError: the seed is negative, or beyond 63 bits.
@@ -222,12 +233,12 @@ def make_generator(device: torch.device, seed: int) -> Generator:
 
 @contextmanager
 def _at_most(parameters: int) -> Iterator[None]:
-    """Stop a construction that makes more parameters than that: a configuration may claim a billion blocks."""
-    made = itertools.count(1)
+    """Fail if more parameters than this are made: a damaged configuration may ask for a billion blocks."""
+    counter = itertools.count(1)
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        if next(made) > parameters:
-            raise ValueError(f"it asks for more than the {parameters} tensors that are there")
+        if next(counter) > parameters:
+            raise ValueError(f"it asks for more than the {parameters} tensors that the checkpoint holds")
 
     handle = register_module_parameter_registration_hook(count)
     try:
@@ -238,16 +249,16 @@ def _at_most(parameters: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk, read back: how it came to be, its log, and its flow at the newest checkpoint.
+    """A run read from disk: its recipe, its log, and its flow at the newest checkpoint.
 
     Attributes:
         flow: with the weights for evaluation.
-        recipe: as it was trained, its device included.
-        columns: names of the columns of a table; ``None`` for others.
-        levels: of the pixels of images; ``None`` for others.
-        step: steps of training behind the weights.
-        path: folder of the checkpoint.
-        fingerprint: of its data; ``None`` in runs from before there were any.
+        recipe: the recipe that it was trained with, including the device.
+        columns: names of the columns of a table; ``None`` for other data.
+        levels: number of levels of a pixel; ``None`` for data that are not images.
+        step: number of training steps of the weights.
+        path: the folder of the checkpoint.
+        fingerprint: identifies the data; ``None`` in runs of early versions, which recorded none.
     """
 
     flow: Flow
@@ -260,7 +271,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The folder of the run, or the checkpoint itself where that was moved elsewhere."""
+        """The folder of the run, or of the checkpoint where that was moved out of its run."""
         return self.path.parents[1] if self.path.parent.name == "checkpoints" else self.path
 
     @property
@@ -270,27 +281,27 @@ class Run:
 
 
 def describe(recipe: Recipe, data: Dataset, preprocessing: Bijection | None) -> dict[str, Any]:
-    """What a checkpoint says besides its tensors."""
-    ours = preprocessing if isinstance(preprocessing, (ImagePreprocessing, TablePreprocessing)) else None
+    """What a checkpoint holds besides its tensors."""
+    fitted = preprocessing if isinstance(preprocessing, (ImagePreprocessing, TablePreprocessing)) else None
     return {
         "recipe": recipe.as_dict(),
         "event_shape": list(data.event_shape),
         "levels": data.levels,
         "columns": list(data.columns) if data.columns else None,
-        "preprocessing": ours.config() if ours is not None else None,
+        "preprocessing": fitted.config() if fitted is not None else None,
         "data": Fingerprint.of(data).as_dict(),
     }
 
 
 def recorded_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
-    """Of the data that a run was trained on; ``None`` in runs from before there were any.
+    """The fingerprint of the data that a run was trained on; ``None`` in runs of early versions, which recorded none.
 
     Raises:
-        CheckpointError: config.json has something else in its place.
+        CheckpointError: the fingerprint in config.json is damaged.
     """
-    found = checkpoint.config.get("data")
+    values = checkpoint.config.get("data")
     try:
-        return None if found is None else Fingerprint.from_dict(found)
+        return None if values is None else Fingerprint.from_dict(values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint.path / 'config.json'}: damaged fingerprint of the data: {first_line(error)}."
@@ -298,14 +309,15 @@ def recorded_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
 
 
 def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = None) -> Run:
-    """The flow of a run or checkpoint folder, with its averaged weights.
-
-    Raises:
-        CheckpointError: no checkpoint, or a damaged one.
+    """Load the flow of a run, or of one checkpoint, with the averaged weights.
 
     Args:
-        run: the folder that training wrote.
-        device, dtype: where and how precisely to compute; as trained when not given.
+        run: the folder that training wrote, or one checkpoint in it.
+        device: where to compute; the CPU by default.
+        dtype: precision to compute in; that of the training by default.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is damaged.
     """
     make_device(device or "cpu")
     checkpoint = load_checkpoint(Path(run))
@@ -314,9 +326,8 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
         recipe = Recipe.from_dict(config["recipe"])
         here = replace(recipe, device=device or "cpu")
         shape, columns, levels = (config[key] for key in ("event_shape", "columns", "levels"))
-        for fine in (is_a(shape, list[int]), is_a(columns, list[str] | None), is_a(levels, int | None)):
-            if not fine:
-                raise TypeError(f"event_shape={shape!r}, columns={columns!r}, levels={levels!r}")
+        if not (is_a(shape, list[int]) and is_a(columns, list[str] | None) and is_a(levels, int | None)):
+            raise TypeError(f"event_shape={shape!r}, columns={columns!r}, levels={levels!r}")
         preprocessing = preprocessing_from_config(config["preprocessing"]) if config["preprocessing"] else None
         with torch.device("meta"), _at_most(len(checkpoint.model)):  # sizes are compared before memory is taken
             checkpoint.check_fits(_construct(here, tuple(shape), preprocessing))

@@ -1,11 +1,12 @@
-"""Value objects as plain keys: what a recipe says of an estimator or an objective, in files and on the command line.
+"""How a recipe writes an estimator or an objective, in files and on the command line: as plain keys and values.
 
-A choice is a tagged union: `kind` names the class, and the other keys are the fields of that class,
+A choice is a tagged union: `kind` names the class, and the other keys are the fields of that class.
 
     estimator: {kind: roulette, law: geometric, p: 0.5, exact_terms: 2, …}
     objective: {kind: hybrid, likelihood_weight: 1/D}
 
-A new estimator, truncation law, probe or objective reaches recipes and the command by its entry in one dict below.
+A new estimator, truncation law, probe or objective becomes available in recipes and on the command line by an entry
+in one dict below.
 """
 
 from __future__ import annotations
@@ -18,13 +19,24 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 
 from contraflow.errors import ConfigurationError, unknown_name
-from contraflow.logdet import AdaptiveRoulette, Exact, Geometric, LogDetEstimator, Poisson, PowerSeries, RussianRoulette, TruncationLaw
+from contraflow.logdet import (
+    AdaptiveRoulette,
+    Exact,
+    Geometric,
+    LogDetEstimator,
+    PaperRoulette,
+    Poisson,
+    PowerSeries,
+    RussianRoulette,
+    TruncationLaw,
+)
 from contraflow.logdet.probes import Gaussian, PairedRademacher, Probe, Rademacher
 from contraflow.training import Hybrid, Likelihood, Objective
 
 ESTIMATORS: dict[str, type[LogDetEstimator]] = {
     "roulette": RussianRoulette,
     "adaptive": AdaptiveRoulette,
+    "paper": PaperRoulette,
     "series": PowerSeries,
     "exact": Exact,
 }
@@ -36,27 +48,30 @@ OBJECTIVES: dict[str, type[Objective]] = {"likelihood": Likelihood, "hybrid": Hy
 
 @dataclass(frozen=True)
 class Key:
-    """A key as one tag has it.
+    """A key, as the class that one tag names defines it.
 
     Attributes:
-        taker: that tag, for instance kind=series; empty for the tag of the choice itself, which stands in any case.
+        type: the annotation of its values.
+        help: its description.
+        owner: that tag, for instance kind=series; empty for the tag of the choice itself, which is always accepted.
     """
 
     type: Any
     help: str
-    taker: str
+    owner: str
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A value object chosen by a tag.
+    """A dataclass chosen by a tag, and its fields as keys.
 
     Args:
-        tag: the key that names the class; the first class is meant where it is missing.
+        tag: the key that names the class; without it, the first class is meant.
         classes: name → dataclass.
-        parts: fields that are choices themselves; their keys stand beside the others, their tag is the field's name.
-        names: fields whose values have names.
-        about: help of the tag.
+        parts: fields that are choices themselves; their tag is the name of the field, and their keys stand beside the
+            others.
+        names: fields whose values are written by names.
+        about: description of the tag.
     """
 
     tag: str
@@ -66,140 +81,145 @@ class Choice:
     about: str = ""
 
     def keys(self) -> dict[str, list[Key]]:
-        """All keys, each as the tags that take it have it."""
+        """All keys, each with its definition for every tag that accepts it."""
         import docstring_parser
 
-        found = {self.tag: [Key(Literal[tuple(self.classes)], self.about, "")]}
+        keys = {self.tag: [Key(Literal[tuple(self.classes)], self.about, "")]}
         for name, cls in self.classes.items():
-            helps = {one.arg_name: one.description or "" for one in docstring_parser.parse(cls.__doc__ or "").params}
-            hints = get_type_hints(cls)
-            for one in fields(cls):
-                names = self.parts[one.name].classes if one.name in self.parts else self.names.get(one.name)
-                hint = hints[one.name] if names is None else Literal[tuple(names)]
-                found.setdefault(one.name, []).append(Key(hint, helps.get(one.name, ""), f"{self.tag}={name}"))
+            documented = docstring_parser.parse(cls.__doc__ or "").params
+            helps = {parameter.arg_name: parameter.description or "" for parameter in documented}
+            for key, hint in _fields(cls).items():
+                names = self.parts[key].classes if key in self.parts else self.names.get(key)
+                values = hint if names is None else Literal[tuple(names)]
+                keys.setdefault(key, []).append(Key(values, helps.get(key, ""), f"{self.tag}={name}"))
         for part in self.parts.values():
-            found |= {key: uses for key, uses in part.keys().items() if key != part.tag}
-        return found
+            keys |= {key: definitions for key, definitions in part.keys().items() if key != part.tag}
+        return keys
 
     def as_keys(self, value: Any) -> dict[str, Any]:
-        """The keys of a value object, all that its class takes.
+        """All keys of a value object, with their values.
 
         Raises:
-            ConfigurationError: a class, or the value of a field, that has no name here.
+            ConfigurationError: the class, or the value of a field, has no name here.
 
         >>> ESTIMATOR.as_keys(PowerSeries(5))
         {'kind': 'series', 'terms': 5, 'probe': 'rademacher', 'probes': 1}
         """
-        found: dict[str, Any] = {self.tag: _name_of(type(value), self.classes, self.tag)}
-        for one in fields(value):
-            inner = getattr(value, one.name)
-            if one.name in self.parts:
-                found |= self.parts[one.name].as_keys(inner)
-            elif one.name in self.names:
-                found[one.name] = _name_of(inner, self.names[one.name], one.name)
+        keys: dict[str, Any] = {self.tag: _name_of(type(value), self.classes, self.tag)}
+        for key in _fields(type(value)):
+            inner = getattr(value, key)
+            if key in self.parts:
+                keys |= self.parts[key].as_keys(inner)
+            elif key in self.names:
+                keys[key] = _name_of(inner, self.names[key], key)
             else:
-                found[one.name] = inner
-        return found
+                keys[key] = inner
+        return keys
 
     def changed(self, value: Any, keys: Mapping[str, Any], where: str) -> Any:
-        """The value object with some keys changed; under a new tag it keeps the keys that both classes take.
+        """The value object with some keys changed; with a new tag, the keys that both classes have keep their values.
 
         Args:
-            value: what is changed.
+            value: the object to change.
             keys: new values of some keys.
-            where: path of the keys, for messages.
+            where: the path of the keys, for error messages.
 
         Raises:
-            ConfigurationError: a key that the class does not take, or a tag that names none.
-            DomainError: a number that the class refuses.
+            ConfigurationError: the class does not accept a key, or a tag names no class.
+            DomainError: a number is out of range.
 
         >>> ESTIMATOR.changed(PowerSeries(5), {"terms": 3}, "estimator")
         PowerSeries(terms=3, probe=Rademacher(), probes=1)
         >>> ESTIMATOR.changed(PowerSeries(5), {"p": 0.3}, "estimator")
         Traceback (most recent call last):
-        contraflow.errors.ConfigurationError: estimator.p=0.3: kind=series does not take it, law=geometric does.
+        contraflow.errors.ConfigurationError: estimator.p=0.3: kind=series does not accept it, law=geometric does.
         """
         old, known = self.as_keys(value), self.keys()
         tags = self._tags({**old, **keys}, where)
-        taken = _taken(known, tags)
-        for key, given in keys.items():
+        accepted = _accepted(known, tags)
+        for key, new in keys.items():
             if key not in known:
-                raise unknown_name("key", f"{where}.{key}", [f"{where}.{one}" for one in known])
-            if key not in taken:
-                raise ConfigurationError(f"{where}.{key}={given}: {_refusal(tags, known[key])}")
-            if not any(is_a(given, one.type) for one in known[key]):
-                raise ConfigurationError(f"{where}.{key}={given!r} is of another type than it must be.")
-        return self._build({key: one for key, one in old.items() if key in taken} | dict(keys))
+                raise unknown_name("key", f"{where}.{key}", [f"{where}.{name}" for name in known])
+            if key not in accepted:
+                raise ConfigurationError(f"{where}.{key}={new}: {_refusal(tags, known[key])}")
+            if not any(is_a(new, definition.type) for definition in known[key]):
+                raise ConfigurationError(f"{where}.{key}={new!r} has the wrong type.")
+        return self._build({key: kept for key, kept in old.items() if key in accepted} | dict(keys))
 
     def changes(self, value: Any, base: Any) -> dict[str, Any]:
-        """The keys that make `base` this value: `changed(base, changes(value, base))` is it.
+        """The keys that turn `base` into `value`: `changed(base, changes(value, base))` equals `value`.
 
         >>> ESTIMATOR.changes(PowerSeries(3), RussianRoulette())
         {'kind': 'series', 'terms': 3}
         """
-        wanted, old = self.as_keys(value), self.as_keys(base)
-        tags = {tag: name for tag, name in self._tags(wanted, "").items() if old.get(tag) != name}
-        near = self.as_keys(self.changed(base, tags, ""))
-        return tags | {key: one for key, one in wanted.items() if near[key] != one}
+        target, old = self.as_keys(value), self.as_keys(base)
+        tags = {tag: name for tag, name in self._tags(target, "").items() if old.get(tag) != name}
+        retagged = self.as_keys(self.changed(base, tags, ""))
+        return tags | {key: new for key, new in target.items() if retagged[key] != new}
 
-    def taken(self, keys: Mapping[str, Any], where: str) -> set[str]:
-        """The keys that the classes take which these keys name.
+    def accepted(self, keys: Mapping[str, Any], where: str) -> set[str]:
+        """The keys that the classes accept which these keys name.
 
         Raises:
             ConfigurationError: a tag names no class.
         """
-        return _taken(self.keys(), self._tags(keys, where))
+        return _accepted(self.keys(), self._tags(keys, where))
 
     def _tags(self, keys: Mapping[str, Any], where: str) -> dict[str, str]:
-        """Tag → name, of all choices in force."""
+        """Tag → name, of this choice and of its parts."""
         name = keys.get(self.tag, next(iter(self.classes)))
         if not isinstance(name, str) or name not in self.classes:
             raise unknown_name(f"{where}.{self.tag}", str(name), self.classes)
-        found = {self.tag: name}
-        for one in fields(self.classes[name]):
-            if one.name in self.parts:
-                found |= self.parts[one.name]._tags(keys, where)
-        return found
+        tags = {self.tag: name}
+        for key in _fields(self.classes[name]):
+            if key in self.parts:
+                tags |= self.parts[key]._tags(keys, where)
+        return tags
 
     def _build(self, keys: Mapping[str, Any]) -> Any:
         cls = self.classes[keys.get(self.tag, next(iter(self.classes)))]
         return cls(**dict(self._arguments(cls, keys)))
 
     def _arguments(self, cls: type, keys: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        for one in fields(cls):
-            if one.name in self.parts:
-                yield one.name, self.parts[one.name]._build(keys)
-            elif one.name in keys:
-                named = self.names.get(one.name)
-                yield one.name, keys[one.name] if named is None else named[keys[one.name]]
+        for key in _fields(cls):
+            if key in self.parts:
+                yield key, self.parts[key]._build(keys)
+            elif key in keys:
+                named = self.names.get(key)
+                yield key, keys[key] if named is None else named[keys[key]]
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    """The fields of a dataclass, with their types."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}
 
 
 def _name_of(value: Any, names: Mapping[str, Any], key: str) -> str:
     for name, known in names.items():
         if known == value:
             return name
-    said = value.__name__ if isinstance(value, type) else value
+    shown = value.__name__ if isinstance(value, type) else value
     raise ConfigurationError(
-        f"{said} is no {key} that a recipe can write down. Known: {', '.join(names)}. Enter it in "
-        "contraflow.runs.choices."
+        f"{shown}: no {key} that a recipe can name. Known: {', '.join(names)}. Add yours in contraflow.runs.choices."
     )
 
 
-def _taken(known: Mapping[str, Sequence[Key]], tags: Mapping[str, str]) -> set[str]:
+def _accepted(known: Mapping[str, Sequence[Key]], tags: Mapping[str, str]) -> set[str]:
     chosen = {"", *(f"{tag}={name}" for tag, name in tags.items())}
-    return {key for key, uses in known.items() if any(one.taker in chosen for one in uses)}
+    return {key for key, definitions in known.items() if any(each.owner in chosen for each in definitions)}
 
 
-def _refusal(tags: Mapping[str, str], uses: Sequence[Key]) -> str:
-    """Which tags in force do not take a key, and which would."""
-    takers = [one.taker for one in uses]
-    concerned = {one.split("=")[0] for one in takers} & tags.keys() or {next(iter(tags))}
+def _refusal(tags: Mapping[str, str], definitions: Sequence[Key]) -> str:
+    """Which of the chosen tags do not accept a key, and which tags would."""
+    owners = [definition.owner for definition in definitions]
+    concerned = {owner.split("=")[0] for owner in owners} & tags.keys() or {next(iter(tags))}
     chosen = ", ".join(f"{tag}={name}" for tag, name in tags.items() if tag in concerned)
-    return f"{chosen} does not take it, {' and '.join(takers)} {'do' if takers[1:] else 'does'}."
+    return f"{chosen} does not accept it, {' and '.join(owners)} {'do' if owners[1:] else 'does'}."
 
 
 def is_a(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is of an annotated type: plain ones, literals, unions, lists and dicts.
+    """Whether a value read from JSON has an annotated type: a plain one, a literal, a union, a list or a dict.
 
     >>> is_a([1, 2], list[int]), is_a(True, int), is_a(3, float), is_a(None, str | None)
     (True, False, True, True)
@@ -208,9 +228,9 @@ def is_a(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in arguments
     if origin in (UnionType, Union):
-        return any(is_a(value, one) for one in arguments)
+        return any(is_a(value, member) for member in arguments)
     if origin is list:
-        return isinstance(value, list) and all(is_a(one, arguments[0]) for one in value)
+        return isinstance(value, list) and all(is_a(item, arguments[0]) for item in value)
     if hint is float:
         return type(value) in (int, float)
     return hint is Any or type(value) is (origin or hint)
@@ -221,14 +241,17 @@ ESTIMATOR = Choice(
     ESTIMATORS,
     parts={"law": Choice("law", LAWS), "probe": Choice("probe", PROBES)},
     names={"series_dtype": DTYPES},
-    about="roulette (unbiased), adaptive (unbiased, its law learned block by block), series (biased, as in i-ResNets), "
-    "exact (dense Jacobian, small dimensions).",
+    about="how log-determinants are computed: roulette (power series, unbiased), adaptive (unbiased, with a truncation "
+    "law learned for each block), paper (unbiased, as the authors of Residual Flows draw it: one number of terms for "
+    "the whole batch, Gaussian probes), series (power series cut off, biased, as in i-ResNets), exact (dense Jacobian, "
+    "for small dimensions).",
 )
 OBJECTIVE = Choice(
     "kind",
     OBJECTIVES,
-    about="likelihood, log p(x); or hybrid, λ log p(x) + log p(y|x), for flows with a classifier and data with labels.",
+    about="what is maximised: likelihood, log p(x); or hybrid, λ log p(x) + log p(y|x), for flows with a classifier "
+    "and data with labels.",
 )
 
-#: Annotated type of a setting → the choice that it is.
+#: Annotated type of a setting → how it is chosen.
 CHOICES: dict[Any, Choice] = {LogDetEstimator: ESTIMATOR, Objective: OBJECTIVE}

@@ -1,4 +1,4 @@
-"""A recipe as the command that trains it."""
+"""Writes a recipe as the command that trains it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import shlex
 from typing import Any
 
 from contraflow.errors import unknown_name
-from contraflow.runs.recipes import RECIPES, with_architecture
 from contraflow.runs.recipe import Recipe
+from contraflow.runs.recipes import RECIPES, with_architecture
 
 
 def command(recipe: Recipe, out: str) -> str:
-    """The `contraflow train` command of a recipe: its name, and what differs from the recipe of that name.
+    """The `contraflow train` command of a recipe: its name, and the settings that differ from the recipe of that name.
 
-    The command reads back as exactly this recipe.
+    `contraflow train` reads the command as exactly this recipe.
 
     Args:
-        recipe: what to train.
+        recipe: the recipe to train.
         out: the folder of the run.
 
     Raises:
-        ConfigurationError: no recipe has its name.
+        ConfigurationError: there is no recipe of its name.
 
     >>> recipe = RECIPES["digits"]()
     >>> recipe.training.steps = 500
@@ -45,11 +45,11 @@ def _text(value: Any) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """As the command reads it: JSON, but that infinity has a dot."""
+    """A value as the command reads it: JSON, with infinity written .inf."""
     if isinstance(value, float) and not math.isfinite(value):
         return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
     if isinstance(value, list):
         return f"[{','.join(map(_yaml, value))}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{_yaml(key)}:{_yaml(one)}' for key, one in value.items())}}}"
+        return f"{{{','.join(f'{_yaml(key)}:{_yaml(inner)}' for key, inner in value.items())}}}"
     return json.dumps(value, ensure_ascii=False)

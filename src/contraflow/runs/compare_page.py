@@ -1,4 +1,4 @@
-"""What a comparison found, as Markdown, JSON and pictures."""
+"""Writes the results of a comparison as Markdown, JSON and pictures."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ import torch
 from torch import Tensor
 
 from contraflow.evaluation import densities_picture, scores_picture
+from contraflow.files import write_json, write_text
 from contraflow.logdet import Exact
-from contraflow.runs.compare import Comparison, Failure, RunResult
 from contraflow.runs.build import load_data, load_run
+from contraflow.runs.compare import Failure
+from contraflow.runs.compare_plan import Comparison
+from contraflow.runs.measurement import RunResult
 from contraflow.runs.recipes import RECIPES
-from contraflow.files import replacing, write_json, write_text
 
 
 @dataclass(frozen=True)
 class Summary:
-    """An architecture on a recipe, over its seeds.
+    """The runs of an architecture on a recipe, summarised over its seeds.
 
     Attributes:
         value: mean score.
-        data_error: standard error over the test rows, mean of the runs; ``None`` where a run has one row.
+        data_error: standard error over the test rows, averaged over the runs; ``None`` with one test row.
         seed_error: standard error of the mean over seeds; ``None`` with one seed.
-        below_truth: nats by which the score lies below the true density's on the same rows; ``None`` where unknown.
-        sampling_seconds, inverse_error: the mean, and the largest; ``None`` where a run's inverse failed.
+        below_truth: nats by which the score lies below that of the true density on the same rows; ``None`` where the
+            true density is unknown.
+        sampling_seconds: mean over the runs; ``None`` where the inverse of a run failed.
+        inverse_error: largest of the runs; ``None`` where the inverse of a run failed.
         steps, seconds_a_step, learning_rate, parameters, unit, rows: as in `RunResult`.
         runs: number of seeds.
     """
@@ -53,19 +57,19 @@ class Summary:
 
 
 def summarise(results: Sequence[RunResult]) -> list[Summary]:
-    """The runs of each architecture on each recipe, in the order in which they came."""
+    """A summary for each architecture on each recipe, in the order of the results."""
     groups: dict[tuple[str, str], list[RunResult]] = {}
-    for one in results:
-        groups.setdefault((one.recipe, one.architecture), []).append(one)
+    for result in results:
+        groups.setdefault((result.recipe, result.architecture), []).append(result)
     return [_summary(runs) for runs in groups.values()]
 
 
 def _summary(runs: list[RunResult]) -> Summary:
-    first, values = runs[0], [one.value for one in runs]
-    data_errors = [one.standard_error for one in runs if one.standard_error is not None]
-    gaps = [one.truth - one.value for one in runs if one.truth is not None]
-    sampling = [one.sampling_seconds for one in runs if one.sampling_seconds is not None]
-    errors = [one.inverse_error for one in runs if one.inverse_error is not None]
+    first, values = runs[0], [run.value for run in runs]
+    data_errors = [run.standard_error for run in runs if run.standard_error is not None]
+    gaps = [run.truth - run.value for run in runs if run.truth is not None]
+    sampling = [run.sampling_seconds for run in runs if run.sampling_seconds is not None]
+    errors = [run.inverse_error for run in runs if run.inverse_error is not None]
     count = len(runs)
     return Summary(
         recipe=first.recipe,
@@ -86,17 +90,19 @@ def _summary(runs: list[RunResult]) -> Summary:
     )
 
 
-def write_comparison(comparison: Comparison, results: Sequence[RunResult], failures: Sequence[Failure], out: Path) -> str:
-    """Write OUT/comparison.md, comparison.json and the pictures; the Markdown is returned.
+def write_comparison(
+    comparison: Comparison, results: Sequence[RunResult], failures: Sequence[Failure], out: Path
+) -> str:
+    """Write OUT/comparison.md, comparison.json and the pictures, and return the Markdown.
 
     Raises:
-        OutputError: something could not be written.
+        OutputError: a file cannot be written.
     """
     summaries = summarise(results)
     parts = [_heading(comparison)]
     for recipe in comparison.recipes:
-        rows = [one for one in summaries if one.recipe == recipe]
-        failed = [one for one in failures if one.recipe == recipe]
+        rows = [summary for summary in summaries if summary.recipe == recipe]
+        failed = [failure for failure in failures if failure.recipe == recipe]
         parts.append("\n".join([f"## {recipe}", "", _table(rows, failed, comparison.architectures)]))
         if rows:
             parts += [f"![{recipe}]({name})" for name in _pictures(recipe, results, out)]
@@ -111,9 +117,9 @@ def as_dict(comparison: Comparison, results: Sequence[RunResult], failures: Sequ
     return {
         "comparison": asdict(comparison),
         "hardware": hardware(),
-        "summaries": [asdict(one) for one in summarise(results)],
-        "runs": [asdict(one) for one in results],
-        "failures": [asdict(one) for one in failures],
+        "summaries": [asdict(summary) for summary in summarise(results)],
+        "runs": [asdict(result) for result in results],
+        "failures": [asdict(failure) for failure in failures],
     }
 
 
@@ -126,8 +132,8 @@ def _heading(comparison: Comparison) -> str:
         f"The learning rate of an architecture{chosen} falls along a cosine that ends with the budget. The averaged "
         f"weights that scored best in about ten validations are kept. Seeds 0 to {comparison.seeds - 1} draw data "
         "split, weights, batches and noise.\n\n"
-        "Scores are of held-out rows: mean ± standard error over rows ± standard error over seeds. Times are of the "
-        "processor. The inverse error is max |x - f⁻¹(f(x))| of up to 200 rows after preprocessing, the largest of "
+        "Scores are of held-out rows: mean ± standard error over rows ± standard error over seeds. Times are processor "
+        "time. The inverse error is max |x - f⁻¹(f(x))| of up to 200 rows after preprocessing, the largest of "
         f"all seeds.\n\n{hardware()}."
     )
 
@@ -135,23 +141,23 @@ def _heading(comparison: Comparison) -> str:
 def _table(rows: Sequence[Summary], failures: Sequence[Failure], architectures: Sequence[str]) -> str:
     unit = f"{rows[0].unit} ({rows[0].rows} rows)" if rows else "score"
     lines = [
-        f"| architecture | {unit} | below the true density | parameters | steps | s a step | s per 1,000 samples | "
-        "inverse error | learning rate | runs |",
+        f"| architecture | {unit} | below the true density | parameters | steps | seconds a step | "
+        "seconds per 1,000 samples | inverse error | learning rate | runs |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in architectures:
-        for one in rows:
-            if one.architecture == name:
+        for row in rows:
+            if row.architecture == name:
                 lines.append(
-                    f"| `{name}` | {one.value:.3f} ± {_number(one.data_error, '.3f')} ± "
-                    f"{_number(one.seed_error, '.3f')} | {_number(one.below_truth, '.3f')} | {one.parameters:,} | "
-                    f"{one.steps:,} | {one.seconds_a_step:.3g} | {_number(one.sampling_seconds, '.3g')} | "
-                    f"{_number(one.inverse_error, '.1e')} | {one.learning_rate:g} | {one.runs} |"
+                    f"| `{name}` | {row.value:.3f} ± {_number(row.data_error, '.3f')} ± "
+                    f"{_number(row.seed_error, '.3f')} | {_number(row.below_truth, '.3f')} | {row.parameters:,} | "
+                    f"{row.steps:,} | {row.seconds_a_step:.3g} | {_number(row.sampling_seconds, '.3g')} | "
+                    f"{_number(row.inverse_error, '.1e')} | {row.learning_rate:g} | {row.runs} |"
                 )
-        for failed in failures:
-            if failed.architecture == name:
-                reason = " ".join(failed.error.split()).replace("|", "\\|")
-                lines.append(f"| `{name}`, seed {failed.seed} | failed: {reason} | | | | | | | | |")
+        for failure in failures:
+            if failure.architecture == name:
+                reason = " ".join(failure.error.split()).replace("|", "\\|")
+                lines.append(f"| `{name}`, seed {failure.seed} | failed: {reason} | | | | | | | | |")
     return "\n".join(lines)
 
 
@@ -160,30 +166,28 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _pictures(recipe: str, results: Sequence[RunResult], out: Path) -> list[str]:
-    """Names of the pictures of a recipe: the scores, and on the plane the densities of every first finished seed."""
-    runs = [one for one in results if one.recipe == recipe]
+    """Draw the scores of a recipe, and for 2-D data the density of each architecture; return the names of the files."""
+    runs = [result for result in results if result.recipe == recipe]
     scores: dict[str, list[float]] = {}
-    for one in runs:
-        scores.setdefault(one.architecture, []).append(one.value)
-    with replacing(out / f"{recipe}.png") as temporary:
-        scores_picture(scores, runs[0].unit, temporary, runs[0].truth, recipe)
+    for run in runs:
+        scores.setdefault(run.architecture, []).append(run.value)
+    scores_picture(scores, runs[0].unit, out / f"{recipe}.png", runs[0].truth, recipe)
     data = load_data(RECIPES[recipe]().data, 0)
     if data.event_shape != (2,):
         return [f"{recipe}.png"]
     densities: dict[str, Callable[[Tensor], Tensor]] = {}
     if data.density is not None and data.density.log_prob is not None:
         densities["true density"] = data.density.log_prob
-    for one in runs:
-        if one.architecture not in densities:
-            flow = load_run(out / recipe / one.architecture / f"seed-{one.seed}").flow
-            densities[one.architecture] = flow.with_logdet(Exact()).log_prob
-    with replacing(out / f"{recipe}-densities.png") as temporary:
-        densities_picture(densities, data.test, temporary)
+    for run in runs:
+        if run.architecture not in densities:
+            flow = load_run(out / recipe / run.architecture / f"seed-{run.seed}").flow
+            densities[run.architecture] = flow.with_logdet(Exact()).log_prob
+    densities_picture(densities, data.test, out / f"{recipe}-densities.png")
     return [f"{recipe}.png", f"{recipe}-densities.png"]
 
 
 def hardware() -> str:
-    """Processor, cores, threads and versions, for the head of a page."""
+    """Processor, number of cores and threads, and versions, for the head of a page."""
     return (
         f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
         f"Python {platform.python_version()}"
@@ -191,7 +195,7 @@ def hardware() -> str:
 
 
 def processor() -> str:
-    """The processor's name, where the system says it."""
+    """The name of the processor, or its architecture where the system gives no name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -11,32 +11,32 @@ from contraflow.files import append_line, write_text
 
 
 class TrainingLog:
-    """What training showed, step by step.
+    """The record of training, one line of JSON every few steps.
 
     Args:
-        run: folder of the run; the log need not be there yet.
+        run: the folder of the run; the log need not exist yet.
     """
 
     def __init__(self, run: Path) -> None:
         self.path = run / "log.jsonl"
 
     def records(self) -> list[dict[str, Any]]:
-        """Its lines in order, each with its step; those that a kill has cut short are left out."""
+        """The lines in order, each with its step; a line that a kill has cut short is left out."""
         return [record for _, record in self._lines()]
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a line.
+        """Append a line.
 
         Raises:
-            OutputError: it could not be written.
+            OutputError: the log cannot be written.
         """
         append_line(self.path, record)
 
     def drop_after(self, step: int) -> None:
-        """Keep the lines up to a step, as they stand.
+        """Keep only the lines up to a step, unchanged.
 
         Raises:
-            OutputError: it could not be written; the old log is intact.
+            OutputError: the log cannot be written; the old log is intact.
         """
         write_text(self.path, "".join(f"{line}\n" for line, record in self._lines() if record["step"] <= step))
 

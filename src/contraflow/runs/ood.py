@@ -1,4 +1,4 @@
-"""A trained flow asked about other data than its own."""
+"""How well a trained flow detects out-of-distribution data."""
 
 from __future__ import annotations
 
@@ -16,32 +16,37 @@ from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION
 from contraflow.runs.build import Run, make_generator
 from contraflow.runs.own_data import load_own_data
-from contraflow.runs.run import Silent, Watcher
+from contraflow.runs.progress import Silent, Watcher
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """How well a flow tells other data from its own, and what those data are."""
+class Detection:
+    """How well a flow tells other data from its own, and how those data were prepared.
+
+    Attributes:
+        report: the scores, and what share of each set they detect.
+        sets: the flow's own test rows first, then the other data.
+    """
 
     report: DetectionReport
     sets: tuple[OtherRows, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**self.report.as_dict(), "changes": {one.name: one.change for one in self.sets}}
+        return {**self.report.as_dict(), "changes": {rows.name: rows.change for rows in self.sets}}
 
     def __str__(self) -> str:
         return f"{self.report}\n\n{self.remarks()}"
 
     def remarks(self) -> str:
-        """A line on every set: its log p(x), whether it is typical, what was done to it."""
+        """A line for every set: its log p(x), the share rejected as atypical, and how its rows were prepared."""
         lines = []
-        for one in self.sets:
-            mean, error = self.report.log_prob[one.name]
-            rejected = ", ".join(f"{share:.0%} ({test})" for test, share in self.report.rejected[one.name].items())
-            change = f"; {one.change}" if one.change else ""
+        for rows in self.sets:
+            mean, error = self.report.log_prob[rows.name]
+            rejected = ", ".join(f"{share:.0%} ({test})" for test, share in self.report.rejected[rows.name].items())
+            change = f"; {rows.change}" if rows.change else ""
             lines.append(
-                f"{one.name}: {len(one.rows)} rows, log p(x) {mean:.1f} ± {error:.1f} nats, rejected as atypical at "
+                f"{rows.name}: {len(rows.rows)} rows, log p(x) {mean:.1f} ± {error:.1f} nats, rejected as atypical at "
                 f"5 %: {rejected}{change}."
             )
         return "\n".join(lines)
@@ -59,29 +64,29 @@ def compare_with_others(
     batch_size: int = 200,
     seed: int = 0,
     watcher: Watcher | None = None,
-) -> Comparison:
-    """Every out-of-distribution score of the flow's own test rows and of other data.
+) -> Detection:
+    """Compute every out-of-distribution score on the flow's own test rows and on other data.
 
     Args:
-        trained: the flow; typicality refers to its validation rows.
-        against: data sets as `load_other_rows` takes them.
-        background: the same flow trained on mutated images, for the likelihood ratio.
-        limit: most rows of every set, drawn at random.
-        batch: rows that the typicality test looks at together, beside single ones.
-        draws, exact_terms, batch_size: of log p(x).
-        seed: of rows and noise.
-        watcher: told about progress.
+        trained: the run; its validation rows define what is typical.
+        against: names or paths of other data, as `load_other_rows` takes them.
+        background: a run of the same flow on mutated images, for the likelihood ratio.
+        limit: number of rows of every set at most, drawn at random.
+        batch: number of rows that the typicality test judges together, besides single rows.
+        draws, exact_terms, batch_size: of the estimate of log p(x).
+        seed: seed of the choice of rows and of the noise.
+        watcher: is told the progress.
 
     Raises:
-        ConfigurationError: the flow's own data among the others, or too few rows.
-        DataError: the flow's own data have changed since it was trained.
-        ShapeError: other data, or a background flow, of another shape.
+        ConfigurationError: the flow's own data are among the others, or there are too few rows.
+        DataError: the flow's own data have changed since it was trained on them.
+        ShapeError: other data, or the background flow, have another shape.
     """
     if background is not None:
         _check_background(background, trained)
-    drawn = Generator().manual_seed(seed)
-    told = watcher or Silent()
-    sets, held_out = _sets(trained, against, limit, batch, drawn, told.note)
+    choice = Generator().manual_seed(seed)
+    watcher = watcher or Silent()
+    sets, held_out = _sets(trained, against, limit, batch, choice, watcher.note)
     generator = make_generator(trained.flow.device, seed)
 
     def gather(name: str, rows: Tensor, background: Flow | None) -> Evidence:
@@ -93,40 +98,45 @@ def compare_with_others(
             draws=draws,
             batch_size=batch_size,
             generator=generator,
-            progress=lambda done, total: told.phase(name, done, total),
+            progress=lambda done, total: watcher.phase(name, done, total),
         )
 
     typical = gather("held out", held_out, None).log_prob
-    other = None if background is None else background.flow
-    evidence = {one.name: gather(one.name, one.rows, other) for one in sets}
+    background_flow = None if background is None else background.flow
+    evidence = {rows.name: gather(rows.name, rows.rows, background_flow) for rows in sets}
     batches = (1, batch) if batch > 1 else (1,)
-    return Comparison(report_detection(sets[0].name, evidence, typical, batches=batches, generator=drawn), tuple(sets))
+    report = report_detection(sets[0].name, evidence, typical, batches=batches, generator=choice)
+    return Detection(report, tuple(sets))
 
 
 def _check_background(background: Run, trained: Run) -> None:
     if (background.flow.event_shape, background.levels) != (trained.flow.event_shape, trained.levels):
         raise ShapeError(
             f"{background.path} takes data of shape {background.flow.event_shape} with {background.levels} levels, "
-            f"{trained.path} of {trained.flow.event_shape} with {trained.levels}: a likelihood ratio needs the same."
+            f"{trained.path} of {trained.flow.event_shape} with {trained.levels}: a likelihood ratio needs "
+            "the same of both."
         )
     if background.columns != trained.columns:
-        theirs, ours = (quoted(one.columns) if one.columns else "unnamed columns" for one in (background, trained))
+        its_columns, columns = (
+            quoted(run.columns) if run.columns else "unnamed columns" for run in (background, trained)
+        )
         raise ShapeError(
-            f"{background.path} takes {theirs}, {trained.path} {ours}: a likelihood ratio needs the same, in one order."
+            f"{background.path} takes {its_columns}, {trained.path} {columns}: a likelihood ratio needs the same "
+            "columns in the same order."
         )
 
 
 def _sets(
     trained: Run, names: Sequence[str], limit: int, batch: int, generator: Generator, note: Note
 ) -> tuple[list[OtherRows], Tensor]:
-    """The own test rows first, then the others; and own rows that the flow was not trained on, apart."""
+    """The flow's own test rows and the other data; and, apart, its own validation rows."""
     settings = trained.recipe.data
     own = load_own_data(trained, note)
     sets = [OtherRows(own.name, draw_rows(own.test, limit, generator))]
     held_out = draw_rows(own.validation, limit, generator)
     for name in names:
         if name == own.name:
-            raise ConfigurationError(f"against={name}: the flow was trained on that; name other data.")
+            raise ConfigurationError(f"against={name}: the flow was trained on these data; name others.")
         sets.append(
             load_other_rows(
                 name,
@@ -139,9 +149,9 @@ def _sets(
                 note=note,
             )
         )
-    for one in sets:
-        if len(one.rows) < 2 * batch:
+    for rows in sets:
+        if len(rows.rows) < 2 * batch:
             raise ConfigurationError(
-                f"batch={batch}, but {one.name} has {len(one.rows)} rows: two batches at least are needed of each set."
+                f"batch={batch}, but {rows.name} has {len(rows.rows)} rows: each set needs at least two batches."
             )
     return sets, held_out

@@ -1,4 +1,4 @@
-"""The rows to judge a run by: those of its own data, if these are still what it was trained on, or of other data."""
+"""Loads the rows to judge a run by: of its own data, if they have not changed since it was trained, or of others."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class JudgedRows:
     """Rows that a run is judged by.
 
     Attributes:
-        data: name or path of their data set.
+        data: name or path of the data set.
         split: train, validation or test, or ``all`` for a whole file.
-        rows: ``(n, *event_shape)``.
+        rows: the rows, ``(n, *event_shape)``.
         labels: int64 ``(n,)``, or ``None``.
     """
 
@@ -31,33 +31,35 @@ class JudgedRows:
 
 
 def check_unchanged(fingerprint: Fingerprint | None, data: Dataset, run: Path, remedy: str, note: Note) -> None:
-    """Refuse data that are not those that a run was trained on: their test rows may be rows that it has learned.
+    """Refuse data that have changed since a run was trained on them: the run may have learned their test rows.
 
     Args:
-        fingerprint: of the run's data; ``None`` for runs from before there were any, which `note` is told.
-        data: as they are now.
-        run: its folder, for messages.
-        remedy: what to do, a sentence.
+        fingerprint: identifies the data of the run. With ``None``, of a run of an early version, `note` is told that
+            the data cannot be checked.
+        data: the data as they are now.
+        run: the folder of the run, for messages.
+        remedy: a sentence that says what to do.
+        note: is told a line for the user.
 
     Raises:
-        DataError: something has changed; the message says what.
+        DataError: the data have changed; the message says what.
     """
     if fingerprint is None:
-        note(f"{run} has no fingerprint of its data: whether {data.name} has changed since cannot be checked.")
+        note(f"{run} has no fingerprint of its data: it cannot be checked whether {data.name} has changed since.")
         return
     if change := fingerprint.change(Fingerprint.of(data)):
         raise DataError(f"{data.name} has changed since {run} was trained on it: {change}. {remedy}")
 
 
 def load_own_data(trained: Run, note: Note) -> Dataset:
-    """The data that a flow was trained on, split as they were then.
+    """Load the data that a flow was trained on, with the same splits.
 
     Raises:
-        DataError: they are absent, or no longer what they were.
+        DataError: the data are absent, or have changed since.
     """
     data = load_data_for(trained.columns, trained.recipe.data, trained.recipe.seed, note)
     remedy = (
-        "Its test rows may have been trained on now. Restore it, or score all its rows with "
+        "The run may have been trained on rows that are test rows now. Restore the data, or score all rows with "
         f"`contraflow evaluate {trained.folder} --data {data.name}`."
     )
     check_unchanged(trained.fingerprint, data, trained.folder, remedy, note)
@@ -69,12 +71,12 @@ def rows_to_judge(trained: Run, data: str | None, split: str | None, note: Note)
 
     Args:
         trained: the run.
-        data: name or path of other data; the run's own where ``None``.
-        split: train, validation or test; of another file one that is drawn as for training, all rows where ``None``.
-        note: told which rows are taken where that is not plain, and whether the run was trained on some of them.
+        data: name or path of other data; ``None`` for the run's own.
+        split: train, validation or test; by default test, and all rows of another file.
+        note: is told which rows are taken where that is not obvious, and whether the run was trained on some of them.
 
     Raises:
-        DataError: the run's own data have changed, or there are no such rows.
+        DataError: the run's own data have changed, or the split has no rows.
         ShapeError: other data have rows of another shape.
     """
     if data is None:
@@ -85,38 +87,42 @@ def rows_to_judge(trained: Run, data: str | None, split: str | None, note: Note)
         other = load_data_for(trained.columns, settings, trained.recipe.seed, note)
         judged = _of_split(trained, other, split)
         return judged if _is_own(trained, other) else _compared(trained, judged, note)
-    pictures = len(shape) == 3 and path.is_dir()
-    size, grey = (shape[1], shape[2]) if pictures else None, pictures and shape[0] == 1
+    images = len(shape) == 3 and path.is_dir()
+    size, grey = (shape[1], shape[2]) if images else None, images and shape[0] == 1
     rows = read_rows(path, columns=trained.columns, size=size, grey=grey, note=note)
     if _has_all(trained, rows) and _is_own(
-        trained, same := load_data_for(trained.columns, settings, trained.recipe.seed)
+        trained, own := load_data_for(trained.columns, settings, trained.recipe.seed)
     ):
-        note(f"{data} holds what {trained.folder} was trained on: only its test rows are scored.")
-        return _of_split(trained, same, "test")
+        note(f"{data} holds the data that {trained.folder} was trained on: only its test rows are scored.")
+        return _of_split(trained, own, "test")
     note(f"all {len(rows):,} rows of {data} count as test rows.")
     return _compared(trained, _checked(trained, JudgedRows(data, "all", rows, None)), note)
 
 
 def _is_own(trained: Run, data: Dataset) -> bool:
-    """Whether data, split as they are, are those that a run was trained on."""
+    """Whether data with these splits are those that a run was trained on."""
     return trained.fingerprint is not None and not trained.fingerprint.change(Fingerprint.of(data))
 
 
 def _has_all(trained: Run, rows: Tensor) -> bool:
-    """Whether rows are, all but surely, those that a run was split from, in whatever order."""
-    found = trained.fingerprint
-    return found is not None and len(rows) == sum(found.rows.values()) and found.share_among(rows) == 1
+    """Whether rows are, almost surely, all the data of a run before it was split, in any order."""
+    fingerprint = trained.fingerprint
+    if fingerprint is None or len(rows) != sum(fingerprint.rows.values()):
+        return False
+    return fingerprint.share_among(rows) == 1
 
 
 def _compared(trained: Run, judged: JudgedRows, note: Note) -> JudgedRows:
-    """The rows, and a word where the run was trained on some of them."""
+    """The rows unchanged; `note` is told where the run was trained on some of them."""
     if trained.fingerprint is None:
-        note(f"{trained.folder} has no fingerprint of its data: whether it was trained on {judged.data} is not known.")
+        note(
+            f"{trained.folder} has no fingerprint of its data: it is not known whether it was trained on {judged.data}."
+        )
     elif share := trained.fingerprint.share_among(judged.rows):
         count = max(1, round(share * trained.fingerprint.rows["train"]))
         note(
             f"about {min(count, len(judged.rows)):,} of these {len(judged.rows):,} rows of {judged.data} are rows that "
-            f"{trained.folder} was trained on: its score is better than that of unseen rows."
+            f"{trained.folder} was trained on: the score is better than on unseen rows."
         )
     return judged
 
@@ -131,5 +137,5 @@ def _checked(trained: Run, judged: JudgedRows) -> JudgedRows:
     if shape != trained.flow.event_shape:
         raise ShapeError(f"{trained.folder} takes data of shape {trained.flow.event_shape}; {judged.data} has {shape}.")
     if not len(judged.rows):
-        raise DataError(f"{judged.data}: has no {judged.split} rows. Choose another --split.")
+        raise DataError(f"{judged.data} has no {judged.split} rows. Choose another --split.")
     return judged

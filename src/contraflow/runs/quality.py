@@ -1,4 +1,4 @@
-"""A trained flow's samples beside training and test images, in the features of a network."""
+"""Judges the samples of a trained flow of images: their distance to training images in the features of a network."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from torch import Generator, Tensor
 
 from contraflow.data import draw_rows
-from contraflow.preprocessing import ImagePreprocessing
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import ImageFeatures, QualityReport, measure_quality
+from contraflow.preprocessing import ImagePreprocessing
 from contraflow.runs.build import Run, make_generator
 from contraflow.runs.own_data import load_own_data
-from contraflow.runs.run import Silent, Watcher, draw_samples
+from contraflow.runs.progress import Silent, Watcher
+from contraflow.runs.samples import draw_samples
 
 
 def judge_samples(
@@ -25,49 +26,49 @@ def judge_samples(
     seed: int = 0,
     watcher: Watcher | None = None,
 ) -> list[QualityReport]:
-    """FID and KID to training images: of test images first, then of samples at every temperature.
+    """FID and KID to training images, first of test images, then of samples at every temperature.
 
-    All sets have as many images, the smallest of `samples`, the test images and the training images.
+    All sets have the same number of images: `samples`, or fewer where there are fewer test or training images.
 
     Args:
         trained: a flow of images.
-        features: what the distances are in.
-        temperatures: factors on the standard deviation of the base.
-        samples: images of each kind.
-        batch_size: samples at once.
-        seed: of the samples and the images.
-        watcher: told about progress.
+        features: computes the features in which distances are measured.
+        temperatures: factors on the standard deviation of the base distribution.
+        samples: number of images of each kind.
+        batch_size: samples computed at once.
+        seed: seed of the samples and of the choice of images.
+        watcher: is told the progress.
 
     Raises:
-        ConfigurationError: a flow of something else, or too few images.
-        DataError: the flow's own data have changed since it was trained.
+        ConfigurationError: the flow is not of images, or there are too few images.
+        DataError: the data have changed since the flow was trained on them.
     """
     preprocessing = trained.flow.preprocessing
     if not isinstance(preprocessing, ImagePreprocessing):
         raise ConfigurationError(
-            f"{trained.path}: a flow of rows of shape {trained.flow.event_shape}; FID is of images."
+            f"{trained.path}: FID needs a flow of images; this one is of rows of shape {trained.flow.event_shape}."
         )
-    told = watcher or Silent()
-    data = load_own_data(trained, told.note).require_train()
+    watcher = watcher or Silent()
+    data = load_own_data(trained, watcher.note).require_train()
     count = min(samples, len(data.test), len(data.train))
-    drawn = Generator().manual_seed(seed)
-    train, test = (preprocessing.reduce(draw_rows(rows, count, drawn)) for rows in (data.train, data.test))
+    choice = Generator().manual_seed(seed)
+    train, test = (preprocessing.reduce(draw_rows(rows, count, choice)) for rows in (data.train, data.test))
 
-    def of(name: str, images: Tensor) -> Tensor:
+    def features_of(name: str, images: Tensor) -> Tensor:
         return features(
             images,
             preprocessing.reduced_levels,
-            progress=lambda done, total: told.phase(f"features of {name}", done, total),
+            progress=lambda done, total: watcher.phase(f"features of {name}", done, total),
         )
 
-    reference = of("training images", train)
+    reference = features_of("training images", train)
 
     def measure(name: str, images: Tensor) -> QualityReport:
-        return measure_quality(name, of(name, images), reference, features.name, features.published, drawn)
+        return measure_quality(name, features_of(name, images), reference, features.name, features.published, choice)
 
     reports = [measure("test images", test)]
     for temperature in temperatures:
         generator = make_generator(trained.flow.device, seed)
-        made = draw_samples(trained.flow, count, batch_size, generator, told, temperature)
-        reports.append(measure(f"samples at T = {temperature:g}", made))
+        drawn = draw_samples(trained.flow, count, batch_size, generator, watcher, temperature)
+        reports.append(measure(f"samples at T = {temperature:g}", drawn))
     return reports

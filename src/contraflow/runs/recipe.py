@@ -1,10 +1,10 @@
-"""The configuration of an experiment, as dataclasses that print, parse and compare."""
+"""The configuration of an experiment: dataclasses that can be written to JSON, read back, changed and compared."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, unknown_name
@@ -16,20 +16,21 @@ from contraflow.training import LIKELIHOOD, Objective, TrainingSettings
 
 @dataclass
 class DataSettings:
-    """Which data.
+    """The data to train on.
 
     Args:
-        name: a named data set (`contraflow data`), or the path of a CSV, Parquet, .npy or .npz file or a folder of
-            images.
-        root: folder of the named data sets; $CONTRAFLOW_DATA or ~/.cache/contraflow when not given.
-        columns: columns of a table to use; all when not given.
-        dequantise: columns of a table that hold integers: uniform noise of one step makes a density of them, log p(x)
-            becomes a bound that counts their probabilities, and samples are integers again. By name, or by number
-            from 0 where the file has no names.
-        size: side in pixels to which the images of a folder are brought.
+        name: a named data set (`contraflow data` lists them), or the path of a CSV, Parquet, .npy or .npz file, or of
+            a folder of images.
+        root: the folder that holds the named data sets; by default $CONTRAFLOW_DATA, else ~/.cache/contraflow.
+        columns: the columns of a table to use, for instance [age,height]; all by default.
+        dequantise: the columns of a table that hold integers. Uniform noise is added to them in training, so that
+            they have a density; log p(x) is then a lower bound on the log-probability of the integers, and samples
+            are integers. Names of columns, or numbers from 0 where the file has no names.
+        size: crop and scale the images of a folder to this side in pixels.
         grey: read the images of a folder in grey.
-        limit: use only so many training rows, for quick trials.
-        labels: keep so many labels of the training rows, the same number of each class, and forget the others.
+        limit: use only this many training rows, for a quick trial.
+        labels: keep this many labels of the training rows, as many of each class, and remove the others
+            (semi-supervised learning).
     """
 
     name: str = "digits"
@@ -47,19 +48,20 @@ class DataSettings:
 
 @dataclass
 class PreprocessingSettings:
-    """What happens to data before the flow; its log-determinant is part of log p(x).
+    """Preprocessing of the data before they enter the flow; log p(x) includes its log-determinant.
 
     Args:
-        kind: image (dequantise, scale, logit or standardise); for tables standardise (by mean and standard deviation),
-            robust (by median and quartiles, with outliers drawn in), or none.
-        bits: reduce images to so many bits a channel.
-        alpha: of the logit transform; the authors' code of Residual Flows has 1e-6 for MNIST and 0.05 elsewhere.
-        standardise: give each channel of the training images mean 0 and variance 1 instead of the logit transform.
-        flip: mirror training images at random.
-        crop_padding: reflect-pad training images by so many pixels and crop at random.
-        mutate: replace this share of the pixels of training images by uniform levels (0.1 to 0.3), which makes the
-            background flow of `contraflow ood --background`.
-        dequantisation: noise that makes integer pixels real: uniform, or variational, learned beside the flow.
+        kind: image for images (dequantisation, then a logit transform). For tables: standardise (by mean and standard
+            deviation), robust (by median and quartiles, with outliers pulled in), or none.
+        bits: reduce images to this many bits a channel.
+        alpha: of the logit transform, logit(alpha + (1 - 2 alpha) x) for pixels x in [0, 1].
+        standardise: give each channel of the training images mean 0 and variance 1, instead of the logit transform.
+        flip: mirror training images left to right at random.
+        crop_padding: pad training images by this many reflected pixels, and crop them at random to their size.
+        mutate: replace this share of the pixels of training images by random levels (0.1 to 0.3). A flow trained so
+            is the background of `contraflow ood --background`.
+        dequantisation: the noise that is added to integer pixels: uniform, or variational, whose distribution is
+            learned together with the flow.
     """
 
     kind: Literal["image", "standardise", "robust", "none"] = "image"
@@ -74,12 +76,14 @@ class PreprocessingSettings:
 
 @dataclass
 class NormSettings:
-    """The norms in which every residual block is a contraction; train with training.certified=true to keep them proved.
+    """The norms in which the Lipschitz bound of every residual block is enforced (Chen et al. 2019, Appendix D).
 
     Args:
-        kind: spectral, mixed (the given orders), learned (every order of a block free, but for the last, which is the
-            first) or learned_shared (one learned order a block). Appendix D of Chen et al. 2019.
-        orders: for mixed, p₀ … p_n with p_n = p₀, one more than the layers of a block, for instance [2,2.3,2.3,2].
+        kind: spectral (p = 2 throughout), mixed (the orders given), learned (all orders of a block are learned; the
+            last equals the first) or learned_shared (one learned order a block). With norms other than spectral,
+            training.certified=true keeps the bounds proved while the flow trains.
+        orders: for mixed, the orders p₀ … p_n with p_n = p₀, one more than the layers of a block, for instance
+            [2,2.3,2.3,2].
         squash: range of learned orders: narrow is (1.5, 2.5), skewed is (1, 5).
     """
 
@@ -90,12 +94,13 @@ class NormSettings:
     def __post_init__(self) -> None:
         if (self.kind == "mixed") != (self.orders is not None):
             raise ConfigurationError(
-                f"architecture.norms.kind={self.kind}, orders={self.orders}: mixed norms need orders, others take none."
+                f"architecture.norms.kind={self.kind}, orders={self.orders}: mixed norms need orders; the other kinds "
+                "take none."
             )
         self.build()
 
     def build(self) -> Norms:
-        """The norms."""
+        """The norms as `contraflow.lipschitz` defines them."""
         if self.orders is not None:
             return MixedNorms(tuple(self.orders))
         if self.kind == "spectral":
@@ -106,12 +111,12 @@ class NormSettings:
 
 @dataclass
 class ArchitectureSettings:
-    """Which flow.
+    """The flow to train.
 
     Args:
-        name: a name of `contraflow architectures`.
-        options: keywords of its function, for instance architecture.options.hidden=128.
-        norms: the norms in which its blocks are contractions.
+        name: the architecture; `contraflow architectures` lists them.
+        options: keyword arguments of its function, for instance architecture.options.hidden=128.
+        norms: the norms in which the Lipschitz bound of its blocks is enforced.
     """
 
     name: str = "residual_flow_digits"
@@ -121,15 +126,15 @@ class ArchitectureSettings:
 
 @dataclass
 class EvaluationSettings:
-    """How the finished flow is scored.
+    """How the trained flow is scored on test rows.
 
     Args:
-        estimator: of the log-determinant; 20 exact terms and roulette as in the paper, with independent draws so that
-            the standard error holds.
-        draws: independent estimates averaged for every row.
-        batch_size: rows at once.
-        limit: score only so many test rows; all when not given.
-        samples: samples drawn for the picture.
+        estimator: how log-determinants are computed; by default 20 exact terms and Russian roulette as in the paper,
+            with independent draws, so that the standard error is valid.
+        draws: independent estimates of log p(x) that are averaged for every row.
+        batch_size: rows computed at once.
+        limit: score only this many test rows; all by default.
+        samples: number of samples in the picture.
     """
 
     estimator: LogDetEstimator = EVALUATION
@@ -144,20 +149,21 @@ class EvaluationSettings:
 
 @dataclass
 class Recipe:
-    """A complete experiment.
+    """The complete configuration of an experiment.
 
     Args:
         recipe: name of the recipe that this one started from.
-        data: which data.
-        preprocessing: what happens to them first.
-        architecture: which flow.
-        estimator: log-determinant in training; 2 exact terms + Geometric(0.5) as in the paper.
+        data: the data to train on.
+        preprocessing: what is done to the data before they enter the flow.
+        architecture: the flow to train.
+        estimator: how log-determinants are computed in training; by default 2 exact terms and Russian roulette with
+            Geometric(0.5), as in the paper.
         objective: what training minimises.
-        training: how it is trained.
-        evaluation: how it is scored.
-        seed: of everything random.
-        device: cpu, cuda or cuda:N.
-        dtype: precision of weights and computation.
+        training: optimiser, number of steps, checkpoints.
+        evaluation: how the trained flow is scored.
+        seed: seed of everything random: split of the data, initial weights, batches, noise.
+        device: where to compute: cpu, cuda or cuda:N.
+        dtype: precision of the weights and of the computation.
     """
 
     recipe: str = "digits"
@@ -176,14 +182,14 @@ class Recipe:
         check_seed(self.seed)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; estimators and objective by their keys (`contraflow.runs.choices`)."""
+        """Plain values for JSON; estimators and objective are written as in `contraflow.runs.choices`."""
         return _as_dict(self)
 
     def changed(self, values: Mapping[str, Any]) -> Recipe:
-        """A recipe with other values under some keys, nested as in `as_dict`.
+        """A copy of this recipe with other values of some keys, nested as in `as_dict`.
 
         Raises:
-            ConfigurationError: keys that do not belong, or values that do not fit.
+            ConfigurationError: an unknown key, or a value of the wrong type or out of range.
 
         >>> Recipe().changed({"training": {"steps": 5}, "estimator": {"kind": "series"}}).estimator
         PowerSeries(terms=5, probe=Rademacher(), probes=1)
@@ -191,7 +197,7 @@ class Recipe:
         return _changed(self, values, "")
 
     def changes(self, base: Recipe) -> dict[str, Any]:
-        """Path → value of what differs from another recipe: `base` changed by these, one after another, is this one.
+        """Path → value of what differs from another recipe: `base` with these changes, in order, equals this recipe.
 
         >>> from contraflow.logdet import Exact
         >>> recipe = Recipe(estimator=Exact())
@@ -203,22 +209,22 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Any) -> Recipe:
-        """The recipe that `as_dict` wrote.
+        """Read the recipe that `as_dict` wrote.
 
         Raises:
-            CheckpointError: keys that do not belong, or values that do not fit.
+            CheckpointError: an unknown key, or a value of the wrong type or out of range.
         """
         try:
-            return cls().changed(_in_todays_keys(values))
+            return cls().changed(_in_current_keys(values))
         except ContraflowError as error:
             raise CheckpointError(f"config.json: {error}") from error
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that no generator takes.
+    """Refuse a seed that a generator does not accept.
 
     Raises:
-        ConfigurationError: negative, or beyond 63 bits.
+        ConfigurationError: the seed is negative, or has more than 63 bits.
     """
     if not 0 <= seed < 2**63:
         raise ConfigurationError(f"seed={seed}: it must be at least 0 and less than 2⁶³.")
@@ -232,74 +238,74 @@ def _require_positive(where: str, settings: Any, *names: str) -> None:
 
 
 def _as_dict(settings: Any) -> dict[str, Any]:
-    hints, found = get_type_hints(type(settings)), {}
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        if hints[one.name] in CHOICES:
-            found[one.name] = CHOICES[hints[one.name]].as_keys(value)
+    values: dict[str, Any] = {}
+    for name, hint in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        if hint in CHOICES:
+            values[name] = CHOICES[hint].as_keys(value)
         else:
-            found[one.name] = _as_dict(value) if is_dataclass(value) else copy.deepcopy(value)
-    return found
+            values[name] = _as_dict(value) if is_dataclass(value) else copy.deepcopy(value)
+    return values
 
 
 Settings = TypeVar("Settings")
 
 
 def _changed(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
-    hints, made = get_type_hints(type(settings)), {}
+    hints, changes = get_type_hints(type(settings)), {}
     for name, value in values.items():
         path = f"{where}{name}"
         if name not in hints:
-            raise unknown_name("key", path, [f"{where}{one}" for one in hints])
+            raise unknown_name("key", path, [f"{where}{key}" for key in hints])
         hint, old = hints[name], getattr(settings, name)
         if hint in CHOICES or is_dataclass(hint):
             if not isinstance(value, Mapping):
-                raise ConfigurationError(f"{path}={value!r}, where it takes keys and values itself.")
+                raise ConfigurationError(f"{path}={value!r}: expected keys and values.")
             choice = CHOICES.get(hint)
-            made[name] = _changed(old, value, f"{path}.") if choice is None else choice.changed(old, value, path)
+            changes[name] = _changed(old, value, f"{path}.") if choice is None else choice.changed(old, value, path)
         elif is_a(value, hint):
-            made[name] = copy.deepcopy(value)
+            changes[name] = copy.deepcopy(value)
         else:
-            raise ConfigurationError(f"{path}={value!r} is of another type than it must be.")
-    return replace(copy.deepcopy(settings), **made)  # type: ignore[type-var]
+            raise ConfigurationError(f"{path}={value!r} has the wrong type.")
+    return replace(copy.deepcopy(settings), **changes)  # type: ignore[type-var]
 
 
 def _changes(settings: Any, base: Any, where: str) -> Iterator[tuple[str, Any]]:
     for name, hint in get_type_hints(type(settings)).items():
-        value, usual, path = getattr(settings, name), getattr(base, name), f"{where}{name}"
+        value, old, path = getattr(settings, name), getattr(base, name), f"{where}{name}"
         if hint in CHOICES:
-            yield from ((f"{path}.{key}", one) for key, one in CHOICES[hint].changes(value, usual).items())
+            yield from ((f"{path}.{key}", new) for key, new in CHOICES[hint].changes(value, old).items())
         elif is_dataclass(hint):
-            yield from _changes(value, usual, f"{path}.")
-        elif isinstance(value, dict) and usual.keys() <= value.keys():
-            yield from ((f"{path}.{key}", one) for key, one in value.items() if key not in usual or usual[key] != one)
-        elif value != usual:
+            yield from _changes(value, old, f"{path}.")
+        elif isinstance(value, dict) and old.keys() <= value.keys():
+            yield from ((f"{path}.{key}", new) for key, new in value.items() if key not in old or old[key] != new)
+        elif value != old:
             yield path, value
 
 
-def _in_todays_keys(values: Any) -> Mapping[str, Any]:
-    """What runs wrote before estimators and objectives were choices, in the keys of today."""
+def _in_current_keys(values: Any) -> Mapping[str, Any]:
+    """The configuration of a run of an early version, with the keys of this version."""
     if not isinstance(values, Mapping):
-        raise ConfigurationError(f"recipe={values!r}, where it takes keys and values itself.")
-    found = dict(values)
-    training = found.get("training")
+        raise ConfigurationError(f"recipe={values!r}: expected keys and values.")
+    current = dict(values)
+    training = current.get("training")
     if isinstance(training, Mapping) and "objective" in training:
         weight = {"likelihood_weight": training.get("likelihood_weight", "1/D")}
-        found["training"] = {key: one for key, one in training.items() if key not in ("objective", *weight)}
+        current["training"] = {key: old for key, old in training.items() if key not in ("objective", *weight)}
         hybrid = training["objective"] == "hybrid"
-        found["objective"] = {"kind": training["objective"], **(weight if hybrid else {})}
-    if isinstance(estimator := found.get("estimator"), Mapping):
-        found["estimator"] = _estimator_in_todays_keys(estimator)
-    evaluation = found.get("evaluation")
+        current["objective"] = {"kind": training["objective"], **(weight if hybrid else {})}
+    if isinstance(estimator := current.get("estimator"), Mapping):
+        current["estimator"] = _estimator_in_current_keys(estimator)
+    evaluation = current.get("evaluation")
     if isinstance(evaluation, Mapping) and isinstance(estimator := evaluation.get("estimator"), Mapping):
-        found["evaluation"] = {**evaluation, "estimator": _estimator_in_todays_keys(estimator)}
-    return found
+        current["evaluation"] = {**evaluation, "estimator": _estimator_in_current_keys(estimator)}
+    return current
 
 
-def _estimator_in_todays_keys(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    if not {"terms", "law"} <= values.keys():  # no kind takes both: only the flat record of all keys had them
+def _estimator_in_current_keys(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not {"terms", "law"} <= values.keys():  # no kind takes both keys: only early versions wrote all keys at once
         return values
     if values.get("kind") == "roulette" and values["law"] == "adaptive":
         values = {**values, "kind": "adaptive"}
-    known, taken = ESTIMATOR.keys(), ESTIMATOR.taken(values, "estimator")
-    return {key: one for key, one in values.items() if key in taken or key not in known}
+    known, accepted = ESTIMATOR.keys(), ESTIMATOR.accepted(values, "estimator")
+    return {key: value for key, value in values.items() if key in accepted or key not in known}

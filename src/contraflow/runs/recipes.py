@@ -1,21 +1,26 @@
-"""Name → recipe. A variant calls its parent and edits it; every one is built in a test."""
+"""Recipes by name. A variant calls its parent and edits it; a test builds every recipe.
+
+Where the settings of the recipes that end in `_paper` come from, the text of the paper or the code of its authors, is
+said in `contraflow.runs.paper_settings`.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.errors import unknown_name
-from contraflow.logdet import TRAINING, Exact
+from contraflow.logdet import TRAINING, Exact, PowerSeries
 from contraflow.runs.recipe import ArchitectureSettings, Recipe
 from contraflow.training import Hybrid
 
 
 def digits() -> Recipe:
-    """8×8 scans of digits (17 levels), a small convolutional Residual Flow: five to twelve minutes on two CPU cores."""
+    """8×8 digits (17 levels) with a small convolutional Residual Flow; five to twelve minutes on two CPU cores."""
     recipe = Recipe(recipe="digits")
     training = recipe.training
     training.steps, training.warmup_steps, training.schedule = 1500, 100, "cosine"
@@ -25,7 +30,7 @@ def digits() -> Recipe:
 
 
 def digits_hybrid() -> Recipe:
-    """Digits, p(x) and p(y|x) of one small network, λ = 1/D; objective.likelihood_weight sets another λ."""
+    """8×8 digits with one small network for p(x) and p(y|x), λ = 1/D."""
     recipe = digits()
     recipe.recipe = "digits_hybrid"
     recipe.architecture.name, recipe.objective = "hybrid", Hybrid()
@@ -34,7 +39,7 @@ def digits_hybrid() -> Recipe:
 
 
 def mnist() -> Recipe:
-    """MNIST with a sized-down flow for CPUs; the paper's full setting is `mnist_paper`."""
+    """MNIST with a small flow for CPUs; `mnist_paper` has the size of the paper's."""
     recipe = mnist_paper()
     recipe.recipe = "mnist"
     recipe.architecture.name = "residual_flow_images"
@@ -45,17 +50,22 @@ def mnist() -> Recipe:
 
 
 def mnist_paper() -> Recipe:
-    """MNIST as in the paper: 16-16-16 blocks of 512, 16.6 million parameters; for a GPU."""
+    """MNIST as in the paper: 16-16-16 blocks of 512 channels, 16.6 million parameters; for a GPU."""
     recipe = Recipe(recipe="mnist_paper")
     recipe.data.name = "mnist"
     recipe.architecture.name = "residual_flow_mnist"
     recipe.preprocessing.alpha = 1e-6
-    recipe.training.steps = 300_000
+    recipe.training.steps = _steps(epochs=350, rows=55_000)
     return recipe
 
 
+def _steps(epochs: int, rows: int) -> int:
+    """Steps of 64 rows; the incomplete last batch of an epoch is dropped."""
+    return epochs * (rows // 64)
+
+
 def mnist_hybrid() -> Recipe:
-    """MNIST, p(x) and p(y|x) of one network sized down for CPUs; the full setting is `mnist_hybrid_paper`."""
+    """MNIST with one small network for p(x) and p(y|x), for CPUs; `mnist_hybrid_paper` has the paper's size."""
     recipe = mnist()
     recipe.recipe = "mnist_hybrid"
     recipe.architecture.name, recipe.objective = "hybrid", Hybrid()
@@ -63,7 +73,7 @@ def mnist_hybrid() -> Recipe:
 
 
 def mnist_hybrid_paper() -> Recipe:
-    """MNIST, p(x) and p(y|x) with the paper's blocks, 16-16-16 of 512, and branches of 256 features; for a GPU."""
+    """MNIST hybrid model as in the paper: 16-16-16 blocks of 512, branches of 256 features; for a GPU."""
     recipe = mnist_paper()
     recipe.recipe = "mnist_hybrid_paper"
     recipe.architecture.name, recipe.objective = "hybrid_mnist", Hybrid()
@@ -71,7 +81,7 @@ def mnist_hybrid_paper() -> Recipe:
 
 
 def cifar10() -> Recipe:
-    """CIFAR-10 with a sized-down flow for CPUs; the paper's full setting is `cifar10_paper`."""
+    """CIFAR-10 with a small flow for CPUs; `cifar10_paper` has the size of the paper's."""
     recipe = cifar10_paper()
     recipe.recipe = "cifar10"
     recipe.architecture.name = "residual_flow_images"
@@ -83,17 +93,33 @@ def cifar10() -> Recipe:
 
 
 def cifar10_paper() -> Recipe:
-    """CIFAR-10 as in the paper: 16-16-16 blocks of 512, 25.2 million parameters; for a GPU."""
+    """CIFAR-10 as in the paper: 16-16-16 blocks of 512 channels, 25.2 million parameters; for a GPU."""
     recipe = Recipe(recipe="cifar10_paper")
     recipe.data.name = "cifar10"
     recipe.architecture.name = "residual_flow_cifar10"
     recipe.preprocessing.flip = True
-    recipe.training.steps = 300_000
+    recipe.training.steps = _steps(epochs=350, rows=45_000)
+    return recipe
+
+
+def cifar10_small_paper() -> Recipe:
+    """CIFAR-10 downsampled before the first block, the other CIFAR-10 column of the paper's Table 3; for a GPU."""
+    recipe = cifar10_paper()
+    recipe.recipe = "cifar10_small_paper"
+    recipe.architecture.name = "residual_flow_cifar10_small"
+    return recipe
+
+
+def cifar10_iresnet_paper() -> Recipe:
+    """CIFAR-10 with a full-size i-ResNet, the baseline of the paper's Table 3: c = 0.9, ELU, 5 terms; for a GPU."""
+    recipe = cifar10_small_paper()
+    recipe.recipe = "cifar10_iresnet_paper"
+    recipe.architecture.name, recipe.estimator = "iresnet_cifar10", PowerSeries()
     return recipe
 
 
 def cifar10_hybrid() -> Recipe:
-    """CIFAR-10, p(x) and p(y|x) of one network sized down for CPUs; the full setting is `cifar10_hybrid_paper`."""
+    """CIFAR-10 with one small network for p(x) and p(y|x), for CPUs; `cifar10_hybrid_paper` has the paper's size."""
     recipe = _standardised_crops(cifar10())
     recipe.recipe = "cifar10_hybrid"
     recipe.architecture.name, recipe.objective = "hybrid", Hybrid()
@@ -101,7 +127,7 @@ def cifar10_hybrid() -> Recipe:
 
 
 def cifar10_hybrid_paper() -> Recipe:
-    """CIFAR-10, p(x) and p(y|x) with the paper's blocks, 16-16-16 of 512, and branches of 256 features; for a GPU."""
+    """CIFAR-10 hybrid model as in the paper: 16-16-16 blocks of 512, branches of 256 features; for a GPU."""
     recipe = _standardised_crops(cifar10_paper())
     recipe.recipe = "cifar10_hybrid_paper"
     recipe.architecture.name, recipe.objective = "hybrid_cifar10", Hybrid()
@@ -109,14 +135,14 @@ def cifar10_hybrid_paper() -> Recipe:
 
 
 def _standardised_crops(recipe: Recipe) -> Recipe:
-    """Standardised channels instead of logits, random flips, and crops after reflection padding by four pixels."""
+    """Standardised channels instead of the logit transform, random flips, and crops after reflection padding by 4."""
     preprocessing = recipe.preprocessing
     preprocessing.standardise, preprocessing.flip, preprocessing.crop_padding = True, True, 4
     return recipe
 
 
 def svhn_paper() -> Recipe:
-    """SVHN as in the paper: 16-16-16 blocks of 512; for a GPU."""
+    """SVHN as in the paper: 16-16-16 blocks of 512 channels; for a GPU."""
     recipe = Recipe(recipe="svhn_paper")
     recipe.data.name = "svhn"
     recipe.architecture.name = "residual_flow_svhn"
@@ -124,8 +150,17 @@ def svhn_paper() -> Recipe:
     return recipe
 
 
+def svhn_hybrid_paper() -> Recipe:
+    """SVHN hybrid model as in the paper: 16-16-16 blocks of 512, branches of 256 features, crops; for a GPU."""
+    recipe = svhn_paper()
+    recipe.recipe = "svhn_hybrid_paper"
+    recipe.architecture.name, recipe.objective = "hybrid_svhn", Hybrid()
+    recipe.preprocessing.crop_padding = 4
+    return recipe
+
+
 def imagenet32_paper() -> Recipe:
-    """ImageNet 32×32 as in the paper: 32-32-32 blocks of 512, 43.8 million parameters; for a GPU."""
+    """ImageNet 32×32 as in the paper: 32-32-32 blocks of 512 channels, 43.8 million parameters; for a GPU."""
     recipe = Recipe(recipe="imagenet32_paper")
     recipe.data.name = "imagenet32"
     recipe.architecture.name = "residual_flow_imagenet32"
@@ -134,7 +169,7 @@ def imagenet32_paper() -> Recipe:
 
 
 def imagenet64_paper() -> Recipe:
-    """ImageNet 64×64 as in the paper: 32-32-32 blocks of 512, factored out; for a GPU."""
+    """ImageNet 64×64 as in the paper: 32-32-32 blocks of 512 channels, halves factored out; for a GPU."""
     recipe = imagenet32_paper()
     recipe.recipe = "imagenet64_paper"
     recipe.data.name = "imagenet64"
@@ -143,20 +178,31 @@ def imagenet64_paper() -> Recipe:
     return recipe
 
 
+def celeba64_paper() -> Recipe:
+    """CelebA 64×64, 5 bits, as in the paper: 16-16-16-16 blocks of 512 channels, halves factored out; for a GPU."""
+    recipe = Recipe(recipe="celeba64_paper")
+    recipe.data.name = "celeba64"  # published with 5 bits, so there are none to remove
+    recipe.preprocessing.flip = True
+    recipe.architecture.name = "residual_flow_celeba64"
+    recipe.training.steps = 300_000
+    recipe.evaluation.batch_size = 50
+    return recipe
+
+
 def celebahq256_paper() -> Recipe:
-    """CelebA-HQ 256×256, 5 bits, as in the paper; for a GPU. The authors sum the gradients of 5 batches of 8 images."""
+    """CelebA-HQ 256×256, 5 bits, as in the command of the paper's authors: ELU, 8 exact terms; for a GPU."""
     recipe = Recipe(recipe="celebahq256_paper")
     recipe.data.name = "celebahq256"
     recipe.preprocessing.bits, recipe.preprocessing.flip = 5, True
     recipe.architecture.name = "residual_flow_celebahq256"
     recipe.estimator = replace(TRAINING, exact_terms=8)
-    recipe.training.steps, recipe.training.batch_size = 300_000, 40
+    recipe.training.steps, recipe.training.batch_size = 300_000, 40  # the authors sum over 5 batches of 8 images
     recipe.evaluation.batch_size = 8
     return recipe
 
 
 def images() -> Recipe:
-    """Your own images: data.name=FOLDER (with data.size=32, say) or an .npy/.npz array of integer levels."""
+    """Your own images: data.name=FOLDER (with data.size=32, for instance), or an .npy or .npz array of integers."""
     recipe = cifar10()
     recipe.recipe = "images"
     recipe.data.name = "images.npz"
@@ -164,7 +210,7 @@ def images() -> Recipe:
 
 
 def table() -> Recipe:
-    """Your own table: data.name=FILE.csv, .parquet, .npy or .npz; columns are standardised."""
+    """Your own table: data.name=FILE.csv, .parquet, .npy or .npz; the columns are standardised."""
     recipe = Recipe(recipe="table")
     recipe.data.name = "table.csv"
     recipe.preprocessing.kind = "standardise"
@@ -179,7 +225,7 @@ def table() -> Recipe:
 
 
 def power() -> Recipe:
-    """UCI household power, six columns, the standard splits, scored with exact log-determinants."""
+    """UCI household power consumption: six columns in the standard splits, scored with exact log-determinants."""
     recipe = table()
     recipe.recipe = "power"
     recipe.data.name = "power"
@@ -193,7 +239,7 @@ def power() -> Recipe:
 
 
 def power_ffjord() -> Recipe:
-    """UCI household power with a continuous flow, trained with Runge-Kutta steps of one size: an hour of one CPU core."""
+    """UCI household power with a continuous flow, trained with Runge-Kutta steps of one size; an hour of one core."""
     recipe = with_architecture(power(), "ffjord")
     recipe.recipe = "power_ffjord"
     recipe.architecture.options = {
@@ -244,7 +290,7 @@ def bsds300() -> Recipe:
 
 
 def toy(name: str) -> Recipe:
-    """2-D density, exact log-determinants, 16 blocks; `toy_paper` has the authors' 100."""
+    """2-D density with 16 blocks and exact log-determinants; `toy_paper` has 100 blocks."""
     recipe = table()
     recipe.recipe, recipe.data.name = name, name
     recipe.preprocessing.kind = "none"
@@ -255,7 +301,7 @@ def toy(name: str) -> Recipe:
 
 
 def checkerboard_norms() -> Recipe:
-    """Checkerboard under learned norm orders, proved at every step: the paper's Appendix D, sized down for CPUs."""
+    """Checkerboard with learned norm orders, bounds proved at every step: the paper's Appendix D, small for CPUs."""
     recipe = toy("checkerboard")
     recipe.recipe = "checkerboard_norms"
     recipe.architecture.options = {"blocks": 8, "hidden": [64, 64, 64]}
@@ -265,21 +311,23 @@ def checkerboard_norms() -> Recipe:
     return recipe
 
 
-def toy_paper(name: str = "checkerboard") -> Recipe:
-    """A 2-D density as in the authors' script: 100 blocks of four 128s, c = 0.9, 50,000 steps."""
-    recipe = toy(name)
+def toy_paper() -> Recipe:
+    """Checkerboard as in the script of the paper's authors: 100 blocks of 4 layers of width 128, 50,000 steps."""
+    recipe = toy("checkerboard")
     recipe.recipe = "toy_paper"
     recipe.architecture.name, recipe.architecture.options = "residual_flow_2d", {}
     training = recipe.training
     training.steps, training.learning_rate, training.schedule, training.warmup_steps = 50_000, 1e-3, "constant", 0
+    # Adam as it comes: no clipping, no average of the weights
+    training.beta2, training.gradient_clip, training.polyak = 0.999, math.inf, 0.0
     return recipe
 
 
 def with_architecture(recipe: Recipe, name: str) -> Recipe:
-    """The recipe for another architecture, at that one's own settings: its defaults and its learning rate.
+    """The recipe with another architecture, which has its own default options and learning rate.
 
     Raises:
-        ConfigurationError: unknown name.
+        ConfigurationError: an unknown architecture.
 
     >>> with_architecture(table(), "residual_flow_2d").architecture.name
     'residual_flow_2d'
@@ -295,7 +343,7 @@ def with_architecture(recipe: Recipe, name: str) -> Recipe:
 
 _TOYS = ("checkerboard", "eight_gaussians", "two_spirals", "rings", "circles", "moons", "pinwheel", "swiss_roll")
 
-#: Name → function without arguments that returns a fresh recipe.
+#: Name → function without arguments that returns a new recipe.
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits,
     "digits_hybrid": digits_hybrid,
@@ -305,11 +353,15 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "mnist_hybrid_paper": mnist_hybrid_paper,
     "cifar10": cifar10,
     "cifar10_paper": cifar10_paper,
+    "cifar10_small_paper": cifar10_small_paper,
+    "cifar10_iresnet_paper": cifar10_iresnet_paper,
     "cifar10_hybrid": cifar10_hybrid,
     "cifar10_hybrid_paper": cifar10_hybrid_paper,
     "svhn_paper": svhn_paper,
+    "svhn_hybrid_paper": svhn_hybrid_paper,
     "imagenet32_paper": imagenet32_paper,
     "imagenet64_paper": imagenet64_paper,
+    "celeba64_paper": celeba64_paper,
     "celebahq256_paper": celebahq256_paper,
     "images": images,
     "table": table,

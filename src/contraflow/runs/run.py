@@ -1,7 +1,7 @@
-"""A whole experiment: data, training with checkpoints and a log, the test score, a picture of samples.
+"""Runs a recipe from start to end: data, training with checkpoints and a log, the test score, a picture of samples.
 
-RUN/ holds checkpoints/, log.jsonl (a line every few steps), evaluation.json and samples.png; where norm orders are
-learned, norm-orders.png too.
+The folder of a run holds checkpoints/, log.jsonl (a line every few steps), evaluation.json and samples.png; where norm
+orders are learned, also norm-orders.png.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from contraflow.architectures import HybridFlow
 from contraflow.data import Dataset
-from contraflow.preprocessing import ImagePreprocessing
 from contraflow.errors import ConfigurationError, DataError, OutputError
 from contraflow.evaluation import (
     ClassificationReport,
@@ -32,10 +29,10 @@ from contraflow.evaluation import (
     report_scores,
     score,
 )
-from contraflow.evaluation.pictures import density_picture, image_grid, save_png, scatter_picture
+from contraflow.files import write_json
 from contraflow.flow import Flow
 from contraflow.lipschitz import largest_estimate, norm_orders
-from contraflow.logdet import Exact
+from contraflow.preprocessing import ImagePreprocessing
 from contraflow.runs.build import (
     build_flow,
     check_columns,
@@ -48,42 +45,17 @@ from contraflow.runs.build import (
 )
 from contraflow.runs.log import TrainingLog
 from contraflow.runs.own_data import check_unchanged
+from contraflow.runs.progress import Silent, Watcher
 from contraflow.runs.recipe import Recipe
-from contraflow.files import replacing, write_json
+from contraflow.runs.samples import draw_picture, draw_samples
 from contraflow.training import Checkpoint, TrainingState, load_checkpoint, save_checkpoint, train
 from contraflow.training.average import with_weights
 from contraflow.training.loop import StepRecord
 
 
-class Watcher(Protocol):
-    """Who looks on: the command's progress bar, or nobody."""
-
-    def step(self, record: dict[str, Any], steps: int) -> None:
-        """After every step."""
-
-    def phase(self, name: str, done: int, total: int) -> None:
-        """While scoring or sampling."""
-
-    def note(self, text: str) -> None:
-        """One line worth reading."""
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def step(self, record: dict[str, Any], steps: int) -> None:
-        """Ignored."""
-
-    def phase(self, name: str, done: int, total: int) -> None:
-        """Ignored."""
-
-    def note(self, text: str) -> None:
-        """Ignored."""
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run gives."""
+    """The result of a finished run: its test score, the picture of samples, and the flow."""
 
     report: LikelihoodReport
     picture: Path
@@ -104,14 +76,14 @@ def run_recipe(
 
     Args:
         recipe: the experiment.
-        out: folder to write; must not exist, unless `resume` or `force`.
-        resume: go on from the newest checkpoint in `out`.
+        out: the folder to write; it must not exist, unless `resume` or `force` is given.
+        resume: continue from the newest checkpoint in `out`.
         force: delete `out` first.
-        watcher: told about progress.
+        watcher: is told the progress.
         tensorboard: also write TensorBoard events to out/tensorboard.
 
     Raises:
-        DataError: on `resume`, the data are no longer what the run was trained on.
+        DataError: on `resume`, the data have changed since the run was trained on them.
         KeyboardInterrupt: after a checkpoint was written.
         TrainingError: the loss is not finite; the last good checkpoint is kept.
     """
@@ -120,7 +92,7 @@ def run_recipe(
         _summary_writer()
     checkpoint = load_checkpoint(out) if resume else None
     data = (
-        load_data(recipe.data, recipe.seed) if checkpoint is None else _data_to_go_on(recipe, checkpoint)
+        load_data(recipe.data, recipe.seed) if checkpoint is None else _data_to_resume_on(recipe, checkpoint)
     ).require_train()
     if checkpoint is not None:
         check_unchanged(recorded_fingerprint(checkpoint), data, out, _REMEDY, watcher.note)
@@ -133,15 +105,15 @@ def run_recipe(
         run.train(tensorboard)
         return run.finish()
     except KeyboardInterrupt:
-        watcher.note(f"stopped at step {run.saved}; go on with: contraflow train --resume {out}")
+        watcher.note(f"stopped at step {run.saved}; continue with: contraflow train --resume {out}")
         raise
 
 
 def best_validation(recipe: Recipe, out: Path) -> float:
-    """Train in a fresh folder without a look at the test rows.
+    """Train in a new folder, and never look at the test rows.
 
     Returns:
-        The objective on validation rows, in nats a row, of the averaged weights that were best; -inf without such rows.
+        The objective on validation rows, in nats a row, of the best averaged weights; -inf without validation rows.
 
     Raises:
         KeyboardInterrupt: after a checkpoint was written.
@@ -153,33 +125,33 @@ def best_validation(recipe: Recipe, out: Path) -> float:
     return run.state.best_score
 
 
-def _data_to_go_on(recipe: Recipe, checkpoint: Checkpoint) -> Dataset:
-    """The data by the columns they began with: those of the file may stand in another order by now."""
+def _data_to_resume_on(recipe: Recipe, checkpoint: Checkpoint) -> Dataset:
+    """The data, with the columns in the order that the run began with: the file may have another order by now."""
     return load_data_for(recipe.data.columns or checkpoint.config.get("columns"), recipe.data, recipe.seed)
 
 
-#: Of data that are not those of the run to go on with.
-_REMEDY = "Restore it, and data and seed of the run, to go on; or train a new run on it with --out."
+#: What to do where the data have changed since the run was trained on them.
+_REMEDY = "To resume, restore the data and the run's own data settings and seed; or train a new run with --out."
 
 
 class _Interruption:
-    """Notes Ctrl-C, so that the step in hand is finished before it is heeded; a second one interrupts at once."""
+    """Remembers Ctrl-C, so that the current step is finished before training stops; a second Ctrl-C stops at once."""
 
-    noted = False
+    requested = False
 
     def __enter__(self) -> _Interruption:
         if threading.current_thread() is threading.main_thread():
-            self.previous = signal.signal(signal.SIGINT, self._note)
+            self.previous = signal.signal(signal.SIGINT, self._remember)
         return self
 
     def __exit__(self, *exception: object) -> None:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self.previous)
 
-    def _note(self, number: int, frame: Any) -> None:
-        if self.noted:
+    def _remember(self, number: int, frame: Any) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.noted = True
+        self.requested = True
 
 
 class _Run:
@@ -196,17 +168,19 @@ class _Run:
         self.saved = 0
 
     def begin(self, force: bool) -> None:
-        """A fresh folder with a checkpoint of step 0. An empty folder is fresh: a kill may have left it."""
+        """Make the folder, with a checkpoint of step 0. An empty folder may exist: a kill may have left it."""
         for line in check_columns(self.recipe, self.data, self.preprocessing):
             self.watcher.note(line)
         if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
             if not force:
                 raise OutputError(
-                    f"{self.out} exists. Choose another --out, go on with --resume {self.out}, "
+                    f"{self.out} exists. Choose another --out, continue it with --resume {self.out}, "
                     "or delete it with --force."
                 )
             if not (self.out / "checkpoints").is_dir():
-                raise OutputError(f"{self.out} is not a run of ours; --force deletes nothing else. Remove it by hand.")
+                raise OutputError(
+                    f"{self.out} is not the folder of a run, and --force deletes nothing else. Remove it by hand."
+                )
             shutil.rmtree(self.out)
         try:
             self.out.mkdir(parents=True, exist_ok=True)
@@ -216,17 +190,17 @@ class _Run:
         self.log.drop_after(0)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Take over the newest checkpoint and drop the log's lines after it.
+        """Restore the newest checkpoint and drop the lines of the log after it.
 
         Raises:
-            DataError: there are not the training rows that it is in the middle of.
+            DataError: the number of training rows has changed in the middle of an epoch.
         """
         checkpoint.restore(self.state)
         drawn, rows = len(self.state.order), len(self.rows)
-        # more rows under a known fingerprint come of a larger data.limit, and are drawn from the next epoch on
+        # With a known fingerprint, more rows mean a larger data.limit; the next epoch then draws from all of them.
         if drawn > rows or (0 < drawn < rows and recorded_fingerprint(checkpoint) is None):
             raise DataError(
-                f"{self.data.name}: {rows:,} training rows (data.limit={self.recipe.data.limit}), where {self.out} was "
+                f"{self.data.name}: {rows:,} training rows (data.limit={self.recipe.data.limit}), but {self.out} was "
                 f"trained on {drawn:,}. {_REMEDY}"
             )
         self.log.drop_after(self.state.step)
@@ -234,12 +208,12 @@ class _Run:
         self.watcher.note(f"resumed {self.out} at step {self.state.step}")
 
     def save(self) -> None:
-        """A checkpoint of now."""
+        """Write a checkpoint."""
         save_checkpoint(self.out, self.state, self.config)
         self.saved = self.state.step
 
     def train(self, tensorboard: bool) -> None:
-        """All remaining steps, with log, validation and checkpoints."""
+        """Take all remaining steps, with log, validation and checkpoints."""
         settings = self.recipe.training
         preprocessing = self.flow.preprocessing
         augment = preprocessing.augment if isinstance(preprocessing, ImagePreprocessing) else None
@@ -250,18 +224,18 @@ class _Run:
                 validated = self._validate(record.step)
                 last = record.step == settings.steps
                 if record.step % settings.log_every == 0 or last or validated is not None:
-                    line = self._describe(record, validated)
+                    line = self._log_line(record, validated)
                     self.log.append(line)
                     self.watcher.step(line, settings.steps)
                     if board is not None:
                         _write_board(board, line)
-                if record.step % settings.checkpoint_every == 0 or last or interruption.noted:
+                if record.step % settings.checkpoint_every == 0 or last or interruption.requested:
                     self.save()
-                if interruption.noted:
+                if interruption.requested:
                     raise KeyboardInterrupt
 
     def _validate(self, step: int) -> dict[str, float] | None:
-        """The terms of the objective on validation rows under the averaged weights; the best weights are kept."""
+        """Where validation is due, the terms of the objective under the averaged weights; the best weights are kept."""
         settings = self.recipe.training
         due = settings.validate_every and (step % settings.validate_every == 0 or step == settings.steps)
         if not due or not len(self.data.validation):
@@ -276,16 +250,16 @@ class _Run:
             None if labels is None else labels[: len(rows)],
             estimator=self.evaluation_estimator,
             batch_size=self.recipe.evaluation.batch_size,
-            # its own: validation changes nothing about training
+            # a generator of its own, so that validation changes nothing about training
             generator=Generator(flow.device).manual_seed(self.recipe.seed + 1),
         )
         value = objective.value(flow, terms)
         if value > self.state.best_score:
             self.state.best_score = value
-            self.state.best = {name: one.clone() for name, one in weights.items()}
+            self.state.best = {name: weight.clone() for name, weight in weights.items()}
         return terms
 
-    def _describe(self, record: StepRecord, validated: dict[str, float] | None) -> dict[str, Any]:
+    def _log_line(self, record: StepRecord, validated: dict[str, float] | None) -> dict[str, Any]:
         line: dict[str, Any] = {"step": record.step, "epoch": self.state.epoch, "loss": record.loss}
         line |= _in_units(self.flow, record.terms)
         line |= {f"validation {key}": value for key, value in _in_units(self.flow, validated or {}).items()}
@@ -301,7 +275,7 @@ class _Run:
         return line
 
     def finish(self) -> Outcome:
-        """Test score and picture under the weights for evaluation."""
+        """Score the test rows and draw samples, with the weights for evaluation."""
         settings = self.recipe.evaluation
         flow = with_weights(self.flow, self.state.evaluation_weights())
         generator = Generator(flow.device).manual_seed(self.recipe.seed)
@@ -324,67 +298,20 @@ class _Run:
         write_json(self.out / "evaluation.json", values)
         samples = draw_samples(flow, settings.samples, settings.batch_size, generator, self.watcher)
         picture = self.out / "samples.png"
-        with replacing(picture) as temporary:
-            draw_picture(flow, samples, self.data, temporary)
+        draw_picture(flow, samples, self.data, picture)
         if self.recipe.architecture.norms.kind.startswith("learned"):
-            with replacing(self.out / "norm-orders.png") as temporary:
-                norm_orders_picture(norm_orders(flow), temporary)
+            norm_orders_picture(norm_orders(flow), self.out / "norm-orders.png")
         return Outcome(report, picture, flow, classification)
 
 
-def draw_samples(
-    flow: Flow,
-    n: int,
-    batch_size: int,
-    generator: Generator,
-    watcher: Watcher | None = None,
-    temperature: float = 1.0,
-    label: int | None = None,
-) -> Tensor:
-    """n samples, a batch at a time; of one class where there is a label.
-
-    Raises:
-        ConfigurationError: a number that cannot be, or a label for a flow without a classifier.
-        DomainError: the label is no class of the flow, or one that it hardly ever draws.
-    """
-    if n < 1 or batch_size < 1 or temperature < 0:
-        raise ConfigurationError(
-            f"n={n}, batch_size={batch_size}, temperature={temperature}: at least one sample, one sample at once, and "
-            "no negative temperature."
-        )
-    if label is not None and not isinstance(flow, HybridFlow):
-        raise ConfigurationError(
-            f"label={label}: this flow has no classifier; train one with architecture.name=hybrid."
-        )
-    parts = []
-    for done in range(0, n, batch_size):
-        count = min(batch_size, n - done)
-        wanted = None if label is None else torch.full((count,), label, device=flow.device)
-        parts.append(flow.sample(count, wanted, temperature=temperature, generator=generator).cpu())
-        if watcher is not None:
-            watcher.phase("samples", min(done + batch_size, n), n)
-    return torch.cat(parts)
-
-
-def draw_picture(flow: Flow, samples: Tensor, data: Dataset, path: Path) -> None:
-    """A grid of images, a 2-D density, or histograms of columns, as fits the data."""
-    if isinstance(flow.preprocessing, ImagePreprocessing):
-        scale = max(1, 32 // flow.event_shape[1])
-        save_png(image_grid(samples, flow.preprocessing.reduced_levels), path, scale=scale)
-    elif flow.event_shape == (2,):
-        density_picture(flow.with_logdet(Exact()), data.test, samples, path)
-    else:
-        scatter_picture(data.test, samples, path, data.columns)
-
-
 def _in_units(flow: Flow, terms: Mapping[str, float]) -> dict[str, float]:
-    """The terms for people: log p(x) as bits per dimension of images, as nats of others."""
-    found = dict(terms)
-    if (log_prob := found.pop("log_prob", None)) is None:
-        return found
+    """The terms with log p(x) in the usual units: bits per dimension for images, nats for other data."""
+    others = dict(terms)
+    if (log_prob := others.pop("log_prob", None)) is None:
+        return others
     if len(flow.event_shape) == 3:
-        return {"bits_per_dim": -log_prob / (flow.dimensions * math.log(2)), **found}
-    return {"nats": log_prob, **found}
+        return {"bits_per_dim": -log_prob / (flow.dimensions * math.log(2)), **others}
+    return {"nats": log_prob, **others}
 
 
 def _summary_writer() -> Any:

@@ -1,4 +1,4 @@
-"""The training loop, the Polyak average, checkpoints."""
+"""The training loop and its objectives, the Polyak average of the weights, and checkpoints."""
 
 from contraflow.training.average import PolyakAverage
 from contraflow.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint

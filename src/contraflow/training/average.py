@@ -14,42 +14,42 @@ from contraflow.lipschitz import LipschitzLayer, rescale_to_certificate, update_
 class PolyakAverage:
     r"""θ̄ ← d·θ̄ + (1 - d)·θ after every step, with d = min(decay, (1 + t)/(10 + t)).
 
-    The rising start keeps the random initial weights out of short runs. Polyak and Juditsky, Acceleration of
-    stochastic approximation by averaging, 1992.
+    The decay starts small, so that the random initial weights count little in short runs. Polyak and Juditsky,
+    Acceleration of stochastic approximation by averaging, 1992.
 
     Args:
-        flow: whose parameters are averaged.
-        decay: the final d; the paper uses 0.999.
+        flow: the flow whose parameters are averaged.
+        decay: the largest d; the paper uses 0.999.
     """
 
     def __init__(self, flow: Flow, decay: float = 0.999) -> None:
         self.decay = decay
-        self.weights = {name: one.detach().clone() for name, one in flow.named_parameters()}
+        self.weights = {name: parameter.detach().clone() for name, parameter in flow.named_parameters()}
 
     @torch.no_grad()
     def update(self, flow: Flow, step: int) -> None:
-        """Take in the parameters after `step` steps."""
+        """Add the parameters after `step` steps to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages, current = [], []
-        for name, one in flow.named_parameters():
+        for name, parameter in flow.named_parameters():
             averages.append(self.weights[name])
-            current.append(one.detach())
+            current.append(parameter.detach())
         torch._foreach_lerp_(averages, current, 1 - decay)
 
 
 @torch.no_grad()
 def with_weights(flow: Flow, weights: dict[str, Tensor]) -> Flow:
-    """A copy of the flow with other parameters, to evaluate and sample with.
+    """A copy of the flow with other parameters, for evaluation and sampling.
 
-    Its power iterations are converged anew, and layers whose certified norm is above their bound are scaled down to
-    it: an average of weights has no bound of its own.
+    The power iterations are run to convergence again, and layers whose certified norm exceeds their bound are scaled
+    down to it, since an average of weights need not keep the bounds.
     """
-    twin = copy.deepcopy(flow)
-    for name, one in twin.named_parameters():
-        one.copy_(weights[name])
-    for module in twin.modules():
+    copied = copy.deepcopy(flow)
+    for name, parameter in copied.named_parameters():
+        parameter.copy_(weights[name])
+    for module in copied.modules():
         if isinstance(module, LipschitzLayer):
             module.warm = False
-    update_lipschitz(twin)
-    rescale_to_certificate(twin)
-    return twin.requires_grad_(False)
+    update_lipschitz(copied)
+    rescale_to_certificate(copied)
+    return copied.requires_grad_(False)

@@ -1,15 +1,15 @@
-"""Checkpoints: folders of tensors and plain text that a kill at any moment cannot harm.
+"""Checkpoints: folders of tensors and plain text, written so that a kill at any moment does no harm.
 
 RUN/checkpoints/00000500/ holds
 
-    config.json           format, schema version, and all that is needed to build the flow again
+    config.json           format, schema version, and everything needed to build the flow
     model.safetensors     weights.*, average.* and, with validation, best.*
-    training.safetensors  Adam's moments, the order of the data, the random-number state
-    training.json         step, epoch, position, best score
-    certificate.json      Lipschitz bounds of the flow that evaluation and sampling use, `Flow.certify`
-    manifest.json         SHA-256 of the others
+    training.safetensors  Adam's moments, the order of the data, the state of the random generator
+    training.json         step, epoch, position in the epoch, best score
+    certificate.json      Lipschitz bounds of the flow with the weights for evaluation, as `Flow.certify` computes them
+    manifest.json         SHA-256 of the other files
 
-and is written under a temporary name, flushed to disk, then renamed. Nothing is ever unpickled.
+It is written under a temporary name, flushed to disk, then renamed. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ SCHEMA = 1
 _FOLDER = "checkpoints"
 _FILES = ("config.json", "model.safetensors", "training.safetensors", "training.json")
 _DTYPES = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
-_CERTIFICATE = "certificate.json"  # checkpoints from before it was written have none
+_CERTIFICATE = "certificate.json"  # checkpoints of early versions have none
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint read from disk and verified, not yet put into a flow.
+    """A checkpoint read from disk and verified.
 
     Attributes:
         path: its folder.
-        config: what `save_checkpoint` was given.
+        config: the configuration that `save_checkpoint` was given.
         model: name → tensor, with the prefixes weights., average. and best.
         training: name → tensor.
         progress: step, epoch, position, best_score.
-        certificate: of the evaluation weights when it was written; ``None`` in old checkpoints.
+        certificate: that of the weights for evaluation; ``None`` in checkpoints of early versions.
     """
 
     path: Path
@@ -60,49 +60,51 @@ class Checkpoint:
     certificate: dict[str, Any] | None = None
 
     def group(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors of one prefix, without it; empty where there are none."""
+        """The tensors with a prefix, under their names without it."""
         return _strip(self.model, prefix)
 
     def check_fits(self, flow: Flow) -> None:
-        """Whether all its weights, averages included, are those of this architecture; the flow may be on device meta.
+        """Check that all weights, averages included, are those of this architecture; the flow may be on device meta.
 
         Raises:
-            CheckpointError: names or shapes differ, or a number is not finite.
+            CheckpointError: a name or a shape differs, or a number is not finite.
         """
         parameters = dict(flow.named_parameters())
-        wanted = {"weights": flow.state_dict(), "average": parameters, "best": parameters}
-        for prefix, tensors in wanted.items():
-            found = self.group(prefix)
-            if prefix == "best" and not found:
+        expected = {"weights": flow.state_dict(), "average": parameters, "best": parameters}
+        for prefix, tensors in expected.items():
+            stored = self.group(prefix)
+            if prefix == "best" and not stored:
                 continue
-            for name in sorted(found.keys() | tensors.keys()):
-                ours, theirs = (None if name not in one else tuple(one[name].shape) for one in (tensors, found))
-                if ours != theirs:
+            for name in sorted(stored.keys() | tensors.keys()):
+                shape, stored_shape = (
+                    tuple(group[name].shape) if name in group else None for group in (tensors, stored)
+                )
+                if shape != stored_shape:
                     raise CheckpointError(
-                        f"{self.path}: its weights do not fit its own configuration: {prefix}.{name} is {theirs}, not "
-                        f"{ours}."
+                        f"{self.path}: the weights do not fit the configuration: {prefix}.{name} has shape "
+                        f"{stored_shape}, not {shape}."
                     )
-                if not bool(found[name].isfinite().all()):
-                    raise CheckpointError(f"{self.path}: {prefix}.{name} holds NaN or infinity.")
+                if not bool(stored[name].isfinite().all()):
+                    raise CheckpointError(f"{self.path}: {prefix}.{name} contains NaN or infinity.")
 
     def load_weights(self, flow: Flow) -> None:
-        """Put the trained weights and buffers into a flow of the same architecture.
+        """Load the trained weights and buffers into a flow of the same architecture.
 
         Raises:
-            CheckpointError: names or shapes differ, or a number is not finite.
+            CheckpointError: a name or a shape differs, or a number is not finite.
         """
         self.check_fits(flow)
         flow.load_state_dict(self.group("weights"), strict=True)
 
     def evaluation_weights(self) -> dict[str, Tensor]:
-        """The best averaged weights on validation, else the average."""
+        """The averaged weights with the best score on validation rows, else the average."""
         return self.group("best") or self.group("average")
 
     def restore(self, state: TrainingState) -> None:
-        """Put everything into a training state, so that it goes on exactly as it would have.
+        """Load everything into a training state, so that training continues exactly as if it had not stopped.
 
         Raises:
-            CheckpointError: something in it does not fit the state; the state is then not to be used.
+            CheckpointError: the checkpoint does not fit the state, which must then not be used.
         """
         self.load_weights(state.flow)
         try:
@@ -110,7 +112,7 @@ class Checkpoint:
             self._restore_optimiser(state)
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(
-                f"{self.path}: its state of training does not fit its flow: {first_line(error)}."
+                f"{self.path}: the state of training does not fit the flow: {first_line(error)}."
             ) from error
 
     def _restore_progress(self, state: TrainingState) -> None:
@@ -121,37 +123,37 @@ class Checkpoint:
         state.step, state.epoch, state.position = (self.progress[key] for key in ("step", "epoch", "position"))
         state.order = self.training["order"]
         if not torch.equal(state.order.sort().values, torch.arange(len(state.order))):
-            raise ValueError("the order of the data is no permutation")
+            raise ValueError("the order of the data is not a permutation")
         state.generator.set_state(self.training["random"])
 
     def _restore_optimiser(self, state: TrainingState) -> None:
         names = [name for name, _ in state.flow.named_parameters()]
-        shapes = [one.shape for one in state.flow.parameters()]
+        shapes = [parameter.shape for parameter in state.flow.parameters()]
         moments: dict[int, dict[str, Tensor]] = {}
         for key, value in _strip(self.training, "optimiser").items():
-            name, what = key.rsplit(".", 1)
+            name, moment = key.rsplit(".", 1)
             index = names.index(name)
-            if what != "step" and value.shape != shapes[index]:
+            if moment != "step" and value.shape != shapes[index]:
                 raise ValueError(f"{key} has shape {tuple(value.shape)}, not {tuple(shapes[index])}")
-            moments.setdefault(index, {})[what] = value
+            moments.setdefault(index, {})[moment] = value
         groups = state.optimiser.state_dict()["param_groups"]
         state.optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def save_checkpoint(run: Path, state: TrainingState, config: Mapping[str, Any]) -> Path:
-    """Write RUN/checkpoints/STEP; older checkpoints go once the new one is safely in place.
+    """Write RUN/checkpoints/STEP, then delete older checkpoints.
 
     Raises:
-        OutputError: it could not be written (disk full, not writable); older checkpoints are intact.
+        OutputError: the checkpoint cannot be written (disk full, no permission); older checkpoints are intact.
     """
     final = run / _FOLDER / f"{state.step:08d}"
     try:
-        # A kill between the two renames still leaves the old one, under a name that sorts before every step.
+        # A kill between the two renames leaves the old checkpoint, under a name that sorts before every step.
         write_folder(final, _contents(state, config), replaced="0-replaced")
     except OSError as error:
         raise OutputError(
-            f"could not write the checkpoint {final}: {error.strerror or error}. Earlier checkpoints are intact; "
-            "make room or choose another place, then resume."
+            f"the checkpoint {final} cannot be written: {error.strerror or error}. Earlier checkpoints are intact; "
+            "free some space or move the run, then resume."
         ) from error
     for old in final.parent.iterdir():
         if old != final:
@@ -169,7 +171,7 @@ def _contents(state: TrainingState, config: Mapping[str, Any]) -> dict[str, byte
     training = {"order": state.order, "random": state.generator.get_state()}
     names = [name for name, _ in state.flow.named_parameters()]
     for index, moments in state.optimiser.state_dict()["state"].items():
-        training |= {f"optimiser.{names[index]}.{what}": value for what, value in moments.items()}
+        training |= {f"optimiser.{names[index]}.{moment}": value for moment, value in moments.items()}
     best_score = state.best_score if state.best is not None else None
     progress = {"step": state.step, "epoch": state.epoch, "position": state.position, "best_score": best_score}
     header = {"format": FORMAT, "schema": SCHEMA}
@@ -186,36 +188,36 @@ def _contents(state: TrainingState, config: Mapping[str, Any]) -> dict[str, byte
 
 
 def latest_checkpoint(run: Path) -> Path:
-    """The newest checkpoint of a run folder, or the folder itself where it is a checkpoint.
+    """The folder of the newest checkpoint of a run, or the folder itself where it is a checkpoint.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     if (run / "manifest.json").is_file():
         return run
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such folder. Give the folder that `contraflow train … --out` wrote.")
-    found = sorted(path for path in (run / _FOLDER).glob("[0-9]*") if path.is_dir())
-    if not found:
+    checkpoints = sorted(path for path in (run / _FOLDER).glob("[0-9]*") if path.is_dir())
+    if not checkpoints:
         raise CheckpointError(
-            f"{run}: no checkpoint inside; looked for {run / _FOLDER}/STEP/manifest.json. A run that was killed before "
-            "its first checkpoint has nothing to go on with: start it again with --force."
+            f"{run}: holds no checkpoint; looked for {run / _FOLDER}/STEP/manifest.json. A run that was killed before "
+            "its first checkpoint cannot be resumed: start it again with --force."
         )
-    return found[-1]
+    return checkpoints[-1]
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
     """Read and verify the newest checkpoint of a run.
 
     Raises:
-        CheckpointError: absent, damaged, from a newer schema, or not one of ours.
+        CheckpointError: there is none, or it is damaged, of a newer schema, or not one of contraflow.
     """
     path = latest_checkpoint(Path(run))
     manifest = _read_json(path / "manifest.json", _read(path / "manifest.json"))
     _check_header(path / "manifest.json", manifest)
     sums = manifest.get("sha256")
     if not isinstance(sums, dict) or set(sums) - {*_FILES, _CERTIFICATE}:
-        raise CheckpointError(f"{path / 'manifest.json'}: damaged, it does not list the checksums of our files.")
+        raise CheckpointError(f"{path / 'manifest.json'}: damaged, it does not list the checksums of the files.")
     contents = {}
     for name in (*_FILES, *(name for name in (_CERTIFICATE,) if name in sums)):
         contents[name] = _read(path / name)
@@ -253,8 +255,8 @@ def _read(path: Path) -> bytes:
 def _check_progress(path: Path, progress: Mapping[str, Any]) -> None:
     counts = [progress.get(name) for name in ("step", "epoch", "position")]
     score = progress.get("best_score", "absent")
-    # bool is an int, and no count
-    if not all(type(one) is int and one >= 0 for one in counts) or not (score is None or type(score) is float):
+    # isinstance would accept bool
+    if not all(type(count) is int and count >= 0 for count in counts) or not (score is None or type(score) is float):
         raise CheckpointError(f"{path}: damaged, it does not hold step, epoch, position and best_score: {progress!r}.")
 
 
@@ -265,11 +267,11 @@ def _read_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         tensors = load(content)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        # its header may also name a dtype that this torch has not, or sizes that no tensor has
+        # the header may also name a dtype that this torch lacks, or impossible sizes
         raise CheckpointError(f"{path}: damaged tensors: {first_line(error)}.") from error
-    for name, one in tensors.items():
-        if one.dtype not in _DTYPES:
-            raise CheckpointError(f"{path}: {name} is of {one.dtype}, which no checkpoint of ours holds.")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            raise CheckpointError(f"{path}: {name} has dtype {tensor.dtype}, which contraflow does not write.")
     return tensors
 
 
@@ -297,5 +299,5 @@ def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors refuses shared and non-contiguous memory.
+    # safetensors accepts neither shared nor non-contiguous memory.
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}

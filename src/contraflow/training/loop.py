@@ -1,4 +1,4 @@
-"""The training loop: short enough to copy out."""
+"""The training loop, short enough to be copied and changed."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from contraflow.training.settings import TrainingSettings
 
 @dataclass
 class TrainingState:
-    """Everything that a run needs to go on exactly where it stood.
+    """Everything that training needs to continue exactly where it stopped.
 
     Args:
         flow: the flow in training.
         optimiser: its optimiser.
         average: the Polyak average of its weights.
-        generator: the one source of randomness: data order, probes, truncations, noise, augmentation.
-        step: steps taken.
-        epoch: permutations of the data drawn.
-        order: the permutation in use; position: how much of it is used up; rows: those of the last batch.
-        best: averaged weights that scored best on the validation set, with best_score in nats.
+        generator: the only source of randomness: order of the data, probes, truncations, noise, augmentation.
+        step: number of steps taken.
+        epoch: number of permutations of the data drawn.
+        order: the current permutation of the data.
+        position: number of its entries that were used.
+        rows: indices of the rows of the last batch.
+        best: the averaged weights with the best score on validation rows; ``None`` before the first score.
+        best_score: that score, in nats.
     """
 
     flow: Flow
@@ -48,8 +51,8 @@ class TrainingState:
 
     @classmethod
     def begin(cls, flow: Flow, settings: TrainingSettings, seed: int) -> TrainingState:
-        """A fresh state: Adam with decoupled weight decay, one seeded generator on the flow's device."""
-        # A loaded layer counts as warm: so must one that was saved before the first step.
+        """The state before the first step: Adam with decoupled weight decay, a generator on the device of the flow."""
+        # A layer that is loaded from a checkpoint counts as warm, so the checkpoint of step 0 must hold warm layers.
         update_lipschitz(flow)
         optimiser = torch.optim.AdamW(
             flow.parameters(),
@@ -62,7 +65,7 @@ class TrainingState:
         return cls(flow, optimiser, PolyakAverage(flow, settings.polyak), generator)
 
     def next_batch(self, data: Tensor, size: int) -> Tensor:
-        """The next `size` rows of a fresh permutation every epoch; the incomplete end of an epoch is dropped."""
+        """The next `size` rows. Every epoch has a new permutation; its incomplete last batch is dropped."""
         size = min(size, len(data))
         if self.position + size > len(self.order):
             self.order = torch.randperm(len(data), generator=self.generator, device=self.generator.device).cpu()
@@ -73,18 +76,22 @@ class TrainingState:
         return data[self.rows].to(self.flow.device)
 
     def evaluation_weights(self) -> dict[str, Tensor]:
-        """The weights to evaluate and sample with: the best on validation, else the average."""
+        """The weights for evaluation and sampling: the best on validation rows, else the average."""
         return self.average.weights if self.best is None else self.best
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step shows.
+    """What is known after a training step.
 
     Attributes:
-        loss: what is minimised, a sample in nats, without penalties: -log p(x), or -λ log p(x) - log p(y|x).
-        evaluations: of vector fields by its continuous flows (NFE); 0 where there are none.
-        terms: the terms of the loss, true unbiased values: log_prob, cross_entropy, accuracy, those that it has.
+        step: number of steps taken, this one included.
+        loss: the loss, in nats a sample, without penalties: -log p(x), or -λ log p(x) - log p(y|x).
+        gradient_norm: Euclidean norm of the gradient before it is clipped.
+        learning_rate: the learning rate of the step.
+        seconds: wall-clock time of the step.
+        evaluations: number of evaluations of vector fields in continuous flows (NFE); 0 in other flows.
+        terms: unbiased values of the terms of the objective: log_prob, cross_entropy and accuracy where it has them.
     """
 
     step: int
@@ -104,19 +111,20 @@ def train(
     augment: Callable[[Tensor, Generator], Tensor] | None = None,
     labels: Tensor | None = None,
 ) -> Iterator[StepRecord]:
-    """Train from `state.step` to `settings.steps`, yielding after every step.
+    """Train from `state.step` to `settings.steps`; yields a record after every step.
 
     Args:
-        state: changed in place.
+        state: the flow with its optimiser; changed in place.
         data: training rows ``(n, *event_shape)``.
         settings: see `TrainingSettings`.
         objective: what is minimised.
-        augment: random change of a batch, such as flips.
-        labels: of the rows, int64 ``(n,)``, -1 for unknown ones, for an objective that needs them.
+        augment: changes a batch at random, for instance by flips.
+        labels: labels of the rows, int64 ``(n,)``, -1 where unknown, for an objective that needs them.
 
     Raises:
-        ConfigurationError: the objective cannot do with this flow, or with these labels.
-        TrainingError: the loss or the gradient is not finite; the message names the first guilty block.
+        ConfigurationError: the objective does not fit this flow or these labels.
+        TrainingError: the loss or the gradient is not finite; the message names the first block with a
+            non-finite output, or the first parameter with a non-finite gradient.
     """
     flow, optimiser = state.flow, state.optimiser
     objective.check(flow, labels)
@@ -135,50 +143,53 @@ def train(
         update_lipschitz(flow, certified=settings.certified)
         with training_solves(flow) as solves:
             terms = objective.terms(flow, batch, state.generator)
-        penalty = sum(one.penalty.mean() for one in solves)
+        penalty = sum(solve.penalty.mean() for solve in solves)
         if not math.isfinite(value := terms.loss.item()):
-            raise TrainingError(f"step {state.step}: the loss is {value}. {guilty_block(flow, batch.x)}")
+            raise TrainingError(f"step {state.step}: the loss is {value}. {non_finite_block(flow, batch.x)}")
         optimiser.zero_grad()
         ((terms.loss + penalty) / scale).backward()
         norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), settings.gradient_clip).item()
         if not math.isfinite(norm):
-            raise TrainingError(f"step {state.step}: the gradient is {norm}. {guilty_gradient(flow)}")
+            raise TrainingError(f"step {state.step}: the gradient is {norm}. {non_finite_gradient(flow)}")
         optimiser.step()
         state.step += 1
         state.average.update(flow, state.step)
 
-        evaluations = sum(one.evaluations for one in solves)
+        evaluations = sum(solve.evaluations for solve in solves)
         seconds = time.perf_counter() - start
         yield StepRecord(state.step, value, norm, rate, seconds, evaluations, terms.values)
 
 
-_REMEDY = "Lower training.learning_rate or training.gradient_clip and resume from the last good checkpoint."
+_REMEDY = "Lower training.learning_rate or training.gradient_clip, and resume from the last good checkpoint."
 
 
 @torch.no_grad()
-def guilty_block(flow: Flow, x: Tensor) -> str:
-    """Names the first module of the flow whose output is not finite for this batch."""
-    found: list[str] = []
+def non_finite_block(flow: Flow, x: Tensor) -> str:
+    """A sentence that names the first module of the flow with a non-finite output for this batch, and a remedy."""
+    blocks: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: object, inputs: object, output: object) -> None:
-            if not found and isinstance(output, Tensor) and not bool(output.isfinite().all()):
-                found.append(name)
+            if not blocks and isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                blocks.append(name)
 
         return hook
 
-    # Maps without children, and blocks as a whole: the outputs of plain `forward`.
-    handles = [one.register_forward_hook(watch(name)) for name, one in flow.named_modules() if name]
+    # Hooks see what goes through plain `forward`: bijections without children, and blocks as a whole.
+    handles = [module.register_forward_hook(watch(name)) for name, module in flow.named_modules() if name]
     try:
         flow(x)
     finally:
         for handle in handles:
             handle.remove()
-    where = found[0] if found else "the log-determinant; all blocks' outputs are finite"
-    return f"First not finite: {where}. {_REMEDY}"
+    if blocks:
+        return f"The first block with a non-finite output is {blocks[0]}. {_REMEDY}"
+    return f"The outputs of all blocks are finite, the log-determinant is not. {_REMEDY}"
 
 
-def guilty_gradient(flow: Flow) -> str:
-    """Names the parameters whose gradients are not finite."""
-    names = [name for name, one in flow.named_parameters() if one.grad is not None and not one.grad.isfinite().all()]
-    return f"First not finite: {names[0] if names else 'its norm'}. {_REMEDY}"
+def non_finite_gradient(flow: Flow) -> str:
+    """A sentence that names the first parameter with a non-finite gradient, and a remedy."""
+    for name, parameter in flow.named_parameters():
+        if parameter.grad is not None and not parameter.grad.isfinite().all():
+            return f"The first parameter with a non-finite gradient is {name}. {_REMEDY}"
+    return f"All gradients are finite, their norm is not. {_REMEDY}"

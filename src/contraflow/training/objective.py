@@ -1,4 +1,4 @@
-"""What training minimises: -log p(x), or -λ log p(x) - log p(y|x)."""
+"""Objectives of training: the negative log-likelihood -log p(x), and the hybrid -λ log p(x) - log p(y|x)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from contraflow.logdet import LogDetEstimator
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step.
+    """The rows of one training step.
 
     Attributes:
-        x: those for log p(x).
-        labels: of the rows for log p(y|x), all known; ``None`` without such a term.
-        labelled: those rows; ``None`` where they are x.
+        x: the rows for log p(x).
+        labels: labels of the rows for log p(y|x), all known; ``None`` for an objective without this term.
+        labelled: the rows for log p(y|x); ``None`` where they are x.
     """
 
     x: Tensor
@@ -33,18 +33,18 @@ class Batch:
     labelled: Tensor | None = None
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """The same with rows augmented."""
+        """The batch with its rows augmented."""
         labelled = None if self.labelled is None else change(self.labelled)
         return Batch(change(self.x), self.labels, labelled)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Means over a batch.
+    """The loss of a batch and its terms, as means over the rows.
 
     Attributes:
-        loss: what is minimised, in nats, with its graph.
-        values: log_prob and cross_entropy in nats, accuracy; those that the objective has.
+        loss: the loss in nats, differentiable.
+        values: log_prob and cross_entropy in nats, and accuracy, where the objective has them.
     """
 
     loss: Tensor
@@ -53,32 +53,32 @@ class Terms:
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """What `train` minimises. The flow, the rows and their labels come with every call.
+    """What `train` minimises. It has no state: every call is given the flow, the rows and their labels.
 
-    A new one is a frozen dataclass with these methods; its entry in `contraflow.runs.choices.OBJECTIVES` gives it
-    to recipes and the command, with its fields as keys.
+    A new objective is a frozen dataclass with these methods. An entry in `contraflow.runs.choices.OBJECTIVES` makes it
+    available in recipes and on the command line, with its fields as keys.
     """
 
     @abstractmethod
     def check(self, flow: Flow, labels: Tensor | None) -> None:
-        """Refuse a flow, or training labels ``(n,)``, that it cannot do with.
+        """Refuse a flow, or training labels ``(n,)``, that the objective cannot use.
 
         Raises:
             ConfigurationError: the flow lacks a part, or the data lack labels.
-            DomainError: the labels are not those of the flow.
+            DomainError: a label is not a class of the flow.
         """
 
     @abstractmethod
     def batch(self, x: Tensor, rows: Tensor, data: Tensor, labels: Tensor | None, generator: Generator) -> Batch:
-        """The batch of x, rows `rows` ``(batch,)`` of the training data, whose labels are int64 ``(n,)``."""
+        """The batch for x, which has rows `rows` ``(batch,)`` of the training data; labels are int64 ``(n,)``."""
 
     @abstractmethod
     def terms(self, flow: Flow, batch: Batch, generator: Generator) -> Terms:
-        """Loss and terms of a batch."""
+        """The loss and its terms for a batch."""
 
     @abstractmethod
     def scale(self, flow: Flow) -> float:
-        """What the loss is divided by before its gradient is clipped, so that one bound on its norm fits all data."""
+        """The divisor of the loss before its gradient is clipped, so that one bound on the norm suits all data."""
 
     @abstractmethod
     def validate(
@@ -91,19 +91,19 @@ class Objective(ABC):
         batch_size: int,
         generator: Generator,
     ) -> dict[str, float]:
-        """The terms, by name, on validation rows x under the estimator of evaluation."""
+        """The terms by name on validation rows x, with the estimator for evaluation."""
 
     @abstractmethod
     def value(self, flow: Flow, terms: Mapping[str, float]) -> float:
-        """What is maximised, in nats a row: minus the loss, from its terms."""
+        """Minus the loss, in nats a row, computed from its terms."""
 
 
 @dataclass(frozen=True)
 class Likelihood(Objective):
-    """-log p(x)."""
+    """The negative log-likelihood -log p(x)."""
 
     def check(self, flow: Flow, labels: Tensor | None) -> None:
-        """Any flow has log p(x)."""
+        """Accept any flow."""
 
     def batch(self, x: Tensor, rows: Tensor, data: Tensor, labels: Tensor | None, generator: Generator) -> Batch:
         return Batch(x)
@@ -113,7 +113,7 @@ class Likelihood(Objective):
         return Terms(-log_prob, {"log_prob": log_prob.item()})
 
     def scale(self, flow: Flow) -> float:
-        """Bits per dimension of images, nats per dimension of others."""
+        """One bit per dimension for images, one nat per dimension for other data."""
         return _per_dimension(flow)
 
     def validate(
@@ -133,20 +133,21 @@ class Likelihood(Objective):
         return terms["log_prob"]
 
 
-#: The objective of every flow that is told no other.
+#: The default objective.
 LIKELIHOOD = Likelihood()
 
 
 @dataclass(frozen=True)
 class Hybrid(Objective):
-    r"""-λ log p(x) - log p(y|x), the second term over the rows whose label is known.
+    r"""The hybrid objective -λ log p(x) - log p(y|x); the second term is a mean over rows with a known label.
 
-    Where all labels are known, both terms come from one pass. Where some are missing (semi-supervised learning), a
-    batch for the second term is drawn from the rows that have one, with replacement, so that λ means the same however
-    few they are. With λ = 0 no log-determinant is computed, and rows without a label are not used.
+    Where all labels are known, one pass computes both terms. Where some are missing (semi-supervised learning), a
+    batch for the second term is drawn with replacement from the rows with labels, so that λ has the same meaning
+    however few there are. With λ = 0 no log-determinant is computed, and rows without a label are not used.
 
     Args:
-        likelihood_weight: λ, 0 or more; 1/D, D the number of data dimensions, weighs both terms alike.
+        likelihood_weight: λ, the weight of log p(x): a number from 0 on, or 1/D with the number D of dimensions of the
+            data, which counts log p(x) per dimension.
 
     Raises:
         ConfigurationError: λ is negative or not finite.
@@ -157,10 +158,10 @@ class Hybrid(Objective):
     def __post_init__(self) -> None:
         weight = self.likelihood_weight
         if not (weight == "1/D" or 0 <= weight < math.inf):
-            raise ConfigurationError(f"objective.likelihood_weight={weight}: it must be 1/D, or a number from 0 on.")
+            raise ConfigurationError(f"objective.likelihood_weight={weight}: it must be 1/D or at least 0.")
 
     def weight(self, flow: Flow) -> float:
-        """λ for a flow."""
+        """λ for this flow."""
         return 1 / flow.dimensions if self.likelihood_weight == "1/D" else self.likelihood_weight
 
     def check(self, flow: Flow, labels: Tensor | None) -> None:
@@ -169,7 +170,7 @@ class Hybrid(Objective):
                 "objective.kind=hybrid needs an architecture with a classifier, for instance architecture.name=hybrid."
             )
         if labels is None or bool((labels == UNKNOWN).all()):
-            raise ConfigurationError("objective.kind=hybrid needs data with labels, and these have none.")
+            raise ConfigurationError("objective.kind=hybrid needs data with labels; these have none.")
         flow.check_labels(labels, len(labels))
 
     def batch(self, x: Tensor, rows: Tensor, data: Tensor, labels: Tensor | None, generator: Generator) -> Batch:
@@ -201,7 +202,7 @@ class Hybrid(Objective):
         return Terms(loss, values)
 
     def scale(self, flow: Flow) -> float:
-        """Bits (images) or nats per dimension where λ log p(x) prevails, 1 where log p(y|x) does."""
+        """As for `Likelihood` where λ log p(x) dominates, 1 where log p(y|x) does."""
         return max(1.0, self.weight(flow) * _per_dimension(flow))
 
     def validate(
@@ -215,19 +216,19 @@ class Hybrid(Objective):
         generator: Generator,
     ) -> dict[str, float]:
         assert isinstance(flow, HybridFlow)
-        found = {}
+        terms = {}
         if self.weight(flow):
             scores = score(flow, x, estimator=estimator, batch_size=batch_size, generator=generator)
-            found["log_prob"] = scores.log_prob.mean().item()
+            terms["log_prob"] = scores.log_prob.mean().item()
         if labels is not None:
             classified = evaluate_classification(flow, x, labels, batch_size=batch_size, generator=generator)
-            found |= {"cross_entropy": classified.cross_entropy, "accuracy": classified.accuracy}
-        return found
+            terms |= {"cross_entropy": classified.cross_entropy, "accuracy": classified.accuracy}
+        return terms
 
     def value(self, flow: Flow, terms: Mapping[str, float]) -> float:
         return self.weight(flow) * terms.get("log_prob", 0.0) - terms.get("cross_entropy", 0.0)
 
 
 def _per_dimension(flow: Flow) -> float:
-    """Nats a sample in a bit (images) or a nat per dimension."""
+    """Nats a sample in one bit per dimension (images) or one nat per dimension (other data)."""
     return flow.dimensions * (math.log(2) if len(flow.event_shape) == 3 else 1.0)

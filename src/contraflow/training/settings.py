@@ -1,4 +1,4 @@
-"""The knobs of training."""
+"""The settings of training."""
 
 from __future__ import annotations
 
@@ -11,26 +11,32 @@ from contraflow.errors import ConfigurationError
 
 @dataclass
 class TrainingSettings:
-    """How a flow is trained; the defaults are the paper's (Chen et al. 2019, Appendix E).
+    """How a flow is trained.
+
+    The defaults are those of Residual Flows (Chen et al. 2019); docs/paper_settings.md names the source of each.
 
     Args:
-        steps: optimiser steps in all.
-        batch_size: samples a step.
-        learning_rate: of Adam.
-        schedule: after the warm-up, constant as in the paper, or falling to zero along a cosine by the last step.
-        warmup_steps: steps over which the learning rate rises from zero.
-        weight_decay: decoupled, as in AdamW.
-        beta1: decay of Adam's mean of the gradient.
-        beta2: decay of Adam's mean of its square.
-        gradient_clip: largest Euclidean norm of the gradient of the loss in bits (images) or nats per dimension.
-        certified: normalise weights by certified bounds at every step, so that no layer ever exceeds its bound
-            (`update_lipschitz(certified=True)`), instead of estimates from below. Evaluation weights always are.
-        polyak: decay of the average of the weights that evaluation and sampling use.
-        log_every: steps between lines of the log.
-        checkpoint_every: steps between checkpoints.
-        validate_every: steps between scores on the validation set; 0 for none. Where on, the averaged weights that
-            scored best are kept for evaluation.
-        validation_size: most validation samples a score uses.
+        steps: number of optimiser steps.
+        batch_size: number of training rows in a step.
+        learning_rate: learning rate of Adam after the warm-up.
+        schedule: the learning rate after the warm-up: constant as in the paper, or falling to zero at the last step
+            along a cosine.
+        warmup_steps: number of steps over which the learning rate rises from zero.
+        weight_decay: decoupled weight decay, as in AdamW.
+        beta1: decay of Adam's running mean of the gradient.
+        beta2: decay of Adam's running mean of the squared gradient.
+        gradient_clip: the gradient is scaled down to this Euclidean norm; the loss is counted in bits per dimension
+            for images, in nats per dimension for other data. Infinity (.inf) for no clipping.
+        certified: at every step, normalise weights by certified upper bounds of their norms instead of power
+            iteration's estimates from below, so that no layer exceeds its bound while the flow trains. The weights
+            for evaluation are always normalised so.
+        polyak: decay of the moving average of the weights, with which the flow is evaluated and sampled; 0 for the
+            last weights.
+        log_every: number of steps between lines of the log.
+        checkpoint_every: number of steps between checkpoints.
+        validate_every: number of steps between scores on validation rows; 0 for none. With validation, the averaged
+            weights with the best score are used for evaluation.
+        validation_size: number of validation rows that are scored, at most.
     """
 
     steps: int = 100_000
@@ -59,15 +65,15 @@ class TrainingSettings:
         for name in ("beta1", "beta2", "polyak"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
 
-    def _require(self, name: str, fine: bool, what: str) -> None:
-        if not fine:
-            raise ConfigurationError(f"training.{name}={getattr(self, name)}: it must be {what}.")
+    def _require(self, name: str, valid: bool, requirement: str) -> None:
+        if not valid:
+            raise ConfigurationError(f"training.{name}={getattr(self, name)}: it must be {requirement}.")
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """The learning rate of a step; steps count from 0."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.schedule == "constant":
             return self.learning_rate
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
