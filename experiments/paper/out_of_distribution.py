@@ -53,7 +53,7 @@ def others(own: str, root: str | None) -> list[str]:
 
 
 def _present(name: str, root: str | None) -> bool:
-    return not DATASETS[name].forms or any(status != "absent" for _, status in check(name, root))
+    return not DATASETS[name].forms or any(not status.startswith("absent") for _, status in check(name, root))
 
 
 def _sets(comparison: Detection) -> Table:

@@ -7,8 +7,9 @@ import torch
 
 from contraflow import ARCHITECTURES, residual_flow, residual_flow_images
 from contraflow.bijections import ActNorm, ContinuousFlow, MultiScale, ResidualBlock
-from contraflow.errors import ShapeError
+from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP
+from contraflow.numerics import FixedStepSolver, OdeSolver
 
 PARAMETERS = {"residual_flow_cifar10": 25_174_129}
 
@@ -103,6 +104,24 @@ def test_tables_of_the_ffjord_paper(name, activation, layers, multiplier, steps)
         assert widths == [multiplier * features] * layers + [features]
         assert continuous.field.activation == activation
         assert continuous.estimator_name == "divergence by 1 Gaussian probe, dopri5 to 1e-06"
+
+
+@pytest.mark.parametrize(
+    ("options", "solver"),
+    [
+        ({}, OdeSolver()),
+        ({"training_solver": "midpoint", "training_steps": 7}, FixedStepSolver("midpoint", 7)),
+        ({"training_solver": "dopri5", "training_tolerance": 1e-3}, OdeSolver("dopri5", 1e-3)),
+    ],
+)
+def test_training_solvers_of_ffjord(options, solver):
+    flow = ARCHITECTURES["ffjord"]((3,), hidden=(4,), start_at_identity=True, **options)
+    (continuous,) = [module for module in flow.modules() if isinstance(module, ContinuousFlow)]
+    assert (continuous.training_solver, continuous.solver) == (solver, OdeSolver())
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(flow.log_prob(x), torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1))
+    with pytest.raises(ConfigurationError, match="unknown fixed-step ODE solver 'heun'"):
+        ARCHITECTURES["ffjord"]((3,), training_solver="heun")
 
 
 @pytest.mark.parametrize(

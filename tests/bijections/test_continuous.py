@@ -10,12 +10,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from contraflow import Chain, Exact, Flow, PowerSeries, SolverError
-from contraflow.bijections import ActNorm, ContinuousFlow, watch_solves, with_logdet
+from contraflow.bijections import ActNorm, ContinuousFlow, training_solves, with_logdet
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet import ExactDivergence, Hutchinson
 from contraflow.logdet.probes import Gaussian, Rademacher
 from contraflow.nets import FIELD_ACTIVATIONS, FIELD_LAYERS, Concat, VectorField, conv_field, dense_field
-from contraflow.numerics import METHODS, OdeSolver, batch_jacobian
+from contraflow.numerics import FIXED_METHODS, METHODS, FixedStepSolver, OdeSolver, batch_jacobian
 from contraflow.testing import check_bijection
 
 TIGHT = OdeSolver("dopri8", 1e-11)
@@ -68,7 +68,7 @@ def test_the_error_of_the_logdet_falls_with_the_tolerance(method):
     errors, evaluations = [], []
     for tolerance in tolerances:
         flow = ContinuousFlow(net, ExactDivergence(), OdeSolver(method, tolerance, 10**5))
-        with torch.no_grad(), watch_solves(flow) as solves:
+        with torch.no_grad(), training_solves(flow) as solves:
             logdet = flow.forward_and_logdet(x)[1]
         errors.append((logdet - truth).abs().max().item())
         evaluations.append(solves[0].evaluations)
@@ -114,7 +114,7 @@ def test_adjoint_against_direct_gradients(inverse):
     for adjoint in (True, False):
         flow = ContinuousFlow(net, Hutchinson(), TIGHT, adjoint=adjoint, kinetic_weight=0.3, jacobian_weight=0.2)
         x = start.clone().requires_grad_()
-        with watch_solves(flow) as solves:
+        with training_solves(flow) as solves:
             there = flow.inverse_and_logdet if inverse else flow.forward_and_logdet
             z, logdet = there(x, generator=Generator().manual_seed(1))
         loss = ((z.sum(1) + logdet + solves[0].penalty) * torch.tensor([1.0, -2.0, 0.5, 30.0])).sum() * 1e-9
@@ -206,7 +206,7 @@ def test_evaluations_are_counted(adjoint):
             return self.inner(t, z)
 
     flow = ContinuousFlow(Counting(), adjoint=adjoint)
-    with watch_solves(Chain([ActNorm(3), flow])) as solves:
+    with training_solves(Chain([ActNorm(3), flow])) as solves:
         z = flow.forward_and_logdet(torch.randn(4, 3))[0]
         flow.inverse(z.detach())
     assert [solve.evaluations for solve in solves] == [solves[0].evaluations, calls - solves[0].evaluations]
@@ -220,7 +220,7 @@ def test_penalties_are_the_integrals_of_the_paper():
     """Along the linear field, ∫‖A e^{tA} x‖² dt by quadrature and ‖A‖_F²; the same either way; none without weights."""
     matrix, x = torch.randn(3, 3), torch.randn(4, 3)
     flow = ContinuousFlow(Linear(matrix), ExactDivergence(), TIGHT, kinetic_weight=0.7, jacobian_weight=0.2)
-    with watch_solves(flow) as solves:
+    with training_solves(flow) as solves:
         z, _ = flow.forward_and_logdet(x)
         flow.inverse_and_logdet(z)
     nodes = (torch.arange(2000) + 0.5) / 2000
@@ -229,7 +229,7 @@ def test_penalties_are_the_integrals_of_the_paper():
     torch.testing.assert_close(solves[0].penalty, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(solves[1].penalty, expected, atol=1e-5, rtol=1e-5)
     plain = ContinuousFlow(Linear(matrix))
-    with watch_solves(plain) as solves:
+    with training_solves(plain) as solves:
         plain.forward_and_logdet(x)
     assert torch.equal(solves[0].penalty, torch.zeros(4))
 
@@ -238,7 +238,7 @@ def test_penalty_weights_do_not_change_log_densities():
     net, x = field(), torch.randn(4, 3)
     plain = ContinuousFlow(net, ExactDivergence(), TIGHT)
     weighted = ContinuousFlow(net, ExactDivergence(), TIGHT, kinetic_weight=1.0, jacobian_weight=1.0)
-    with watch_solves(weighted):
+    with training_solves(weighted):
         torch.testing.assert_close(weighted.forward_and_logdet(x), plain.forward_and_logdet(x), atol=1e-9, rtol=1e-9)
 
 
@@ -255,7 +255,7 @@ def test_with_logdet_makes_the_divergence_exact_or_leaves_it():
 
 def test_an_empty_batch_needs_no_solve():
     flow = ContinuousFlow(field())
-    with watch_solves(flow) as solves:
+    with training_solves(flow) as solves:
         z, logdet = flow.forward_and_logdet(torch.zeros(0, 3))
     (z.sum() + logdet.sum()).backward()
     assert (z.shape, logdet.shape, solves[0].evaluations) == ((0, 3), (0,), 0)
@@ -365,3 +365,78 @@ def test_a_field_depends_on_time_and_every_input(activation, layer):
     jacobian = batch_jacobian(lambda z: net(t, z), torch.randn(2, 3))
     assert (jacobian.abs() > 1e-9).all()
     assert not torch.allclose(net(t, torch.ones(1, 3)), net(2 * t, torch.ones(1, 3)))
+
+
+@pytest.mark.parametrize("method", FIXED_METHODS)
+def test_the_error_of_fixed_steps_falls_with_their_order(method):
+    """Halving the step divides the error of z and of the logdet by about 2^order."""
+    net, x = field(), torch.randn(5, 3)
+    tight = ContinuousFlow(net, ExactDivergence(), TIGHT).forward_and_logdet(x)
+    errors = []
+    for steps in (16, 32):
+        flow = ContinuousFlow(net, ExactDivergence(), training_solver=FixedStepSolver(method, steps), adjoint=False)
+        with torch.no_grad(), training_solves(flow) as solves:
+            values = flow.forward_and_logdet(x)
+        assert solves[0].evaluations == steps * FIXED_METHODS[method]
+        errors.append([(ours - truth).abs().max().item() for ours, truth in zip(values, tight, strict=True)])
+    for coarse, fine in zip(*errors, strict=True):
+        assert abs(math.log2(coarse / fine) - FIXED_METHODS[method]) < 0.3, errors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_fixed_grid_has_its_number_of_steps(dtype):
+    """Either way, where 1/steps is no binary fraction too."""
+    calls = 0
+
+    def dynamics(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        return (torch.ones(1, dtype=dtype),)
+
+    for steps in range(1, 60):
+        for start, end in ((0.0, 1.0), (1.0, 0.0)):
+            calls = 0
+            solution = FixedStepSolver("euler", steps).solve(dynamics, (torch.zeros(1, dtype=dtype),), start, end)
+            assert calls == solution.evaluations == steps
+            torch.testing.assert_close(solution.state[0], torch.full((1,), end - start, dtype=dtype))
+
+
+def test_gradients_through_fixed_steps_are_those_of_the_steps():
+    """In x and the parameters, against differences of the discretised value."""
+    flow = ContinuousFlow(
+        dense_field(2, (3,), "tanh"), ExactDivergence(), training_solver=FixedStepSolver("rk4", 2), adjoint=False
+    )
+    x = torch.randn(2, 2, requires_grad=True)
+    names = [name for name, _ in flow.named_parameters()]
+
+    def run(x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        with training_solves(flow):
+            given = dict(zip(names, parameters, strict=True))
+            with torch.nn.utils.stateless._reparametrize_module(flow, given):
+                return flow.forward_and_logdet(x)
+
+    assert torch.autograd.gradcheck(run, (x, *(one.detach().requires_grad_() for one in flow.parameters())))
+
+
+def test_the_training_solver_is_for_training_alone():
+    """Densities and samples come from `solver`, however coarse the steps of training are."""
+    coarse = FixedStepSolver("euler", 1)
+    flow = ContinuousFlow(field(), ExactDivergence(), TIGHT, training_solver=coarse, adjoint=False)
+    plain = ContinuousFlow(flow.field, ExactDivergence(), TIGHT)
+    x = torch.randn(4, 3)
+    with training_solves(flow) as solves:
+        z = flow.forward_and_logdet(x)[0]
+    assert solves[0].evaluations == 1
+    torch.testing.assert_close(z, x + flow.field(torch.tensor(0.0), x))
+    assert torch.equal(flow.forward_and_logdet(x)[1], plain.forward_and_logdet(x)[1])
+    assert torch.equal(flow.inverse(z), plain.inverse(z))
+
+
+def test_bad_fixed_steps_are_refused():
+    with pytest.raises(ConfigurationError, match="unknown fixed-step ODE solver 'dopri5'"):
+        FixedStepSolver("dopri5")
+    with pytest.raises(DomainError, match="steps=0: at least 1"):
+        FixedStepSolver(steps=0)
+    assert str(FixedStepSolver("midpoint", 8)) == "midpoint in 8 steps"
+    empty = FixedStepSolver().solve(lambda t, y: y, (torch.zeros(0, 2),), 0.0, 1.0)
+    assert empty.evaluations == 0

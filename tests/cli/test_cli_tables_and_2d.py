@@ -162,7 +162,7 @@ def test_evaluate_matches_columns_by_name(two_scales: Path, capsys: pytest.Captu
     np.save(two_scales / "ab.npy", np.loadtxt(two_scales / "ab.txt"))
     other, said = nats([run, "--data", str(two_scales / "ab.npy"), *split], capsys)
     assert other == pytest.approx(own, abs=1e-6)
-    assert "taken as they come: for columns 'a', 'b'" in said
+    assert "taken in their order as columns 'a', 'b'" in said
     assert main(["evaluate", run, "--data", "moons"]) == 2
     assert "moons: has no columns 'a', 'b'. Columns: x1, x2." in capsys.readouterr().err
 

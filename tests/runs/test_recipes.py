@@ -41,6 +41,10 @@ SHAPES = {
     "celebahq256": (3, 256, 256),
     "images.npz": (3, 32, 32),
     "power": (6,),
+    "gas": (8,),
+    "hepmass": (21,),
+    "miniboone": (43,),
+    "bsds300": (63,),
     "table.csv": (5,),
 }
 

@@ -14,8 +14,8 @@ from contraflow.errors import ShapeError, unknown_name
 from contraflow.flow import Flow
 from contraflow.logdet import Divergence, ExactDivergence, Hutchinson
 from contraflow.logdet.probes import Gaussian
-from contraflow.nets import VectorField, conv_field, dense_field
-from contraflow.numerics import OdeSolver
+from contraflow.nets import VectorField, conv_field, dense_field, with_zero_output
+from contraflow.numerics import METHODS, FixedStepSolver, OdeSolver
 
 DIVERGENCES: dict[str, Divergence] = {
     "exact": ExactDivergence(),
@@ -36,9 +36,13 @@ def ffjord(
     solver: str = "dopri5",
     tolerance: float = 1e-5,
     max_evaluations: int = 2000,
+    training_solver: str | None = None,
+    training_steps: int = 4,
+    training_tolerance: float = 1e-4,
     adjoint: bool = True,
     kinetic_weight: float = 0.0,
     jacobian_weight: float = 0.0,
+    start_at_identity: bool = False,
     preprocessing: Bijection | None = None,
 ) -> Flow:
     """A continuous flow of vectors or images.
@@ -55,7 +59,12 @@ def ffjord(
         levels: number of levels for images.
         divergence: name in `DIVERGENCES`.
         solver, tolerance, max_evaluations: as for `contraflow.numerics.OdeSolver`.
+        training_solver: method for training: of `training_steps` steps of one size (`FIXED_METHODS` of
+            `contraflow.numerics`, best with adjoint=False), or adaptive to `training_tolerance` (`METHODS`). Training
+            solves as evaluation does when not given.
+        training_steps, training_tolerance: of that method.
         adjoint, kinetic_weight, jacobian_weight: as for `contraflow.bijections.ContinuousFlow`.
+        start_at_identity: whether the last layer of every field is zero at first, so that the flow starts as x ↦ x.
         preprocessing: as for `Flow`.
 
     Raises:
@@ -68,12 +77,19 @@ def ffjord(
     if divergence not in DIVERGENCES:
         raise unknown_name("divergence", divergence, DIVERGENCES)
 
+    training: OdeSolver | FixedStepSolver | None = None
+    if training_solver in METHODS:
+        training = OdeSolver(training_solver, training_tolerance, max_evaluations)
+    elif training_solver is not None:
+        training = FixedStepSolver(training_solver, training_steps)
+
     def flows(field: Callable[[], VectorField]) -> list[Bijection]:
         return [
             ContinuousFlow(
-                field(),
+                with_zero_output(field()) if start_at_identity else field(),
                 DIVERGENCES[divergence],
                 OdeSolver(solver, tolerance, max_evaluations),
+                training_solver=training,
                 adjoint=adjoint,
                 kinetic_weight=kinetic_weight,
                 jacobian_weight=jacobian_weight,

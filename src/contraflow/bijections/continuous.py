@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from contraflow.bijections.bijection import Bijection
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet import Divergence, Exact, ExactDivergence, Hutchinson, LogDetEstimator
-from contraflow.numerics import OdeSolver, alias, transforms_active
+from contraflow.numerics import FixedStepSolver, OdeSolver, alias, transforms_active
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,16 @@ class ContinuousFlow(Bijection):
         λ_K ∫ ‖f‖² dt + λ_J ∫ ‖∂f/∂z‖_F² dt,
 
     Finlay, Jacobsen, Nurbekyan, Oberman, How to train your neural ODE, 2020 (arXiv:2002.02798). The penalty does not
-    change log-densities; `contraflow.bijections.watch_solves` collects it.
+    change log-densities; `contraflow.bijections.training_solves` collects it.
 
     Args:
         field: f, a module called with a scalar tensor t and z ``(batch, *event)``, twice differentiable, that treats
             samples independently. Gradients go to its parameters.
         divergence: `Hutchinson(probe, probes)`, or `ExactDivergence()` for small D.
         solver: method, tolerance and largest number of evaluations.
+        training_solver: solver inside `training_solves`, where the training loop solves; `solver` when not given. With
+            a `FixedStepSolver` and adjoint=False, every training step costs the same. Densities and samples always come
+            from `solver`.
         adjoint: whether gradients come from a second solve backwards in time, with constant memory; otherwise they are
             computed through the solver's steps, exactly for these steps, with memory for all of them.
         kinetic_weight: λ_K >= 0; the paper's is 0.01.
@@ -75,6 +78,7 @@ class ContinuousFlow(Bijection):
         divergence: Divergence | None = None,
         solver: OdeSolver | None = None,
         *,
+        training_solver: OdeSolver | FixedStepSolver | None = None,
         adjoint: bool = True,
         kinetic_weight: float = 0.0,
         jacobian_weight: float = 0.0,
@@ -87,10 +91,11 @@ class ContinuousFlow(Bijection):
         self.field = field
         self.divergence = divergence if divergence is not None else Hutchinson()
         self.solver = solver if solver is not None else OdeSolver()
+        self.training_solver = training_solver if training_solver is not None else self.solver
         self.adjoint = adjoint
         self.kinetic_weight = kinetic_weight
         self.jacobian_weight = jacobian_weight
-        #: Called after every solve; set by `watch_solves`.
+        #: Called after every solve; set by `training_solves`.
         self.observer: Callable[[ContinuousSolve], None] | None = None
 
     @property
@@ -124,14 +129,16 @@ class ContinuousFlow(Bijection):
         """z(end) from z(start) and, with vectors, ∫ tr ∂f/∂z dt; NFE and penalty go to the observer."""
         if transforms_active():
             return list(solve_transformed(self, start_value, vectors, start, end))
-        penalised = vectors is not None and self.observer is not None and self._has_penalty
+        training = self.observer is not None
+        solver = self.training_solver if training else self.solver
+        penalised = vectors is not None and training and self._has_penalty
         integrals = 0 if vectors is None else 1 + penalised
         rates = _Rates(self, vectors, end - start if penalised else 0.0)
         if self.adjoint and torch.is_grad_enabled():
             parameters = [parameter for parameter in self.field.parameters() if parameter.requires_grad]
-            evaluations, *values = _Adjoint.apply(self.solver, rates, integrals, start, end, start_value, *parameters)
+            evaluations, *values = _Adjoint.apply(solver, rates, integrals, start, end, start_value, *parameters)
         else:
-            solution = self.solver.solve(rates.of_state, _with_zeros(start_value, integrals), start, end)
+            solution = solver.solve(rates.of_state, _with_zeros(start_value, integrals), start, end)
             evaluations, values = solution.evaluations, list(solution.state)
         if self.observer is not None:
             penalty = values.pop() if penalised else start_value.new_zeros(start_value.shape[0])
@@ -144,12 +151,13 @@ class ContinuousFlow(Bijection):
 
 
 @contextmanager
-def watch_solves(module: nn.Module) -> Iterator[list[ContinuousSolve]]:
-    """A context that collects NFE and penalty of every solve of the continuous flows in a module.
+def training_solves(module: nn.Module) -> Iterator[list[ContinuousSolve]]:
+    """A context in which the continuous flows of a module solve with their `training_solver` and integrate their
+    penalties; it collects NFE and penalty of every solve.
 
     >>> from contraflow.nets import dense_field
     >>> flow = ContinuousFlow(dense_field(3, (8,)), kinetic_weight=0.01)
-    >>> with watch_solves(flow) as solves:
+    >>> with training_solves(flow) as solves:
     ...     _ = flow.forward_and_logdet(torch.ones(2, 3))
     >>> solves[0].penalty.shape, bool((solves[0].penalty > 0).all())
     (torch.Size([2]), True)
@@ -225,7 +233,14 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, solver: OdeSolver, rates: _Rates, integrals: int, start: float, end: float, z: Tensor, *params: Tensor
+        ctx: Any,
+        solver: OdeSolver | FixedStepSolver,
+        rates: _Rates,
+        integrals: int,
+        start: float,
+        end: float,
+        z: Tensor,
+        *params: Tensor,
     ) -> tuple[Any, ...]:
         solution = solver.solve(rates.of_state, _with_zeros(z, integrals), start, end)
         ctx.solver, ctx.rates, ctx.start, ctx.end = solver, rates, start, end

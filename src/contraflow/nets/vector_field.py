@@ -138,6 +138,18 @@ def conv_field(
     return _field(convolution, [channels, *hidden, channels], 2, activation, layer)
 
 
+def with_zero_output(field: VectorField) -> VectorField:
+    """The same field with the last layer's parameters set to zero: f = 0, so that its flow is the identity.
+
+    >>> with_zero_output(dense_field(3, (8,)))(torch.tensor(0.5), torch.ones(1, 3))
+    tensor([[0., 0., 0.]], grad_fn=<AddBackward0>)
+    """
+    with torch.no_grad():
+        for parameter in field.layers[-1].parameters():
+            parameter.zero_()
+    return field
+
+
 def _field(make: _Make, widths: Sequence[int], dimensions: int, activation: str, layer: str) -> VectorField:
     if layer not in FIELD_LAYERS:
         raise unknown_name("layer", layer, FIELD_LAYERS)

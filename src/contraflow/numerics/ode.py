@@ -1,4 +1,4 @@
-"""Ordinary differential equations dy/dt = f(t, y), by the embedded Runge-Kutta pairs of torchdiffeq."""
+"""Ordinary differential equations dy/dt = f(t, y), by the Runge-Kutta methods of torchdiffeq."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ Dynamics = Callable[[Tensor, State], State]
 
 #: Pairs with a step size that follows the error: torchdiffeq's name → order.
 METHODS = {"bosh3": 3, "dopri5": 5, "dopri8": 8}
+#: Methods for steps of one size: torchdiffeq's name → order, which is also how often a step evaluates f.
+FIXED_METHODS = {"euler": 1, "midpoint": 2, "rk4": 4}
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class OdeSolver:
             return dynamics(t, state)
 
         tolerance = max(self.tolerance, 10 * torch.finfo(first.dtype).eps)
-        times = torch.tensor([start, end], dtype=first.dtype, device=first.device)
+        times = _times(start, end, first)
         # The last step ends exactly at `end`: interpolation within it would be of fourth order for every method.
         options = {"step_t": times[1:]}
         try:
@@ -97,6 +99,61 @@ class OdeSolver:
 
     def __str__(self) -> str:
         return f"{self.method} to {self.tolerance:g}"
+
+
+@dataclass(frozen=True)
+class FixedStepSolver:
+    """A solver with steps of one size: every solve costs the same, and its error is not controlled.
+
+    For training, where gradients go through the steps; a density needs `OdeSolver` with a small tolerance.
+
+    Args:
+        method: a name in `FIXED_METHODS`; a method of order p has an error of order (1/steps)^p.
+        steps: number of steps between the two times.
+
+    Raises:
+        ConfigurationError: unknown method.
+        DomainError: no step.
+
+    >>> solution = FixedStepSolver("rk4", 4).solve(lambda t, y: (-y[0],), (torch.ones(1),), 0.0, 1.0)
+    >>> print(f"{solution.state[0].item():.4f}", solution.evaluations)
+    0.3679 16
+    """
+
+    method: str = "rk4"
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        if self.method not in FIXED_METHODS:
+            raise unknown_name("fixed-step ODE solver", self.method, FIXED_METHODS)
+        if self.steps < 1:
+            raise DomainError(f"steps={self.steps}: at least 1 is needed.")
+
+    def solve(self, dynamics: Dynamics, state: State, start: float, end: float) -> OdeSolution:
+        """y(end) from y(start) = `state`, whose first tensor has the batch; an empty batch stays as it is.
+
+        Raises:
+            ConfigurationError: torchdiffeq is missing.
+        """
+        odeint = _odeint()
+        if not state[0].numel():
+            return OdeSolution(state, 0)
+
+        def grid(_: Dynamics, state: State, times: Tensor) -> Tensor:
+            # torchdiffeq's own grid, from the size of a step, can have one step more by rounding
+            first, last = times.tolist()
+            return torch.linspace(first, last, self.steps + 1, dtype=times.dtype, device=times.device)
+
+        times, options = _times(start, end, state[0]), {"grid_constructor": grid}
+        path = odeint(dynamics, state, times, method=self.method, options=options)
+        return OdeSolution(tuple(values[-1] for values in path), self.steps * FIXED_METHODS[self.method])
+
+    def __str__(self) -> str:
+        return f"{self.method} in {self.steps} steps"
+
+
+def _times(start: float, end: float, like: Tensor) -> Tensor:
+    return torch.tensor([start, end], dtype=like.dtype, device=like.device)
 
 
 _REMEDY = (

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.data import Dataset
-from contraflow.data.formats.tables import Note, untold
+from contraflow.data.formats.tables import Note, no_note
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import (
     ClassificationReport,
@@ -75,7 +75,7 @@ class RunData:
     data: Dataset
     settings: ReportSettings = field(default_factory=ReportSettings)
     progress: Progress = lambda name, done, total: None
-    note: Note = untold
+    note: Note = no_note
 
     @property
     def flow(self) -> Flow:
