@@ -110,9 +110,9 @@ class PowerSeries(LogDetEstimator):
     docs/maths/russian-roulette.md.
 
     Args:
-        terms: n >= 1.
-        probe: distribution of v.
-        probes: number of probes averaged.
+        terms: the number of terms n, at least 1.
+        probe: distribution of the random vectors v.
+        probes: number of random vectors whose estimates are averaged.
     """
 
     terms: int = 5
@@ -149,14 +149,14 @@ class RussianRoulette(LogDetEstimator):
 
     Args:
         law: law of N, the number of terms after the exact ones.
-        exact_terms: e >= 0, terms that every sample computes.
-        probe: distribution of v.
-        probes: number of probes averaged.
-        stratified: draw N over the batch by systematic sampling (same marginal law, constant cost a step) or
-            independently, as the paper does.
+        exact_terms: e >= 0, the number of terms that every sample computes.
+        probe: distribution of the random vectors v.
+        probes: number of random vectors whose estimates are averaged.
+        stratified: draw N over the batch by systematic sampling, with the same law for each sample and the same cost
+            at every step; otherwise independently for each sample.
         series_dtype: dtype of the products of the series; None for that of the flow. ``torch.bfloat16``, for training,
-            halves their cost on processors that multiply it twice as fast: rounding then biases value and gradient, by
-            far less than the standard deviation due to the probes (docs/decisions/006-training-step.md).
+            halves their cost on processors that multiply it twice as fast; rounding then biases value and gradient, by
+            far less than the standard deviation of the estimate (docs/decisions/006-training-step.md).
 
     Raises:
         DomainError: a number below its minimum, or `series_dtype` with a contraction that computes in one dtype only.

@@ -70,7 +70,7 @@ class Poisson(TruncationLaw):
     reference implementation trains with it and 2 exact terms.
 
     Args:
-        rate: λ, in (0, 100].
+        rate: the mean number of terms λ, in (0, 100].
 
     >>> round(Poisson(2.0).survival(1), 4)
     0.8647
