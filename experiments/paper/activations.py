@@ -61,9 +61,11 @@ class Derivatives:
 
 def run(plan: Plan) -> Result:
     """The derivatives of every activation, as a table and a picture."""
-    found = {"relu": Derivatives.of(torch.relu)}
-    found |= {name: Derivatives.of(make().double()) for name, make in ACTIVATIONS.items()}
-    found = {name: found[name] for name in _NAMES}
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": torch.relu,
+        **{name: make().double() for name, make in ACTIVATIONS.items()},
+    }
+    found = {name: Derivatives.of(functions[name]) for name in _NAMES}
     picture = plan.picture()
     with replacing(picture) as temporary:
         derivatives_picture(found, temporary)

@@ -106,9 +106,18 @@ def test_every_route_is_unbiased_on_our_networks(gradient):
     check_unbiased(TRAINING, g, torch.randn(1, 3), gradient=gradient, calls=200)
 
 
-def test_convolutional_networks_are_unbiased_too():
+@pytest.mark.parametrize("activation", ["clipswish", "concatenated_sine", "cpila"])
+def test_concatenating_activations_are_unbiased(activation):
+    """As above, over the frequencies of the sine too."""
+    torch.manual_seed(2)
+    g = LipschitzMLP(3, (6,), bound=0.8, activation=activation)
+    check_unbiased(TRAINING, g, torch.randn(1, 3), gradient="dual", calls=200)
+
+
+@pytest.mark.parametrize("activation", ["lipswish", "concatenated_sine"])
+def test_convolutional_networks_are_unbiased_too(activation):
     torch.manual_seed(3)
-    g = LipschitzConvNet(2, 4, (3, 3), bound=0.8)
+    g = LipschitzConvNet(2, 4, (3, 3), bound=0.8, activation=activation)
     with torch.no_grad():
         for layer in g.layers:
             layer.weight.mul_(4)

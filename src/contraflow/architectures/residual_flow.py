@@ -26,6 +26,7 @@ def residual_flow(
     activation: str = "lipswish",
     actnorm: bool = True,
     zero_start: float = 1.0,
+    initialisation: str | None = None,
     norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
@@ -37,11 +38,14 @@ def residual_flow(
     Args:
         event_shape: ``(D,)``.
         blocks: number of residual blocks.
-        hidden: widths of the hidden layers of g; the paper's 2-D flows have four of 128 and 100 blocks.
+        hidden: widths of the hidden layers of g, after concatenation where the activation concatenates; the paper's
+            2-D flows have four of 128 and 100 blocks.
         bound: c of each layer.
         activation: name in `contraflow.lipschitz.ACTIVATIONS`.
         actnorm: ActNorm before the first block and after every one.
-        zero_start: scale of the initial weight of every block's last layer.
+        zero_start: factor of the initial weight of every block's last layer.
+        initialisation: of weights: default (torch's) or orthogonal; ``None`` for orthogonal where the activation
+            concatenates, else default.
         norms: `Spectral()`, `MixedNorms((2, 3, 2))` with one order more than layers of g, or `LearnedNorms()`.
         logdet, inverse, gradient: as for `ResidualBlock`.
         preprocessing: as for `Flow`.
@@ -52,7 +56,15 @@ def residual_flow(
     features = vector_features(event_shape)
     chain: list[Bijection] = [ActNorm(features)] if actnorm else []
     for _ in range(blocks):
-        g = LipschitzMLP(features, hidden, bound=bound, activation=activation, zero_start=zero_start, norms=norms)
+        g = LipschitzMLP(
+            features,
+            hidden,
+            bound=bound,
+            activation=activation,
+            zero_start=zero_start,
+            initialisation=initialisation,
+            norms=norms,
+        )
         chain.append(ResidualBlock(g, logdet, inverse, gradient))
         if actnorm:
             chain.append(ActNorm(features))
@@ -73,6 +85,8 @@ def residual_flow_images(
     activation: str = "lipswish",
     preactivation: bool = True,
     actnorm: bool = True,
+    zero_start: float = 1.0,
+    initialisation: str | None = None,
     norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
@@ -87,7 +101,7 @@ def residual_flow_images(
     Args:
         event_shape: ``(C, H, W)``.
         blocks: residual blocks of each level.
-        hidden: channels inside g.
+        hidden: channels inside g, after concatenation where the activation concatenates.
         squeeze_first: squeeze before the first level (images above 32×32).
         factor_out: after every level but the last, half of the channels leave for the latent vector.
         dense_blocks: fully connected blocks at the end.
@@ -96,12 +110,19 @@ def residual_flow_images(
         bound, activation, logdet, inverse, gradient, preprocessing: as for `residual_flow`.
         preactivation: g begins with its activation.
         actnorm: whether to use ActNorm.
+        zero_start, initialisation: as for `residual_flow`, in the convolutional and in the dense blocks.
         norms: as for `residual_flow`, in the convolutional and in the dense blocks, which have three layers each.
 
     Raises:
         ShapeError: the image cannot be halved as often as there are levels.
     """
-    options: dict[str, Any] = {"bound": bound, "activation": activation, "norms": norms}
+    options: dict[str, Any] = {
+        "bound": bound,
+        "activation": activation,
+        "zero_start": zero_start,
+        "initialisation": initialisation,
+        "norms": norms,
+    }
     block = partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient)
 
     def conv(channels: int, size: tuple[int, int], first: bool) -> ResidualBlock:
