@@ -2,9 +2,9 @@
 #
 #   . scripts/environment.sh EXTRA      EXTRA: lab for ./demo, dev for ./check
 #
-# Without more words that is .venv/bin/python, in a virtual environment that is made where there is none and brought up to
-# date where pyproject.toml or constraints.txt have changed. CONTRAFLOW_PYTHON=python takes that interpreter as it stands,
-# of an activated environment say: nothing is made and nothing installed.
+# By default that is .venv/bin/python. The virtual environment is made if there is none, and brought up to date if
+# pyproject.toml or constraints.txt have changed. CONTRAFLOW_PYTHON=python uses that interpreter as it is, for instance
+# the one of an activated environment; then nothing is made and nothing is installed.
 if [ -n "${CONTRAFLOW_PYTHON:-}" ]; then
   python=$CONTRAFLOW_PYTHON
 else

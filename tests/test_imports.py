@@ -1,4 +1,4 @@
-"""Which way imports go (design §2): three tiers, no circles, and what `import contraflow` may load."""
+"""The order of imports between the parts of the package, without circles, and what `import contraflow` may load."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "contraflow"
 
-#: Left may be imported by right; parts of one level may not import each other.
+#: Parts may import parts of earlier levels, but not parts of their own level.
 LIBRARY = [
-    {"errors", "earlier_paths", "waiting"},
+    {"errors", "waiting"},
     {"numerics", "inputs", "files"},
     {"logdet", "lipschitz", "nets", "distributions"},
     {"bijections"},
@@ -69,13 +69,13 @@ MODULES = modules()
 
 
 def part(module: str) -> str:
-    """What the order places: the part of the package, or `experiments`; empty for the top of the package."""
+    """The part of the package that a module belongs to, or `experiments`; empty for the top of the package."""
     top, *below = module.split(".")
     return top if top == "experiments" else below[0] if below else ""
 
 
 def imports(source: str, name: str, known: Mapping[str, object], package: bool = False) -> Iterator[tuple[int, str]]:
-    """Line and module of every import of ours, at any depth: module level, inside functions, for typing."""
+    """Line and module of every import of contraflow, also inside functions and for typing."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             imported = [alias.name for alias in node.names]
@@ -93,7 +93,7 @@ def imports(source: str, name: str, known: Mapping[str, object], package: bool =
 
 
 def violations(name: str, source: str, known: Mapping[str, object] = MODULES, package: bool = False) -> list[str]:
-    """What a module must not import."""
+    """The imports of a module that violate the order."""
     mine, wrong = part(name), []
     for line, imported in imports(source, name, known, package):
         other = part(imported)
@@ -108,7 +108,7 @@ def violations(name: str, source: str, known: Mapping[str, object] = MODULES, pa
 
 
 def foreign(source: str) -> list[str]:
-    """What a library file imports that `pip install contraflow` does not bring; inside functions, extras may be."""
+    """The imports of a library file that `pip install contraflow` does not install; functions may import extras."""
     tree = ast.parse(source)
     inside = {
         id(node)
@@ -130,7 +130,7 @@ def foreign(source: str) -> list[str]:
 
 
 def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
-    """The sets of modules that import each other, by one way or another."""
+    """The sets of modules that import each other, directly or through other modules."""
 
     def reached(start: str) -> set[str]:
         found: set[str] = set()
@@ -161,6 +161,18 @@ def test_imports_go_from_left_to_right(name: str) -> None:
     assert violations(name, source, package=MODULES[name].stem == "__init__") == []
     if part(name) in LIBRARY_PARTS:
         assert foreign(source) == []
+
+
+def test_figures_are_made_in_one_place() -> None:
+    """Style, saving and formats of pictures are those of one module; the others draw on the axes that it gives them."""
+    importing = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "matplotlib")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "matplotlib" for alias in node.names))
+    }
+    assert importing == {"contraflow.evaluation.figures"}
 
 
 def test_there_are_no_circles() -> None:
@@ -213,7 +225,7 @@ def test_right_imports_pass(name: str, source: str) -> None:
         ("from PIL import Image", ["PIL"]),
     ],
 )
-def test_what_the_library_may_need(source: str, wrong: list[str]) -> None:
+def test_dependencies_of_library_files(source: str, wrong: list[str]) -> None:
     assert foreign(source) == wrong
 
 

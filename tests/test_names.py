@@ -1,4 +1,4 @@
-"""Public names: few at the top, and none that is taken for another."""
+"""Public names: few at the top level, and no two that are easily confused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import contraflow
 
 PARTS = ["architectures", "bijections", "distributions", "lipschitz", "logdet", "nets", "numerics", "preprocessing"]
 LABORATORY = ["data", "evaluation", "report", "runs", "testing", "training"]
-#: Two names with one stem and two of these endings are taken for each other.
+#: Two names with the same stem and two of these endings are easily confused.
 ENDINGS = {"", "e", "s", "ed", "er", "or", "ing", "ion", "ions", "ive"}
 
 
@@ -26,12 +26,14 @@ def alike(names: list[str]) -> list[tuple[str, str]]:
     return [(one, other) for one, other in pairs if stems(one) & stems(other)]
 
 
-def test_the_top_is_short_and_the_rest_has_the_name_of_its_part() -> None:
+def test_the_top_level_is_small_and_other_names_belong_to_modules() -> None:
     parts = [name for name in contraflow.__all__ if isinstance(getattr(contraflow, name), types.ModuleType)]
     assert sorted(parts) == PARTS
     assert len(contraflow.__all__) - len(parts) <= 25
     assert contraflow.logdet.Poisson(3.0)
     assert issubclass(contraflow.bijections.Inverse, contraflow.Bijection)
+    with pytest.raises(AttributeError, match="glow"):
+        contraflow.glow  # noqa: B018
 
 
 @pytest.mark.parametrize("part", ["", *PARTS, *LABORATORY])
@@ -55,6 +57,6 @@ def test_names_that_are_alike_are_found(names: list[str], pairs: list[tuple[str,
     assert alike(names) == pairs
 
 
-def test_a_probe_is_not_taken_for_a_law() -> None:
+def test_probes_have_a_namespace_of_their_own() -> None:
     assert not {"Gaussian", "Rademacher", "PairedRademacher"} & {*contraflow.__all__, *contraflow.logdet.__all__}
     assert contraflow.logdet.probes.Gaussian()

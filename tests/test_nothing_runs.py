@@ -43,7 +43,7 @@ def weights_only(call: ast.Call) -> bool:
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_file_of_ours_can(path: Path) -> None:
+def test_no_file_of_the_package_can(path: Path) -> None:
     assert offences(path.read_text(), path.relative_to(PACKAGE).as_posix()) == []
 
 

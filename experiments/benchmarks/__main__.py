@@ -1,11 +1,11 @@
-"""One command for all measurements.
+"""Run one benchmark, or all of them.
 
-    python -m experiments.benchmarks                  what there is, a line each
-    python -m experiments.benchmarks step …           one of them; the same as python -m experiments.benchmarks.step …
-    python -m experiments.benchmarks all [--quick]    in turn, all that write docs/benchmarks.md
-    python -m experiments.benchmarks all --cuda       in turn, its sections of a GPU
+    python -m experiments.benchmarks                  list the benchmarks
+    python -m experiments.benchmarks step …           run one; the same as python -m experiments.benchmarks.step …
+    python -m experiments.benchmarks all [--quick]    run all that write docs/benchmarks.md, in turn
+    python -m experiments.benchmarks all --cuda       run all that write its GPU sections, in turn
 
-`--quick` shows within the hour that every command works; what it writes is not for the page.
+`--quick` checks within an hour that all commands work; its measurements are too short for the page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-#: What writes docs/benchmarks.md, in the order of the page and the README's ratios last → its arguments for `--quick`.
+#: Benchmark that writes docs/benchmarks.md → its arguments for `--quick`, in the order of the page, the README last.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "step": ("--rounds", "2"),
     "memory": (),
@@ -31,7 +31,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 
 _ON_CUDA = ("--device", "cuda")
 _STEPS = (*_ON_CUDA, "--cases", "table", "image-512", "mnist", "cifar10", "--rounds", "3")
-#: The sections of a GPU, the most wanted first.
+#: The GPU sections, the most important first.
 CUDA: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("step", _STEPS),
     ("memory", _ON_CUDA),
@@ -42,7 +42,7 @@ CUDA: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, 1 if a section failed, 2 if there is no such measurement."""
+    """Exit status: 0, 1 if a section failed, 2 if there is no such benchmark."""
     found = measurements()
     match arguments:
         case [] | ["-h" | "--help"]:
@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
 
 
 def measurements() -> dict[str, str]:
-    """Modules that can be run → first line of their text; nothing is imported."""
+    """Benchmark → first line of its docstring; nothing is imported."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
         source = path.read_text()
@@ -79,7 +79,7 @@ def measurements() -> dict[str, str]:
 
 
 def every(sections: Sequence[tuple[str, tuple[str, ...]]]) -> int:
-    """Sections with their arguments, each in a process of its own, whatever becomes of the others."""
+    """Run sections, each in its own process, also after a failure; 1 if one failed."""
     failed = []
     for name, given in sections:
         print(shlex.join(["python", "-m", f"experiments.benchmarks.{name}", *given]), flush=True)

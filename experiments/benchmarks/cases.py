@@ -1,4 +1,4 @@
-"""The flows that are timed, each as ours, as the peer's, and as its bare matrix products."""
+"""The flows that are timed: ours, the peer's, and their matrix products alone."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from contraflow.logdet import LogDetEstimator, RussianRoulette
 from experiments.benchmarks.peer import peer_dense, peer_images
 from experiments.benchmarks.timing import Step
 
-#: Terms of the series that the paper's law computes in the mean; the peer is given exactly as many.
+#: Expected number of terms of the series under the paper's law; the peer computes exactly this number.
 TERMS = 4
 
-#: Name under which a profiler sees the Lipschitz update, ours and theirs.
+#: Name of the Lipschitz update in a profile, both ours and the peer's.
 UPDATE = "lipschitz update"
 
 
@@ -33,9 +33,9 @@ class Case:
     Args:
         name: for tables.
         event_shape: ``(D,)`` for dense flows, ``(C, H, W)`` for images.
-        blocks: residual blocks; a number, or one a level.
-        hidden: widths of the hidden layers; for images one number.
-        batch: rows.
+        blocks: number of residual blocks, or that of each level.
+        hidden: widths of the hidden layers; for images the number of channels.
+        batch: number of rows.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Case:
         return self.blocks if isinstance(self.blocks, int) else sum(self.blocks)
 
     def data(self, device: str = "cpu") -> Tensor:
-        """Random rows; what they are does not matter to the time a step takes."""
+        """Random rows; the time of a step does not depend on them."""
         return torch.randn(self.batch, *self.event_shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     def ours(self, logdet: LogDetEstimator, gradient: str = "dual") -> Flow:
@@ -74,8 +74,7 @@ class Case:
         return peer_images(self.event_shape, self.blocks, self.hidden, scheme, terms)
 
 
-#: The four steps of the table, with the sizes of the paper's flows where two cores can hold them, and the paper's own
-#: two, for a GPU.
+#: Four flows for a CPU, with the paper's sizes where possible, and the two flows of the paper, for a GPU.
 CASES = {
     "2d": Case("2-D, 100 blocks of 4×128", (2,), 100, (128,) * 4, 500),
     "table": Case("table, 43-D, 10 blocks of 3×128", (43,), 10, (128,) * 3, 1000),
@@ -87,7 +86,7 @@ CASES = {
 
 
 def our_step(flow: Flow, x: Tensor, *, compiled: bool = False) -> Step:
-    """Lipschitz update, forward, backward, optimiser: what `contraflow.training.train` does."""
+    """A training step as in `contraflow.training.train`: Lipschitz update, forward, backward, optimiser."""
     log_prob = torch.compile(flow.log_prob) if compiled else flow.log_prob
     update_lipschitz(flow)
     flow.train()
@@ -107,7 +106,7 @@ def our_step(flow: Flow, x: Tensor, *, compiled: bool = False) -> Step:
 
 
 def peer_step(flow: nn.Module, x: Tensor) -> Step:
-    """The same with normflows, and the same fused optimiser."""
+    """A training step of normflows with the same fused optimiser."""
     flow.train()
     optimiser = torch.optim.AdamW(flow.parameters(), lr=1e-4, fused=True)
 
@@ -124,7 +123,7 @@ def peer_step(flow: nn.Module, x: Tensor) -> Step:
 
 
 def bare_products(flow: Flow, x: Tensor) -> Step:
-    """Every product with a weight that one evaluation of all g needs: no bias, no activation, nothing else."""
+    """The products with weights in one evaluation of all g, without biases, activations and other operations."""
     work: list[tuple[LipschitzLayer, Tensor, Tensor]] = []
     handles = [
         block.register_forward_pre_hook(lambda block, given: work.extend(_products(block, given[0])))
@@ -145,17 +144,17 @@ def bare_products(flow: Flow, x: Tensor) -> Step:
 
 
 def _products(block: ResidualBlock, x: Tensor) -> list[tuple[LipschitzLayer, Tensor, Tensor]]:
-    found = []
+    products = []
     h = block.g.prepare(x)
     for layer in block.g.layers:
         weight = layer.normalised().detach()
-        found.append((layer, weight, h))
+        products.append((layer, weight, h))
         h = torch.randn_like(layer.apply_weight(weight, h))
-    return found
+    return products
 
 
 def products_a_step(logdet: LogDetEstimator) -> float:
-    """Evaluations of g that a step is worth: forward 1, the series, dual pass 2, its backward 4 (design §7)."""
+    """Cost of a step in evaluations of g: forward 1, the series n, dual pass 2, its backward pass 4."""
     assert isinstance(logdet, RussianRoulette)
     survival: Sequence[float] = [logdet.law.survival(k) for k in range(1, 200)]
     return 7 + logdet.exact_terms + math.fsum(survival)

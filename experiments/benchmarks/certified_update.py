@@ -1,8 +1,8 @@
-"""What certified updates cost, and what estimates from below leave: docs/decisions/003-certified-training.md.
+"""Cost of certified Lipschitz updates, and excess of updates by estimates: docs/decisions/003-certified-training.md.
 
     python -m experiments.benchmarks.certified_update [--steps 40] [--rate 1e-3]
 
-One step of a 28×28 flow (2-2-2 blocks, hidden 64) on scikit-learn's digits brought to 28×28, in processor time.
+Processor time of training steps of a flow (2-2-2 blocks, hidden 64) on scikit-learn's digits, resized to 28×28.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def digits_at_28() -> Tensor:
 
 
 def layers(flow: Flow) -> list[LipschitzLayer]:
-    """All bounded layers."""
-    return [one for one in flow.modules() if isinstance(one, LipschitzLayer)]
+    """All Lipschitz layers."""
+    return [module for module in flow.modules() if isinstance(module, LipschitzLayer)]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -41,7 +41,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Trains with certified updates; a twin is updated by estimates alone at every step, from the same weights."""
+    """Train with certified updates; at each step a copy is updated by estimates alone, from the same weights."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rate", type=float, default=1e-3)
@@ -60,7 +60,7 @@ def main() -> None:
         before = [one.weight.detach().clone() for one in layers(flow)]
 
         def step() -> None:
-            # One step of Adam from the normalised weights of now.
+            # One step of Adam from the current normalised weights.
             rows = torch.randint(0, len(data), (64,), generator=generator)
             loss = -flow.log_prob(data[rows], generator=generator).mean() / flow.dimensions
             optimiser.zero_grad()

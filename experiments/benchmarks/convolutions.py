@@ -1,4 +1,4 @@
-"""Convolutions with few channels on a side: the library's against ours, for docs/decisions/001.
+"""Convolutions with few input or output channels, torch's and ours: docs/decisions/001.
 
     python -m experiments.benchmarks.convolutions [--device cuda]
 
@@ -21,11 +21,11 @@ SHAPES = [(64, 1, 64, 28), (16, 1, 512, 28), (16, 3, 128, 32), (16, 4, 512, 14),
 
 @torch.no_grad()
 def main() -> None:
-    """Print milliseconds, library / ours, of every product of the first (thin → wide) and last layer of a block."""
+    """Print milliseconds, torch / ours, of all products of the first (thin → wide) and last layer of a block."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     device = parser.parse_args().device
-    print(f"{hardware()}; milliseconds, library / ours, medians of 15 in turns\n")
+    print(f"{hardware()}; milliseconds, torch / ours, medians of 15 alternating calls\n")
     columns = [f"{op}, {way}" for way in ("thin → wide", "wide → thin") for op in ("forward", "adjoint", "kernel")]
     print(f"| rows, channels, pixels | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for rows, thin, wide, pixels in SHAPES:
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def compare(rows: int, inputs: int, outputs: int, pixels: int, device: str = "cpu") -> list[str]:
-    """`library / ours` of forward, adjoint and kernel gradient, all in channels-last memory."""
+    """`torch / ours` for forward pass, adjoint and kernel gradient, all in channels-last memory."""
     x = channels_last(torch.randn(rows, inputs, pixels, pixels, device=device))
     y = channels_last(torch.randn(rows, outputs, pixels, pixels, device=device))
     weight = torch.randn(outputs, inputs, 3, 3, device=device)
@@ -45,8 +45,8 @@ def compare(rows: int, inputs: int, outputs: int, pixels: int, device: str = "cp
     ]
     cells = []
     for library, ours in pairs:
-        found = alternate({"library": library, "ours": ours}, rounds=15)
-        cells.append(f"{1e3 * found['library'].median:.2f} / {1e3 * found['ours'].median:.2f}")
+        timings = alternate({"library": library, "ours": ours}, rounds=15)
+        cells.append(f"{1e3 * timings['library'].median:.2f} / {1e3 * timings['ours'].median:.2f}")
     return cells
 
 

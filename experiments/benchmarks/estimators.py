@@ -1,9 +1,9 @@
-"""Variance × cost of the log-determinant and of its gradient: the adaptive law against the paper's estimator.
+"""Variance × cost of the log-determinant and its gradient: the adaptive law and the paper's estimator.
 
     python -m experiments.benchmarks.estimators
     python -m experiments.benchmarks.estimators --run RUN/digits-0 RUN/power-0
 
-Both write docs/estimators-table.md and the table in docs/choosing.md. The paper's estimator: Gaussian probes, 2 exact
+Both write docs/estimators-table.md. The paper's estimator: Gaussian probes, 2 exact
 terms + Geometric(0.5). Variances are of one sample, so stratification plays no part. A step costs n + 7 products, an
 evaluation of the value alone n + 1; P probes cost 4 + P(n + 3).
 """
@@ -34,15 +34,15 @@ DIMENSIONS = (2, 16, 64, 784)
 RHOS = (0.3, 0.5, 0.7, 0.9, 0.95)
 PROBES = (1, 2)
 RUNS = 3
-RUNS_LARGE = 1  # at D = 784, where one matrix is as good as three
-LEARNING_STEPS = 200  # all of them learned from
+RUNS_LARGE = 1  # at D = 784, where results hardly vary between matrices
+LEARNING_STEPS = 200  # the law is updated at each of them
 BATCH = 32
 _DOCS = Path(__file__).parents[2] / "docs"
 
 
 @dataclass(frozen=True)
 class Linear(Contraction):
-    """g(x) = Jx as a contraction, without the detour of `torch.func`."""
+    """g(x) = Jx as a contraction, with derivatives in closed form."""
 
     matrix: Tensor
 
@@ -95,7 +95,7 @@ class Rotated(Probe):
 
 
 def learned_law(kind: str, matrix: Tensor, probes: int, seed: int) -> Law:
-    """What a block with this Jacobian has learned from some hundred passes, by the library's own code."""
+    """The law that a block with this Jacobian learns in `LEARNING_STEPS` passes."""
     if kind == "symmetric":
         values, q = torch.linalg.eigh(matrix)
         block = ResidualBlock(Diagonal(values), AdaptiveRoulette(Rotated(q), probes))
@@ -110,22 +110,22 @@ def learned_law(kind: str, matrix: Tensor, probes: int, seed: int) -> Law:
 
 
 def ratios(spectra: Sequence[Spectrum], directions: Sequence[Tensor], laws: dict[int, Law]) -> dict[str, float]:
-    """Variance × cost of adaptive laws (number of probes → law) over the paper's, in the mean over Jacobians."""
-    paper, found = Law.paper(), {"q": laws[1].q, "terms": laws[1].terms}
+    """Variance × cost of adaptive laws (number of probes → law) over the paper's, averaged over Jacobians."""
+    paper, values = Law.paper(), {"q": laws[1].q, "terms": laws[1].terms}
     for what in ("gradient", "value"):
         along = directions if what == "gradient" else [None] * len(spectra)
         pairs = list(zip(spectra, along, strict=True))
         reference = sum(one.moments(to, rademacher=False).variance(paper) for one, to in pairs)
         for probes, law in laws.items():
             variance = sum(one.moments(to, rademacher=True, probes=probes).variance(law) for one, to in pairs)
-            found[f"{what} {probes}"] = variance * law.cost(probes) / (reference * paper.cost())
-            found[f"{what} {probes} finite"] = float(math.isfinite(variance))
-    return found
+            values[f"{what} {probes}"] = variance * law.cost(probes) / (reference * paper.cost())
+            values[f"{what} {probes} finite"] = float(math.isfinite(variance))
+    return values
 
 
 def linear_rows(kind: str, dimensions: int, rho: float) -> list[dict[str, Any]]:
-    """One line of the table: some matrices, with one direction dJ each."""
-    found = []
+    """One line of the table: several matrices, each with one direction dJ."""
+    rows = []
     for seed in range(RUNS if dimensions < 500 else RUNS_LARGE):
         generator = Generator().manual_seed(seed)
         matrix = jacobian(kind, dimensions, rho, generator)
@@ -133,14 +133,14 @@ def linear_rows(kind: str, dimensions: int, rho: float) -> list[dict[str, Any]]:
         spectrum = Spectrum(matrix)
         laws = {probes: learned_law(kind, matrix, probes, seed) for probes in PROBES}
         radius = spectrum.values.abs().max().item()
-        found.append({"J": kind, "D": dimensions, "ρ": rho, "radius": radius, **ratios([spectrum], [direction], laws)})
-    return found
+        rows.append({"J": kind, "D": dimensions, "ρ": rho, "radius": radius, **ratios([spectrum], [direction], laws)})
+    return rows
 
 
 def trained_rows(run: Path, rows: int = 4) -> Iterator[dict[str, Any]]:
     """The blocks of a trained flow: dense Jacobians at test rows, laws learned from training rows.
 
-    The gradient is that along one direction dJ a row, with independent standard normal entries.
+    The gradient is taken along one direction dJ for each row, with independent standard normal entries.
     """
     trained = load_run(run)
     data = load_data(trained.recipe.data, trained.recipe.seed)
@@ -162,7 +162,7 @@ def trained_rows(run: Path, rows: int = 4) -> Iterator[dict[str, Any]]:
         matrices = dense_jacobians(block, x)
         spectra = [Spectrum(one) for one in matrices]
         directions = list(torch.randn(matrices.shape, generator=generator, dtype=torch.float64))
-        laws = {probes: Law.adaptive(found[name].law) for probes, found in decays.items()}
+        laws = {probes: Law.adaptive(decay[name].law) for probes, decay in decays.items()}
         radius = max(one.values.abs().max().item() for one in spectra)
         shape = "×".join(str(size) for size in x.shape[1:])
         yield {"run": run.name, "block": name, "shape": shape, "radius": radius, **ratios(spectra, directions, laws)}
@@ -170,19 +170,19 @@ def trained_rows(run: Path, rows: int = 4) -> Iterator[dict[str, Any]]:
 
 @torch.no_grad()
 def dense_jacobians(block: ResidualBlock, x: Tensor) -> Tensor:
-    """J_g at every row of x; ``(batch, D, D)``."""
+    """J_g at each row of x, ``(batch, D, D)``."""
     size = x[0].numel()
     basis = torch.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
     return block.g.linearize(block.g.tensors(), x)[1](basis).reshape(size, len(x), size).transpose(0, 1)
 
 
 def block_inputs(flow: nn.Module, x: Tensor) -> dict[str, tuple[ResidualBlock, Tensor]]:
-    """Name of a residual block → itself and what reaches it."""
-    found: dict[str, tuple[ResidualBlock, Tensor]] = {}
+    """Name of a residual block → the block and its input."""
+    inputs: dict[str, tuple[ResidualBlock, Tensor]] = {}
 
     def watch(name: str) -> Callable[[ResidualBlock, tuple[Tensor, ...]], None]:
         def hook(block: ResidualBlock, given: tuple[Tensor, ...]) -> None:
-            found[name] = (block, given[0].detach())
+            inputs[name] = (block, given[0].detach())
 
         return hook
 
@@ -192,7 +192,7 @@ def block_inputs(flow: nn.Module, x: Tensor) -> dict[str, tuple[ResidualBlock, T
         flow(x)
     for handle in handles:
         handle.remove()
-    return found
+    return inputs
 
 
 #: Columns of ratios: key → heading.
@@ -203,18 +203,18 @@ _RATIOS = {
 }
 
 
-def spread(found: list[dict[str, Any]], key: str) -> str:
-    """Mean over runs, with the range where it shows."""
-    values = [one[key] for one in found]
-    mean, low, high = (f"{one:.2f}" for one in (statistics.mean(values), min(values), max(values)))
+def spread(runs: list[dict[str, Any]], key: str) -> str:
+    """Mean over runs, with the range if it is not a single number."""
+    values = [run[key] for run in runs]
+    mean, low, high = (f"{value:.2f}" for value in (statistics.mean(values), min(values), max(values)))
     return mean if low == high else f"{mean} ({low}–{high})"
 
 
-def linear_table(found: list[dict[str, Any]], keys: dict[str, str]) -> list[str]:
-    """A line for every kind, dimension and ρ."""
+def linear_table(rows: list[dict[str, Any]], keys: dict[str, str]) -> list[str]:
+    """One line for each kind, dimension and ρ."""
     lines = [f"| J | D | ρ | {' | '.join(keys.values())} |", "|" + "---|" * (3 + len(keys))]
     groups: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
-    for one in found:
+    for one in rows:
         groups.setdefault((one["J"], one["D"], one["ρ"]), []).append(one)
     for (kind, dimensions, rho), runs in groups.items():
         cells = [kind, str(dimensions), f"{rho:g}", *(spread(runs, key) for key in keys)]
@@ -222,61 +222,67 @@ def linear_table(found: list[dict[str, Any]], keys: dict[str, str]) -> list[str]
     return lines
 
 
-def trained_table(found: list[dict[str, Any]]) -> list[str]:
-    """A line for every block."""
+def trained_table(rows: list[dict[str, Any]]) -> list[str]:
+    """One line for each block."""
     keys = {"radius": "spectral radius", "q": "q", "terms": "terms n", **_RATIOS}
     lines = [f"| run | block | {' | '.join(keys.values())} |", "|" + "---|" * (2 + len(keys))]
-    for number, one in enumerate(found, 1):
+    for number, one in enumerate(rows, 1):
         cells = [one["run"], f"{number}: {one['shape']}", *(f"{one[key]:.2f}" for key in keys)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def summary(found: list[dict[str, Any]]) -> list[str]:
-    """Worst cases, over runs."""
-    finite = sum(one[f"{key} finite"] for one in found for key in _RATIOS)
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """The largest ratios over all runs."""
+    finite = sum(one[f"{key} finite"] for one in rows for key in _RATIOS)
     lines = [
-        f"Variances that are finite: {finite:.0f} of {len(_RATIOS) * len(found)}. Largest ratio of any single run:",
+        f"Finite variances: {finite:.0f} of {len(_RATIOS) * len(rows)}. Largest ratio of a single run:",
         "",
     ]
     for key, name in _RATIOS.items():
-        low = [one[key] for one in found if one.get("ρ", one["radius"]) <= 0.5]
+        low = [one[key] for one in rows if one.get("ρ", one["radius"]) <= 0.5]
         lines.append(
-            f"- {name}: {max(one[key] for one in found):.2f}; where ρ <= 0.5: {max(low, default=math.nan):.2f}."
+            f"- {name}: {max(one[key] for one in rows):.2f}; where ρ <= 0.5: {max(low, default=math.nan):.2f}."
         )
     return lines
 
 
-_INTRODUCTION = f"""# Adaptive law against the paper's estimator
+_INTRODUCTION = f"""# The adaptive truncation law compared with the paper's estimator
 
-Written by `python -m experiments.benchmarks.estimators`. Ratio of variance × cost, `AdaptiveRoulette(Rademacher(),
-probes)` over the paper's estimator (one Gaussian probe, 2 exact terms + Geometric(0.5)); below 1 the adaptive law is
-cheaper at equal variance, 0.00 where the paper's variance is infinite (spectral radius above 0.71) or nearly so.
-Variances are those of one sample, in closed form from the spectrum of J, for the law that a block has learned from
-{LEARNING_STEPS} passes of batch {BATCH}. The gradient is that along one random direction dJ. A step costs 4 + P(n +
-3) products with P probes: 11 for the paper's. With two probes part of the gain is not the law's: they share what a
-step costs beside the series, and would under the paper's law too (9 instead of 11 at equal variance, a ratio of
-0.82). `Exact()` costs 4 + 4D products and D × D factorisations and has no variance at all: 12 products at D = 2, 260
-at D = 64.
+Written by `python -m experiments.benchmarks.estimators`.
+
+An estimator of the log-determinant is good where its variance times its cost is small. The tables show that product for
+`AdaptiveRoulette(Rademacher(), probes)`, divided by that of the paper's estimator (one Gaussian probe, 2 exact terms,
+Geometric(0.5)). Below 1 the adaptive law is cheaper at equal variance; 0.00 means that the paper's variance is infinite
+(spectral radius above 0.71) or nearly so.
+
+- *Variances* are those of one sample, in closed form from the spectrum of J, for the law that a block has learned from
+  {LEARNING_STEPS} passes of batch {BATCH}. The gradient is taken along one random direction dJ.
+- *Costs* are counted in products: a step costs 4 + P(n + 3) products with P probes, 11 for the paper's estimator.
+- *Two probes* gain in part by sharing what a step costs besides the series. They would do so under the paper's law too
+  (9 products instead of 11 at equal variance, a ratio of 0.82).
+- *`Exact()`* costs 4 + 4D products and factorisations of D × D matrices and has no variance at all: 12 products at
+  D = 2, 260 at D = 64.
 """
 
 _LINEAR = f"""## Linear g
 
-g(x) = Jx, ‖J‖₂ = ρ, J with Gaussian entries, or symmetric with Gaussian entries. Mean over {RUNS} runs (matrix,
-direction, draws; at D = 784 {RUNS_LARGE}), with the range where it shows. Part of the gain at small D is the Rademacher
-probe's.
+Here g(x) = Jx with ‖J‖₂ = ρ, and J has Gaussian entries or is symmetric with Gaussian entries. A cell is the mean over
+{RUNS} runs (matrix, direction, draws; at D = 784 {RUNS_LARGE}), with the range in brackets where it shows. Part of
+the gain at small D is due to the Rademacher probe.
 """
 
 _TRAINED = """## Blocks of trained flows
 
-`--run`: dense Jacobians of every block at 4 test rows, variances summed over them; laws learned on training rows.
+With `--run` the dense Jacobians of every block are computed at 4 test rows, and the variances summed over these; the
+laws are learned on training rows.
 """
 
 
-def write(found: list[dict[str, Any]]) -> None:
-    """The page, and the short table in docs/choosing.md."""
-    linear = [one for one in found if "J" in one]
-    trained = sorted((one for one in found if "run" in one), key=lambda one: one["run"])
+def write(rows: list[dict[str, Any]]) -> None:
+    """Write the page."""
+    linear = [one for one in rows if "J" in one]
+    trained = sorted((one for one in rows if "run" in one), key=lambda one: one["run"])
     keys = {"radius": "spectral radius", "q": "q", "terms": "terms n", **_RATIOS}
     lines = [_INTRODUCTION, _LINEAR, *summary(linear), "", *linear_table(linear, keys), ""]
     if trained:
@@ -291,36 +297,28 @@ def write(found: list[dict[str, Any]]) -> None:
             "",
         ]
     (_DOCS / "estimators-table.md").write_text("\n".join(lines))
-    fill(_DOCS / "choosing.md", "estimators", "\n".join(linear_table(linear, _RATIOS)))
-
-
-def fill(path: Path, marker: str, text: str) -> None:
-    """Replace what stands between two comments of a page."""
-    begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    before, rest = path.read_text().split(begin)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:
-    """Measure what is not there yet, then write."""
+    """Measure missing rows, then write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, nargs="*", default=[], help="folders of trained runs")
-    parser.add_argument("--rows", type=Path, default=Path("runs/estimators.jsonl"), help="where rows are kept")
+    parser.add_argument("--rows", type=Path, default=Path("runs/estimators.jsonl"), help="file of measured rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path: Path = arguments.rows
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    for rows in measurements(arguments.run, found):
+    measured = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    for rows in measurements(arguments.run, measured):
         with path.open("a") as file:
             file.writelines(json.dumps(one) + "\n" for one in rows)
-        found += rows
-    write(found)
+        measured += rows
+    write(measured)
 
 
-def measurements(runs: Sequence[Path], found: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The rows that are missing: of trained runs where some are given, of linear g otherwise."""
-    there = {(one.get("J"), one.get("D"), one.get("ρ"), one.get("run")) for one in found}
+def measurements(runs: Sequence[Path], measured: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Measure missing rows: of trained runs if any are given, otherwise of linear g."""
+    there = {(one.get("J"), one.get("D"), one.get("ρ"), one.get("run")) for one in measured}
     for run in runs:
         if (None, None, None, run.name) not in there:
             yield list(trained_rows(run))

@@ -1,9 +1,9 @@
-"""The families under one budget, as docs/results.md shows them.
+"""All families of flows with the same budget: sections of docs/results.md.
 
     python -m experiments.benchmarks.fair [plane] [power] [digits] [mnist] [--out runs/fair]
 
-each the sections of its name, all of them when none is named. POWER and MNIST need their data below $CONTRAFLOW_DATA.
-What OUT has is not trained again, and an interrupted run goes on.
+writes the named sections, or all of them. POWER and MNIST need their data below $CONTRAFLOW_DATA. Finished runs in OUT
+are used again, and interrupted runs are resumed.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Table:
     """A section of the page.
 
     Args:
-        benchmark: what is compared.
+        comparison: the recipes, architectures and budget.
         published: architecture → the published value, in the unit of the score.
-        remark: a sentence below the table.
+        remark: text below the table.
     """
 
     comparison: Comparison
@@ -56,25 +56,24 @@ class Table:
 
 
 _PLANE_REMARK = (
-    "At this budget the cost of a step decides: the flows of series and of differential equations take the fewest. "
-    "With more time the distance shrinks: the run on checkerboard above, quality for time in "
-    "[benchmarks.md](benchmarks.md)."
+    "With this budget the cost of a step decides: flows with a series or a differential equation take the fewest "
+    "steps. With more time the differences are smaller: see the run on checkerboard above, and quality against time "
+    "in [benchmarks.md](benchmarks.md)."
 )
 _POWER = {"real_nvp": "0.17", "glow": "0.17", "ffjord_power": "0.46", "made": "-3.08", "maf": "0.24"}
 _POWER_REMARK = (
-    "Published: held-out nats after training to convergence, as collected by Grathwohl et al. 2019 (arXiv:1810.01367); "
-    "there also TAN 0.48 and DDSF 0.62. `contraflow train power` trains a residual flow for longer: above. What "
-    "limits it there seems to be the number of steps: it is no better on rows of training than on others and still "
-    "gains at its last validation."
+    "Published: held-out nats after training to convergence, as collected by Grathwohl et al. 2019 (arXiv:1810.01367), "
+    "who also quote TAN 0.48 and DDSF 0.62. `contraflow train power` trains a residual flow for longer (see above). It "
+    "seems to be limited by the number of steps: its score is no better on training rows than on test rows, and still "
+    "improves at the last validation."
 )
 _DIGITS_REMARK = (
-    "`contraflow train digits` trains `residual_flow_digits` for 1,500 steps: above. Where the largest multiple of a "
-    "rate won, larger ones were not tried."
+    "`contraflow train digits` trains `residual_flow_digits` for 1,500 steps (see above). Learning rates above the "
+    "largest multiple were not tried."
 )
 _MNIST_REMARK = (
-    "Most take too few steps here for a judgement of what they reach: `contraflow train mnist` trains "
-    "`residual_flow_images` for 2,500 steps, above. Where the largest multiple of a rate won, larger ones were not "
-    "tried."
+    "Most flows take too few steps here to show what they can reach: `contraflow train mnist` trains "
+    "`residual_flow_images` for 2,500 steps (see above). Learning rates above the largest multiple were not tried."
 )
 
 TABLES = {
@@ -133,7 +132,7 @@ TABLES = {
 
 
 def main() -> None:
-    """Train what is missing, and write the sections."""
+    """Train missing runs, and write the sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(TABLES)}")
     parser.add_argument("--out", type=Path, default=Path("runs/fair"), help="folder of the runs")
@@ -162,7 +161,7 @@ def section(name: str, table: Table, results: Sequence[RunResult], failures: Seq
 
 
 def command(plan: Comparison) -> str:
-    """The command that makes the same runs, and what they had."""
+    """The command that makes the same runs, and their budget."""
     assert plan.budget.seconds is not None
     limit = f" --limit {plan.limit}" if plan.limit is not None else ""
     validation = f" --validation {plan.validation}" if plan.validation is not None else ""
@@ -170,27 +169,27 @@ def command(plan: Comparison) -> str:
     rates = f" --rates {','.join(f'{one:g}' for one in search.multiples)} --trial {search.trial:g}"
     rates += f" --rates-on {search.recipe}" if search.recipe is not None else ""
     return (
-        f"```bash\ncontraflow compare {','.join(plan.recipes)} --seconds {plan.budget.seconds:g} --seeds {plan.seeds}"
-        f"{limit}{validation}{rates} \\\n    --architectures {','.join(plan.architectures)}\n```\n\n"
-        f"{plan.budget.seconds:g} s of processor time of one thread for the training steps of a run, {plan.seeds} "
-        f"seeds; {hardware()}, {os.cpu_count()} cores. Every architecture has its default size, or its recipe's; as "
-        f"learning rate {search}; a cosine that ends with the budget; and the averaged weights that scored best in ten "
-        "validations."
+        f"```bash\ncontraflow compare {','.join(plan.recipes)} --seconds {plan.budget.seconds:g} --seeds "
+        f"{plan.seeds}{limit}{validation}{rates} \\\n    --architectures "
+        f"{','.join(plan.architectures)}\n```\n\n{plan.budget.seconds:g} s of processor time of one thread for the "
+        f"training steps of a run, {plan.seeds} seeds; {hardware()}, {os.cpu_count()} cores. All architectures have "
+        f"their default size, or that of the recipe. Learning rate: {search}, with a cosine schedule over the budget. "
+        "Scores use the averaged weights that were best in ten validations."
     )
 
 
 def outliers(results: Sequence[RunResult]) -> str:
-    """The runs whose mean is decided by a few rows."""
+    """The runs whose mean depends on a few rows."""
     return "\n".join(
         f"- `{one.architecture}` on {one.recipe.replace('_', ' ')}, seed {one.seed}: {one.value:.3f} with a standard "
-        f"error of {one.standard_error:.3f} over the rows, so a few rows decide the mean."
+        f"error of {one.standard_error:.3f} over the rows: a few rows dominate the mean."
         for one in results
         if (one.standard_error or 0.0) > 1
     )
 
 
 def single(summaries: Sequence[Summary], published: Mapping[str, str]) -> str:
-    """One recipe: a row an architecture, the best first."""
+    """The table of one recipe: one row for each architecture, the best first."""
     unit = summaries[0].unit
     best_first = sorted(summaries, key=lambda one: one.value, reverse=unit == "nats")
     columns = [f"held-out {unit}", *(["published"] if published else []), "parameters"]
@@ -203,13 +202,13 @@ def single(summaries: Sequence[Summary], published: Mapping[str, str]) -> str:
         cells += [f"{one.parameters:,}", f"{one.learning_rate:g}", f"{one.steps:,}", f"{one.seconds_a_step:.3g}"]
         cells += [number(one.sampling_seconds, ".3g"), number(one.inverse_error, ".0e")]
         lines.append("| " + " | ".join(cells) + " |")
-    rows = f"{summaries[0].rows:,} test rows. The first error is over them, the second over seeds."
+    rows = f"{summaries[0].rows:,} test rows. The first error is over rows, the second over seeds."
     return "\n".join(lines) + "\n\n" + rows
 
 
 def matrix(plan: Comparison, summaries: Sequence[Summary]) -> str:
-    """Several recipes: a row an architecture, a column a recipe, and what the architecture cost on the mean of them."""
-    found = {(one.recipe, one.architecture): one for one in summaries}
+    """The table of several recipes: one row for each architecture, one column for each recipe, and mean costs."""
+    summary_of = {(one.recipe, one.architecture): one for one in summaries}
     lines = ["| architecture | " + " | ".join(name.replace("_", " ") for name in plan.recipes), "|---"]
     lines[0] += " | parameters | s a step | s per 1,000 samples | inverse error |"
     lines[1] *= len(plan.recipes) + 5
@@ -217,7 +216,7 @@ def matrix(plan: Comparison, summaries: Sequence[Summary]) -> str:
     truths = [truth(summaries, recipe) for recipe in plan.recipes]
     lines.append("| true density | " + " | ".join(number(one, ".3f") for one in truths) + " | | | | |")
     for name in plan.architectures:
-        rows = [found.get((recipe, name)) for recipe in plan.recipes]
+        rows = [summary_of.get((recipe, name)) for recipe in plan.recipes]
         there = [one for one in rows if one is not None]
         if not there:
             continue
@@ -230,30 +229,31 @@ def matrix(plan: Comparison, summaries: Sequence[Summary]) -> str:
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     data = max(one.data_error for one in summaries if one.data_error is not None)
     about = (
-        f"Held-out nats on {summaries[0].rows:,} rows ± the standard error over seeds; over rows it is at most "
-        f"{data:.3f}. Step and sampling time are means over the densities, the inverse error the largest."
+        f"Held-out nats on {summaries[0].rows:,} rows ± standard error over seeds; the standard error over rows is at "
+        f"most {data:.3f}. Times per step and for samples are means over the densities; the inverse error is the "
+        "largest."
     )
     return "\n".join(lines) + "\n\n" + about
 
 
 def truth(summaries: Sequence[Summary], recipe: str) -> float | None:
-    """The mean log-density of the distribution that the test rows of a recipe were drawn from, over its runs."""
+    """The mean log-density of the test rows of a recipe under the true density, averaged over its runs."""
     known = [one.value + one.below_truth for one in summaries if one.recipe == recipe and one.below_truth is not None]
     return sum(known) / len(known) if known else None
 
 
 def score(one: Summary) -> str:
-    """The mean with its two errors."""
+    """The score with its errors over rows and over seeds."""
     return f"{one.value:.3f} ± {number(one.data_error, '.3f')} ± {number(one.seed_error, '.3f')}"
 
 
 def number(value: float | None, form: str) -> str:
-    """The number, or a dash."""
+    """A formatted number, or a dash for ``None``."""
     return "–" if value is None else format(value, form)
 
 
 def pictures(name: str, plan: Comparison, out: Path) -> str:
-    """The pictures of the runs, copied beside the page."""
+    """Markdown of the pictures of the runs, which are copied to the folder of the page."""
     shown = []
     for recipe in plan.recipes:
         source = out / (f"{recipe}-densities.png" if name == "plane" else f"{recipe}.png")

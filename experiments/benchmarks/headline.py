@@ -1,4 +1,4 @@
-"""The README's three ratios, read from the tables of docs/benchmarks.md.
+"""The three speed ratios of the README, read from the tables of docs/benchmarks.md.
 
     python -m experiments.benchmarks.headline
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from experiments.benchmarks.pages import BENCHMARKS, README, fill, section
 
-#: A line of a table by the names of its columns.
+#: Column → cell, for a row of a table.
 Row = dict[str, str]
 
 
@@ -22,22 +22,25 @@ def main() -> None:
 
 
 def headline(page: Path) -> str:
-    """A training step, its memory, and sampling and evaluation, each with hardware and command."""
+    """Ratios for training steps, memory, sampling and evaluation, each with hardware and command."""
     lines = [step(section(page, "step")), memory(section(page, "memory")), throughput(section(page, "throughput"))]
-    return "Beside normflows, the port of the paper's code, at its best setting:\n\n" + "\n".join(lines)
+    return (
+        "Compared with normflows, whose residual blocks are the port of the paper's code, at its best setting:\n\n"
+        + "\n".join(lines)
+    )
 
 
 def step(text: str) -> str:
-    """The fastest of our routes in float32 for every flow."""
+    """The ratio for the fastest of our gradient methods in float32, for each flow."""
     best: dict[str, Row] = {}
     for row in tables(text)[0]:
         if row["what"].startswith("contraflow") and "bfloat16" not in row["what"]:
             best[row["flow"]] = max(best.get(row["flow"], row), row, key=_times_as_fast)
-    found = sorted(_times_as_fast(row) for row in best.values())
+    ratios = sorted(_times_as_fast(row) for row in best.values())
     each = "; ".join(
-        f"{flow}: {_times_as_fast(row):.2f}, {row['what'].removeprefix('contraflow, ')}" for flow, row in best.items()
+        f"{flow}: {_times_as_fast(row):.2f} by {row['what'].removeprefix('contraflow, ')}" for flow, row in best.items()
     )
-    return f"- **training step: {found[0]:.1f} to {found[-1]:.1f} times as fast** ({each}; {source(text)})"
+    return f"- **A training step is {ratios[0]:.1f} to {ratios[-1]:.1f} times as fast** ({each}; {source(text)})"
 
 
 def _times_as_fast(row: Row) -> float:
@@ -45,17 +48,17 @@ def _times_as_fast(row: Row) -> float:
 
 
 def memory(text: str) -> str:
-    """At the paper's depth."""
+    """Ratios of peak memory at the paper's depth."""
     (row,) = (row for row in tables(text)[-1] if row["scheme"].startswith("ratio"))
     everything, activations = number(row["all, MB"]), number(row["activations, MB"])
     return (
-        f"- **peak memory of a step at the paper's depth: {everything:.2f} of the peer's, of its activations "
-        f"{activations:.2f}** (3×32×32, 16-16-16 blocks of 512; {source(text)})"
+        f"- **A step at the paper's depth takes {everything:.2f} of the peer's peak memory, and {activations:.2f} "
+        f"of its activations** (3×32×32, 16-16-16 blocks of 512; {source(text)})"
     )
 
 
 def throughput(text: str) -> str:
-    """To the same residual, and to the same standard error."""
+    """Ratios of sampling time at the same residual, and of scoring time at the same standard error."""
     sampling, scoring = tables(text)
     samples = {row["flow"]: number(row["ratio (quartiles)"]) for row in sampling if "same residual" in row["sampling"]}
     scores = {}
@@ -64,8 +67,8 @@ def throughput(text: str) -> str:
             same = row["time to the same error, ratio"]
             scores[row["flow"]] = number(row["ratio (quartiles)"] if same == "exact" else same)
     return (
-        f"- **to the same error, samples {_spread(samples)} times as fast, log p(x) {_spread(scores)} times** "
-        f"({_each(samples)}; {_each(scores)}; {source(text)})"
+        f"- **To the same error, samples are {_spread(samples)} times as fast, and log p(x) {_spread(scores)} times** "
+        f"(samples: {_each(samples)}; log p(x): {_each(scores)}; {source(text)})"
     )
 
 
@@ -78,29 +81,29 @@ def _each(ratios: dict[str, float]) -> str:
 
 
 def source(text: str) -> str:
-    """Hardware and command of a section."""
-    found = re.match(r"(`python -m [^`]+`)(?:: \w+ products)? on ([^;]+);", text)
-    if found is None:
+    """The hardware and the command that a section begins with."""
+    match = re.match(r"(`python -m [^`]+`)(?:: \w+ products)? on ([^;]+);", text)
+    if match is None:
         raise ValueError(f"expected a section that begins with its command and hardware, got {text[:80]!r}.")
-    command, hardware = found.groups()
+    command, hardware = match.groups()
     return f"{hardware}; {command}"
 
 
 def tables(text: str) -> list[list[Row]]:
-    """The tables of a text in Markdown, in their order."""
-    found = []
+    """All tables of a Markdown text."""
+    all_tables = []
     for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
         head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
-        found.append([dict(zip(head, row, strict=True)) for row in rows])
-    return found
+        all_tables.append([dict(zip(head, row, strict=True)) for row in rows])
+    return all_tables
 
 
 def number(cell: str) -> float:
-    """The first number of a cell."""
-    found = re.match(r"[-+]?\d+(\.\d+)?", cell)
-    if found is None:
+    """The number that a cell begins with."""
+    match = re.match(r"[-+]?\d+(\.\d+)?", cell)
+    if match is None:
         raise ValueError(f"expected a cell that begins with a number, got {cell!r}.")
-    return float(found.group())
+    return float(match.group())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Measure the inverse of residual blocks and write docs/inverse.md.
+"""Inverse of residual blocks, Picard and Anderson iteration: docs/inverse.md.
 
     python -m experiments.benchmarks.inverse --runs runs
 
-Measures those of the runs checkerboard-0, digits-0, power-0 and mnist-0 that are in that folder. Their rows are kept in
-docs/inverse.json, so that those of runs that are not at hand stay as they were measured.
+Measures the runs checkerboard-0, digits-0, power-0 and mnist-0 that are in the folder. Their rows are stored in
+docs/inverse.json, so that the rows of absent runs are kept.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, Picard
 from contraflow.runs import load_run
 from experiments.benchmarks.timing import hardware
 
-#: Tolerances at which samples are drawn and gone back to; samples whose blocks are solved alone.
+#: Tolerances of drawing samples and of their reconstruction; number of samples whose blocks are also solved alone.
 DRAWN, TOLERANCE, ALONE = 1e-3, 1e-6, 1000
-#: Runs whose solvers are compared, and those of which only the last table tells, as a comparison would take hours.
+#: Runs whose solvers are compared, and runs in the last table only, since a comparison would take hours.
 RUNS, SAMPLED = ("checkerboard-0", "digits-0", "power-0"), ("mnist-0",)
-#: Rows of the runs measured so far; the page lies beside it.
+#: Rows of the runs measured so far; the page is in the same folder.
 KEPT = Path(__file__).parents[2] / "docs" / "inverse.json"
 HEADER = (
     "| flow | dtype, batch | Picard: evaluations | calls | CPU s | Anderson: evaluations | calls | CPU s "
@@ -45,43 +45,50 @@ SAMPLING_HEADER = (
 )
 TEXT = """# The inverse, measured
 
+A residual block is inverted by a fixed-point iteration. This page counts what the iteration costs, on trained flows
+and on blocks that are made to be hard, and checks whether the stated error bounds hold.
+[maths/fixed-point-inverse.md](maths/fixed-point-inverse.md) explains the solvers and derives what is guaranteed.
+
 Written by `python -m experiments.benchmarks.inverse --runs RUNS`; one thread, seed 0:
 
 {runs}
 - stressed blocks, on {hardware}
 
-*Evaluations* of g are per sample and block, the last, confirming one included; *calls* of g are per block for the whole
-batch, so the slowest sample counts; CPU s is the time of the process, one repetition. *Worse*: share of pairs of sample
-and block on which Anderson took more evaluations than Picard, and by how many at most. *Given up*: pairs that did not
-reach the tolerance, where rounding allows no shorter step. The true residual ‖z - x - g(x)‖₂/√D is computed again in
-float64, of the pairs that arrived, for Anderson. What the solvers are and what is guaranteed:
-[maths/fixed-point-inverse.md](maths/fixed-point-inverse.md).
+The columns of the tables:
+
+- *Evaluations* of g are counted per sample and block, including the last one, which confirms the solution.
+- *Calls* of g are counted per block for the whole batch, so that the slowest sample counts.
+- *CPU s* is the processor time of the process, in one repetition.
+- *Worse* is the share of pairs of sample and block on which Anderson took more evaluations than Picard, and by how
+  many at most.
+- *Given up* are pairs that did not reach the tolerance because rounding allows no shorter step.
+- *Largest true residual* is ‖z - x - g(x)‖₂/√D, computed again in float64 for the solutions of Anderson.
 
 ## Trained flows, tolerance 1e-6
 
 {trained}
 ## Stressed blocks, tolerance 1e-5
 
-Layers at their bound, semi-orthogonal and aligned, so that a branch of two layers really contracts by L = 0.6 to 0.84;
-200 samples, 3·N(0, 1), float64.
+The layers of these blocks are at their bound, semi-orthogonal and aligned, so that a branch of two layers really has
+the Lipschitz constant L = 0.6 or 0.84. There are 200 samples from 3·N(0, 1), in float64.
 
 {stressed}
 ## Samples and their bounds
 
-z ~ N(0, 1); x = f⁻¹(z) at the coarse tolerance {drawn:g}, as any x will do; then x' = f⁻¹(f(x)) by `flow.invert` in
-float64 at tolerance {tolerance:g}, before the preprocessing is undone. Of the first {alone:,} samples every block is
-solved once more where its solution is known: for z' = x' + g(x'), block by block. Rounding is allowed for by
-100 ε (1 + ‖x‖₂)/(1 - L), ε = 2.2e-16.
+Points x = f⁻¹(z) are drawn with z ~ N(0, 1) at the coarse tolerance {drawn:g}, since any x will do. Then x' =
+f⁻¹(f(x)) is computed by `flow.invert` in float64 at tolerance {tolerance:g}, before the preprocessing is undone, and
+compared with x. For the first {alone:,} samples every block is also solved alone where its solution is known, for z'
+= x' + g(x'). Rounding is allowed for by 100 ε (1 + ‖x‖₂)/(1 - L) with ε = 2.2e-16.
 
 {sampling}
-The bound of the whole multiplies 1/(1 - L) over the blocks: it holds, and with many blocks it says nothing. The bounds
-of the blocks are what to read.
+The bound of the whole flow multiplies 1/(1 - L) over the blocks: it holds, but with many blocks it is so large that
+it says nothing. The bounds of single blocks are informative.
 """
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One block and the z it is to invert, in float64."""
+    """A block and the z to invert, in float64."""
 
     block: ResidualBlock
     z: Tensor
@@ -120,32 +127,32 @@ def main() -> None:
 
 
 def state(folder: Path) -> str:
-    """Which checkpoint of a run was measured."""
+    """Name and step of the measured checkpoint of a run."""
     newest = max(one.name for one in (folder / "checkpoints").iterdir())
     return f"{folder.name} at step {int(newest)}" if newest.isdigit() else folder.name
 
 
 def problems(flow: Flow, n: int) -> list[Problem]:
-    """What the blocks of a flow are given while n samples are drawn."""
+    """The inputs of the inverses of all blocks while n samples are drawn."""
     z = flow.base.sample(n, generator=Generator().manual_seed(0))
     blocks = dict(flow.named_modules())
     out = []
     for one in flow.with_inverse(Anderson(1e-11)).invert(z).blocks:
         block = blocks[one.name]
         assert isinstance(block, ResidualBlock)
-        out.append(Problem(block, block.forward(one.found.value).detach()))
+        out.append(Problem(block, block.forward(one.solution.value).detach()))
     return out
 
 
 def trained_rows(name: str, flow: Flow) -> str:
-    """A flow in both precisions and batches of 1,000 and of 1."""
+    """Rows of a flow in both precisions, with batches of 1,000 and of 1."""
     many, one = problems(flow, 1000), problems(flow, 1)
     cases = itertools.product((torch.float64, torch.float32), (many, one))
     return "".join(row(name, given, dtype, 1e-6) for dtype, given in cases)
 
 
 def stressed_rows() -> Iterator[str]:
-    """Dense branches that contract in every direction."""
+    """Rows of dense branches that use their Lipschitz bound in all directions."""
     for dimensions in (2, 6, 16):
         for bound in (0.775, 0.917):
             for kind in ("rotation", "plus", "minus"):
@@ -156,7 +163,7 @@ def stressed_rows() -> Iterator[str]:
 
 
 def aligned(dimensions: int, bound: float, kind: str) -> LipschitzMLP:
-    """Two semi-orthogonal layers of norm `bound`, the second back from where the first goes, around an ELU."""
+    """Two semi-orthogonal layers of norm `bound` around an ELU, the second mapping back the image of the first."""
     generator = Generator().manual_seed(0)
     g = LipschitzMLP(dimensions, (4 * dimensions,), bound=bound, activation="elu", preactivation=False).double()
     frame = torch.linalg.qr(torch.randn(4 * dimensions, dimensions, dtype=torch.float64, generator=generator))[0]
@@ -172,7 +179,7 @@ def aligned(dimensions: int, bound: float, kind: str) -> LipschitzMLP:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a solver needed for some problems, ``(problems, batch)`` where it is a tensor."""
+    """Cost and accuracy of a solver; tensors are ``(problems, batch)``."""
 
     iterations: Tensor
     converged: Tensor
@@ -183,8 +190,8 @@ class Measurement:
 
 @torch.no_grad()
 def measure(given: list[Problem], solver: FixedPointSolver, dtype: torch.dtype) -> Measurement:
-    """Solve every problem."""
-    found: list[FixedPoint] = []
+    """Solve all problems."""
+    solutions: list[FixedPoint] = []
     calls, seconds, worst = 0, 0.0, 0.0
     for one in given:
         g, z = copy.deepcopy(one.block.g).to(dtype), one.z.to(dtype)
@@ -193,25 +200,25 @@ def measure(given: list[Problem], solver: FixedPointSolver, dtype: torch.dtype) 
 
         def function(
             x: Tensor, rows: Tensor, g=g, z=z, tensors=tensors, count: list[int] = count
-        ) -> Tensor:  # bound now, not at the call
+        ) -> Tensor:  # defaults bind the loop variables
             count[0] += 1
             return z[rows] - g.value(tensors, x)
 
         begin = time.process_time()
-        found.append(solver.solve(function, z, 2.0, bound))
+        solutions.append(solver.solve(function, z, 2.0, bound))
         seconds += time.process_time() - begin
         calls += count[0]
-        x = found[-1].value.double()
+        x = solutions[-1].value.double()
         exact = copy.deepcopy(g).double()
         residual = (z.double() - x - exact.value(exact.tensors(), x)).flatten(1).norm(dim=1)
-        worst = max(worst, *(residual[found[-1].converged] / math.sqrt(x[0].numel())).tolist(), 0.0)
-    iterations = torch.stack([one.iterations for one in found])
-    converged = torch.stack([one.converged for one in found])
+        worst = max(worst, *(residual[solutions[-1].converged] / math.sqrt(x[0].numel())).tolist(), 0.0)
+    iterations = torch.stack([one.iterations for one in solutions])
+    converged = torch.stack([one.converged for one in solutions])
     return Measurement(iterations, converged, calls / len(given), seconds, worst)
 
 
 def row(name: str, given: list[Problem], dtype: torch.dtype, tolerance: float) -> str:
-    """Picard and Anderson side by side."""
+    """A row that compares Picard and Anderson."""
     picard, anderson = (measure(given, kind(tolerance), dtype) for kind in (Picard, Anderson))
     ours, theirs = anderson.iterations.double(), picard.iterations.double()
     both = picard.converged & anderson.converged
@@ -236,25 +243,25 @@ def row(name: str, given: list[Problem], dtype: torch.dtype, tolerance: float) -
 
 @torch.no_grad()
 def sampling_row(name: str, flow: Flow, samples: int) -> str:
-    """One flow, a thousand samples at a time."""
+    """The row of a flow, computed for a thousand samples at a time."""
     body = Flow((flow.base.sample(1)[0].shape), flow.bijection)  # without the preprocessing
     coarse = copy.deepcopy(body).float().with_inverse(Anderson(DRAWN))
     exact = body.with_inverse(Anderson(TOLERANCE))
-    found = Bounds()
+    bounds = Bounds()
     generator = Generator().manual_seed(0)
     for begin in range(0, samples, 1000):
         z = flow.base.sample(min(1000, samples - begin), generator=generator)
         x = coarse.invert(z.float()).value.double()
         back = exact.invert(exact.bijection(x))
-        found.whole(back, x)
+        bounds.whole(back, x)
         if begin < ALONE:
-            found.blocks(exact, back, x)
-    return "| " + " | ".join([name, f"{samples:,}", *found.cells()]) + " |\n"
+            bounds.blocks(exact, back, x)
+    return "| " + " | ".join([name, f"{samples:,}", *bounds.cells()]) + " |\n"
 
 
 @dataclass
 class Bounds:
-    """Bounds against errors: of whole inverses, and of blocks whose solution is known."""
+    """Error bounds and errors, of whole inverses and of blocks whose solution is known."""
 
     samples: int = 0
     samples_hold: int = 0
@@ -268,7 +275,7 @@ class Bounds:
     bound: float = 0.0
 
     def whole(self, back: InverseSolution, x: Tensor) -> None:
-        """x' = f⁻¹(f(x)) against its bound."""
+        """Compare the error of x' = f⁻¹(f(x)) with its bound."""
         distance = (back.value - x).flatten(1).abs().amax(dim=1)
         self.samples += len(x)
         self.samples_hold += int((distance <= back.error_bound).sum())
@@ -278,12 +285,12 @@ class Bounds:
         self.solves += len(x) * len(back.blocks)
 
     def blocks(self, flow: Flow, back: InverseSolution, x: Tensor) -> None:
-        """Every block, given z' = x' + g(x') of the x' that it was solved for."""
+        """Compare the error of each block for z' = x' + g(x'), whose solution x' is known, with its bound."""
         modules = dict(flow.named_modules())
         for one in back.blocks:
             block = modules[one.name]
             assert isinstance(block, ResidualBlock)
-            truth = one.found.value
+            truth = one.solution.value
             solved = block.solve(block.forward(truth))
             error = (solved.value - truth).flatten(1).norm(dim=1)
             bound = block.inverse_error_bound(solved)
@@ -292,14 +299,14 @@ class Bounds:
             self.error, self.bound = max(self.error, error.max().item()), max(self.bound, bound.max().item())
 
     def cells(self) -> list[str]:
-        """Of a row."""
+        """The cells of a row."""
         blocks = [f"{self.pairs_hold:,} of {self.pairs:,}", f"{self.error:.1e}", f"{self.bound:.1e}"]
         whole = [f"{self.samples_hold:,} of {self.samples:,}", f"{self.distance:.1e}", f"{self.smallest:.1e}"]
         return [f"{self.evaluations / self.solves:.2f}", *whole, *blocks]
 
 
 def rounding(x: Tensor, growth: float) -> Tensor:
-    """What rounding may add to an error."""
+    """An allowance for rounding errors."""
     return 100 * torch.finfo(x.dtype).eps * (1 + x.flatten(1).norm(dim=1)) * growth
 
 

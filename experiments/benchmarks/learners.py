@@ -1,4 +1,4 @@
-"""The flows whose quality is compared, each as what a training loop needs of it."""
+"""The flows whose quality is compared, with the functions that a training loop needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contraflow.logdet import TRAINING, Exact, LogDetEstimator
 from contraflow.numerics.jacobian import batch_jacobian
 from experiments.benchmarks.peer import peer_dense
 
-#: Dimensions → blocks and widths of g, ours and the peer's.
+#: Dimensions → number of blocks and widths of g, both for our flow and the peer's.
 RESIDUAL = {2: (16, (64,) * 4), 6: (10, (128,) * 3)}
 
 
@@ -26,9 +26,9 @@ class Learner:
 
     Args:
         module: its parameters.
-        log_prob: what training maximises, ``(batch,)`` in nats: exact, or an unbiased estimate.
-        exact: log p(x) to score with, ``(batch,)`` in nats.
-        update: what has to be done before every step.
+        log_prob: the training objective, ``(batch,)`` in nats: exact, or an unbiased estimate.
+        exact: log p(x) for scores, ``(batch,)`` in nats.
+        update: called before each step.
     """
 
     module: nn.Module
@@ -37,12 +37,12 @@ class Learner:
     update: Callable[[], object] = lambda: None
 
 
-#: Setting → a fresh flow.
+#: Setting → function that makes an untrained flow.
 Settings = Mapping[str, Callable[[], Learner]]
 
 
 def learners(features: int) -> dict[str, Settings]:
-    """Model → its two settings, among which a short run chooses."""
+    """Model → its two settings, of which short runs select one."""
     second = "exact (2-D)" if features == 2 else "neumann + backward in forward"
     return {
         "contraflow": {
@@ -69,29 +69,29 @@ def ours(features: int, logdet: LogDetEstimator) -> Learner:
 
 
 def peer(features: int, scheme: str) -> Learner:
-    """The same flow in normflows; its series, where it has one, is drawn: 2 exact terms + Geometric(0.5)."""
+    """The same flow in normflows; its series, if there is one, has 2 exact terms + Geometric(0.5)."""
     blocks, hidden = RESIDUAL[features]
     flow = peer_dense(features, blocks, hidden, scheme, None)
     return Learner(flow, flow.log_prob, lambda x: exact_log_prob(flow, x), lambda: nf.utils.update_lipschitz(flow, 5))
 
 
 def exact_log_prob(flow: nf.NormalizingFlow, x: Tensor) -> Tensor:
-    """log p(x) of a residual flow of normflows by dense Jacobians, which it has in two dimensions only."""
+    """log p(x) of a residual flow of normflows by dense Jacobians; its own are for two dimensions only."""
     total = torch.zeros(len(x))
-    for one in reversed(flow.flows):
-        if isinstance(one, nf.flows.Residual):
-            g = one.iresblock.nnet
+    for layer in reversed(flow.flows):
+        if isinstance(layer, nf.flows.Residual):
+            g = layer.iresblock.nnet
             jacobian = batch_jacobian(g, x).detach()
             x = x + g(x)
             total = total + torch.linalg.slogdet(torch.eye(x.shape[1]) + jacobian).logabsdet
         else:
-            x, logdet = one.inverse(x)
+            x, logdet = layer.inverse(x)
             total = total + logdet
     return flow.q0.log_prob(x) + total
 
 
 def autoregressive(kind: type[zuko.flows.Flow], features: int, transforms: int) -> Learner:
-    """An autoregressive flow of zuko, two hidden layers of 128 a transform."""
+    """An autoregressive flow of zuko with two hidden layers of 128 in each transform."""
     flow = kind(features, transforms=transforms, hidden_features=(128, 128))
 
     def log_prob(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Spectral against learned norms on the checkerboard, and how loose bounds on ‖W‖_{p→q} are: writes docs/norms.md.
+"""Spectral and learned norms on the checkerboard, and tightness of the bounds on ‖W‖_{p→q}: docs/norms.md.
 
     python -m experiments.benchmarks.norms --runs runs
 
-A run that is there is not trained again.
+Finished runs are used again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main() -> None:
-    """Train what is missing, then write the page."""
+    """Train missing runs, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     parser.add_argument("--remark", default="", help="a sentence about how the runs were made")
@@ -47,22 +47,23 @@ def main() -> None:
     flows = {key: load_run(folder).flow for key, folder in folders.items()}
     first = {kind: flows[kind, SEEDS[0]] for kind in KINDS}
     parts = [
-        "# Norms: spectral against learned orders, and how loose the bounds are",
+        "# Norms: spectral and learned orders, and tightness of the bounds",
         f"Written by `python -m experiments.benchmarks.norms`. Machine: {hardware()}. {arguments.remark}",
         "## Checkerboard",
-        f"`contraflow {' '.join(command('KIND', 'SEED', Path('RUN')))}`: {BLOCKS} blocks of three hidden layers of 64, "
-        f"{STEPS} steps, certified at every step, exact log-determinants. Scores seed by seed; their mean with its "
-        f"standard error over {len(SEEDS)} seeds, of which each learned norm starts from the same weights and sees the "
-        "same data as the spectral one.",
+        f"`contraflow {' '.join(command('KIND', 'SEED', Path('RUN')))}`: {BLOCKS} blocks of three hidden layers of "
+        f"64, {STEPS} steps, certified at each step, exact log-determinants. The table has the score of each seed, "
+        f"and the mean ± standard error over {len(SEEDS)} seeds. For each seed all norms have the same initial "
+        "weights and the same data.",
         scores(folders, flows),
         differences(folders),
-        "## The learned orders, block by block",
-        "p₀ → p₁ → … of every block; all start at 2 (Figure 18 of the paper). `contraflow certify RUN --orders FILE` "
-        f"draws them. Seed {SEEDS[0]}.",
+        "## The learned orders of all blocks",
+        "p₀ → p₁ → … of each block, all 2 at the start of training (Figure 18 of the paper). `contraflow certify RUN "
+        f"--orders FILE` draws them. Seed {SEEDS[0]}.",
         *(orders(kind, first[kind]) for kind in KINDS[1:]),
-        "## How loose the bounds on ‖W‖_{p→q} are",
-        f"Certified bound over the best of {STARTS} starts of the power method: mean, and largest, over matrices. "
-        f"Gaussian: three of each shape. Trained: the normalised weights of the runs with seed {SEEDS[0]}.",
+        "## Tightness of the bounds on ‖W‖_{p→q}",
+        f"Ratio of the certified bound to the best of {STARTS} starts of the power method: mean and maximum over "
+        "matrices. Gaussian: three matrices of each shape. Trained: the normalised weights of the runs with seed "
+        f"{SEEDS[0]}.",
         looseness(first),
     ]
     (_DOCS / "norms.md").write_text("\n\n".join(parts) + "\n")
@@ -76,7 +77,7 @@ def command(kind: str, seed: int | str, folder: Path) -> list[str]:
 
 
 def scores(folders: dict[tuple[str, int], Path], flows: dict[tuple[str, int], Flow]) -> str:
-    """Held-out scores, certificates and time of every kind of norm."""
+    """Held-out scores, certificates and times for each kind of norm."""
     rows = [
         "| norms | test nats | mean | largest certified L | its 1/(1 - L) | layers over c | seconds a step, median |",
         "|---|---|---|---|---|---|---|",
@@ -96,11 +97,13 @@ def scores(folders: dict[tuple[str, int], Path], flows: dict[tuple[str, int], Fl
 
 
 def differences(folders: dict[tuple[str, int], Path]) -> str:
-    """Scores of learned norms less that of the spectral norm, seed by seed."""
+    """Scores of learned norms minus that of the spectral norm, paired by seed."""
     lines = []
     for kind in KINDS[1:]:
         gains = [score(folders[kind, seed]) - score(folders["spectral", seed]) for seed in SEEDS]
-        lines.append(f"{kind} less spectral: {mean(gains, '+.3f')} nats ({', '.join(f'{one:+.3f}' for one in gains)})")
+        lines.append(
+            f"{kind} minus spectral: {mean(gains, '+.3f')} nats ({', '.join(f'{gain:+.3f}' for gain in gains)})"
+        )
     return "; ".join(lines) + "."
 
 
@@ -126,7 +129,7 @@ def orders(kind: str, flow: Flow) -> str:
 
 
 def looseness(flows: dict[str, Flow]) -> str:
-    """The table of bounds over searched norms."""
+    """The table of ratios of bounds to searched norms."""
     torch.manual_seed(0)
     sets = {f"Gaussian, {rows}×{columns}": gaussian(rows, columns) for rows, columns in ((32, 2), (32, 32), (128, 128))}
     sets |= {f"trained, {kind}": trained(flow) for kind, flow in flows.items()}
@@ -153,7 +156,7 @@ def trained(flow: Flow) -> list[Tensor]:
 
 
 def searched(matrix: Tensor, p: float, q: float) -> float:
-    """The best of many starts of the power method."""
+    """The largest result of the power method over many starts."""
     starts = torch.randn(STARTS, matrix.shape[1], dtype=torch.float64)
     return induced_power_iteration(lambda v: v @ matrix.T, lambda u: u @ matrix, starts, p, q).sigma.max().item()
 

@@ -1,4 +1,4 @@
-"""Pages whose figures come from commands: what stands between two comments is replaced."""
+"""Pages whose sections are written by commands, between two HTML comments."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ PICTURES = ROOT / "docs" / "pictures"
 
 
 def on(device: str, name: str) -> str:
-    """The marker of a section measured on a device: those of a GPU stand beside the processor's."""
+    """The marker of a section measured on a device; GPU sections begin with `cuda`."""
     return name if device == "cpu" else f"{device} {name}"
 
 
 def fill(page: Path, marker: str, text: str) -> None:
-    """Replace what stands between ``<!-- marker -->`` and ``<!-- /marker -->``.
+    """Replace the text between ``<!-- marker -->`` and ``<!-- /marker -->``.
 
     Raises:
-        ValueError: the page does not have each of the two comments exactly once, in this order.
+        ValueError: the page does not contain each of the two comments exactly once, in this order.
     """
     before, _, after = _around(page, marker)
     page.write_text(f"{before}<!-- {marker} -->\n{text}\n<!-- /{marker} -->{after}")
 
 
 def section(page: Path, marker: str) -> str:
-    """What stands there.
+    """The text between ``<!-- marker -->`` and ``<!-- /marker -->``.
 
     Raises:
         ValueError: as `fill`.
@@ -37,11 +37,11 @@ def section(page: Path, marker: str) -> str:
 
 
 def _around(page: Path, marker: str) -> tuple[str, str, str]:
-    """Before, between and after the comments."""
+    """The text before, between and after the comments."""
     content = page.read_text()
     begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     before, found, rest = content.partition(begin)
     between, closed, after = rest.partition(end)
     if not found or not closed or content.count(begin) != 1 or content.count(end) != 1:
-        raise ValueError(f"{page.name} needs {begin} and, after it, {end}, each once.")
+        raise ValueError(f"{page.name} needs {begin} and, after it, {end}, exactly once each.")
     return before, between, after

@@ -1,4 +1,4 @@
-"""The same residual flows built from normflows, whose residual block is the reference implementation's port."""
+"""The same residual flows in normflows, whose residual block is a port of the reference implementation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contraflow.bijections import Bijection, Chain, ResidualBlock
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzNetwork
 
-#: How normflows can take the gradient of the log-determinant: names → arguments of its residual block.
+#: Method of normflows for the gradient of the log-determinant → arguments of its residual block.
 SCHEMES: dict[str, dict[str, object]] = {
     "series": {"reduce_memory": False, "neumann_grad": False},
     "neumann": {"reduce_memory": False, "neumann_grad": True},
@@ -28,12 +28,12 @@ def peer_block(net: nn.Module, scheme: str, terms: int | None) -> nf.flows.Resid
     neumann = settings.pop("neumann_grad", None)
     block = nf.flows.Residual(net, reverse=True, n_power_series=terms, **settings)
     if neumann is not None:
-        block.iresblock.neumann_grad = neumann  # its constructor ties this to the other memory option
+        block.iresblock.neumann_grad = neumann  # its constructor sets this together with the other option
     return block
 
 
 def peer_dense(features: int, blocks: int, hidden: Sequence[int], scheme: str, terms: int | None) -> nn.Module:
-    """The peer of `residual_flow`: 5 power iterations an update, as the reference's toy script."""
+    """The peer of `residual_flow`, with 5 power iterations for each update, as in the reference's 2-D script."""
     flows: list[nn.Module] = [nf.flows.ActNorm(features)]
     for _ in range(blocks):
         net = nf.nets.LipschitzMLP([features, *hidden, features], lipschitz_const=0.98, max_lipschitz_iter=5)
@@ -45,7 +45,7 @@ def peer_dense(features: int, blocks: int, hidden: Sequence[int], scheme: str, t
 def peer_images(
     event_shape: Sequence[int], blocks: Sequence[int], hidden: int, scheme: str, terms: int | None
 ) -> nn.Module:
-    """The peer of `residual_flow_images` without dense blocks: power iterations to 1e-3, as the reference's script."""
+    """The peer of `residual_flow_images` without dense blocks; power iterations to 1e-3, as in the reference."""
     channels, height, width = event_shape
     flows: list[nn.Module] = [nf.flows.ActNorm((channels, 1, 1))]
     for level, count in enumerate(blocks):
@@ -68,14 +68,14 @@ def peer_images(
 
 
 def peer_copy(flow: Flow) -> nn.Module:
-    """A trained flow of ours in normflows: the same weights, already normalised, and its own blocks around them."""
+    """A trained flow of ours in normflows: its residual blocks with our normalised weights."""
     flows = [_copied(one) for one in _maps(flow.bijection)]
     return nf.NormalizingFlow(nf.distributions.DiagGaussian(flow.base.event_shape, trainable=False), flows[::-1]).eval()
 
 
 def set_tolerance(peer: nn.Module, step: float) -> None:
-    """Let the peer's inverses stop at |x_k - x_{k-1}| < `step`, element by element; its own tolerance is that of the
-    squared step, 1e-5 (1 + |y|)."""
+    """Stop the peer's inverses at |x_k - x_{k-1}| < `step` for all elements; by default the peer compares the squared
+    step with 1e-5 (1 + |y|)."""
     for module in peer.modules():
         if isinstance(module, nf.flows.residual.iResBlock):
             solve = type(module)._inverse_fixed_point.__get__(module)
@@ -85,7 +85,7 @@ def set_tolerance(peer: nn.Module, step: float) -> None:
 def _maps(bijection: Bijection) -> list[Bijection]:
     if not isinstance(bijection, Chain):
         return [bijection]
-    return [one for part in bijection.bijections for one in _maps(part)]
+    return [layer for part in bijection.bijections for layer in _maps(part)]
 
 
 def _copied(bijection: Bijection) -> nn.Module:
@@ -98,7 +98,7 @@ def _copied(bijection: Bijection) -> nn.Module:
     if weights[0].ndim == 4:
         kernels = [weight.shape[-1] for weight in weights]
         net = nf.nets.LipschitzCNN(widths, kernels, lipschitz_const=1e9, max_lipschitz_iter=5)
-        net(torch.zeros(1, widths[0], *g.stack()[0].size))  # its convolutions take their size from the first input
+        net(torch.zeros(1, widths[0], *g.stack()[0].size))  # its convolutions read their size from the first input
     else:
         net = nf.nets.LipschitzMLP(widths, lipschitz_const=1e9, max_lipschitz_iter=5)
     swishes, layers = net.net[::2], net.net[1::2]
@@ -115,7 +115,7 @@ def _copied(bijection: Bijection) -> nn.Module:
 
 
 class _Ours(nf.flows.Flow):
-    """A map without residual block, as ours, in normflows' directions."""
+    """Our bijection as a flow of normflows, whose forward direction is our inverse."""
 
     def __init__(self, bijection: Bijection) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Which probes, how many, and what learning the law costs, at a trained flow: docs/decisions/005-probes.md.
+"""Kind and number of probes, and the cost of adapting the law, for a trained flow: docs/decisions/005-probes.md.
 
     python -m experiments.benchmarks.probes --run runs/digits-0
 
-The run is that of `contraflow train digits --seed 0 --out runs/digits-0`.
+The run is trained by `contraflow train digits --seed 0 --out runs/digits-0`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from contraflow.logdet.adaptive import BEGINNING, EVERY
 from contraflow.logdet.probes import Gaussian, PairedRademacher
 from contraflow.runs import load_run
 from contraflow.runs.build import load_data
-from experiments.benchmarks.estimators import block_inputs, dense_jacobians, fill
+from experiments.benchmarks.estimators import block_inputs, dense_jacobians
+from experiments.benchmarks.pages import fill
 from experiments.benchmarks.timing import hardware
 
 DRAWS = 40
@@ -42,7 +43,7 @@ _PROBES = {
 
 
 def main() -> None:
-    """All figures, to the screen and into the page."""
+    """Print all tables and write them to the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/digits-0"), help="folder of a trained run")
     run = parser.parse_args().run
@@ -62,22 +63,22 @@ def main() -> None:
 
 
 def gradient(flow: nn.Module, loss: Tensor) -> Tensor:
-    """Of all parameters, in one vector."""
-    found = torch.autograd.grad(loss, list(flow.parameters()), allow_unused=True)
-    return torch.cat([one.flatten() for one in found if one is not None])
+    """The gradient of all parameters as one vector."""
+    gradients = torch.autograd.grad(loss, list(flow.parameters()), allow_unused=True)
+    return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
 
 
 def total_variance(draw: Callable[[], Tensor]) -> tuple[float, float]:
-    """Sum over components of the variance over draws, and its standard error, from `GROUPS` groups of draws."""
-    found = [torch.stack([draw() for _ in range(DRAWS // GROUPS)]).var(0).sum().item() for _ in range(GROUPS)]
-    return statistics.mean(found), statistics.stdev(found) / math.sqrt(GROUPS)
+    """Sum over components of the variance over draws, and its standard error over `GROUPS` groups of draws."""
+    variances = [torch.stack([draw() for _ in range(DRAWS // GROUPS)]).var(0).sum().item() for _ in range(GROUPS)]
+    return statistics.mean(variances), statistics.stdev(variances) / math.sqrt(GROUPS)
 
 
 def shares(flow: Flow, data: Tensor) -> list[str]:
-    """Variance of the gradient of a batch's mean loss: from probes and truncation, and from data and dequantisation."""
+    """Variance of the gradient of a batch's mean loss: due to probes and truncation, and due to data and noise."""
     generator = Generator().manual_seed(0)
     lines = [
-        "| estimator | variance from probes and truncation | from data | products | whole variance × products |",
+        "| estimator | variance from probes and truncation | from data | products | total variance × products |",
         "|" + "---|" * 5,
     ]
 
@@ -104,18 +105,19 @@ def shares(flow: Flow, data: Tensor) -> list[str]:
         lines.append(f"| {name} | {noise:.0f} ± {noise_error:.0f} | {rest} | {cost} | {both * cost:.0f} |")
         if estimator == TRAINING:
             best = math.sqrt(4 * noise / (7 * max(both - noise, 1e-9)))
-    return [*lines, "", f"Best number of probes by the second row: √(4 · estimator / (7 · data)) = {best:.2f}."]
+    return [*lines, "", f"Optimal number of probes, from the second row: √(4 · estimator / (7 · data)) = {best:.2f}."]
 
 
 def step_costs(flow: Flow, data: Tensor, groups: int = 25) -> list[str]:
-    """CPU seconds of training steps by turns: adaptive ones that learn from none, some or all, and `TRAINING`.
+    """Processor time of training steps in turns: adaptive estimators with law updates at no, some or all steps, and
+    `TRAINING`.
 
-    The first three are one flow under one law; what they learn from is set by the count of passes.
+    The first three share one flow and one law; the number of passes determines whether the law is updated.
     """
     one = with_logdet(flow, AdaptiveRoulette()).train()
     pair = with_logdet(flow, AdaptiveRoulette(PairedRademacher(), 2)).train()
     steps: dict[str, tuple[Flow, Callable[[int], int]]] = {
-        "adaptive, learning nothing": (one, lambda step: BEGINNING + 1),
+        "adaptive, without updates of the law": (one, lambda step: BEGINNING + 1),
         "adaptive, first 100 steps": (one, lambda step: 0),
         "adaptive, later": (one, lambda step: BEGINNING + step),
         "adaptive, a pair, later": (pair, lambda step: BEGINNING + step),
@@ -126,7 +128,7 @@ def step_costs(flow: Flow, data: Tensor, groups: int = 25) -> list[str]:
             twin.log_prob(data[batch_rows(data, number)], generator=Generator().manual_seed(number))
     spent: dict[str, list[float]] = {name: [] for name in steps}
     optimiser = torch.optim.Adam(flow.parameters(), lr=0.0)
-    for group in range(-1, groups):  # the first one is not counted
+    for group in range(-1, groups):  # the first group is a warm-up
         for name, (twin, passes) in random.Random(group).sample(list(steps.items()), len(steps)):
             start = time.process_time()
             for step in range(EVERY):
@@ -135,8 +137,8 @@ def step_costs(flow: Flow, data: Tensor, groups: int = 25) -> list[str]:
                         block.decay.passes.fill_(passes(step))
                 train_step(flow, twin, optimiser, data, EVERY * (group + 1) + step)
             spent[name].append((time.process_time() - start) / EVERY)
-    base = spent["adaptive, learning nothing"][1:]
-    lines = ["| step | ms of CPU time | more than learning nothing |", "|" + "---|" * 3]
+    base = spent["adaptive, without updates of the law"][1:]
+    lines = ["| step | ms of CPU time | more than without updates |", "|" + "---|" * 3]
     for name, values in spent.items():
         more = [100 * (a / b - 1) for a, b in zip(values[1:], base, strict=True)]
         low, middle, high = statistics.quantiles(more, n=4) if any(more) else (0.0, 0.0, 0.0)
@@ -145,17 +147,17 @@ def step_costs(flow: Flow, data: Tensor, groups: int = 25) -> list[str]:
     return [
         *lines,
         "",
-        f"{hardware()}; one thread; medians of {groups} groups of {EVERY} steps by turns, with quartiles.",
+        f"{hardware()}; one thread; medians and quartiles of {groups} groups of {EVERY} steps in turns.",
     ]
 
 
 def batch_rows(data: Tensor, number: int) -> Tensor:
-    """Which rows step `number` takes."""
+    """The rows of step `number`."""
     return torch.randint(len(data), (BATCH,), generator=Generator().manual_seed(number))
 
 
 def train_step(flow: Flow, twin: Flow, optimiser: torch.optim.Optimizer, data: Tensor, number: int) -> None:
-    """One step, at a learning rate of nothing; the same rows and noise for every twin of the flow."""
+    """One step with a learning rate of 0, with the same rows and noise for all twins of the flow."""
     update_lipschitz(flow)
     optimiser.zero_grad()
     generator = Generator().manual_seed(number)
@@ -164,12 +166,12 @@ def train_step(flow: Flow, twin: Flow, optimiser: torch.optim.Optimizer, data: T
 
 
 def residual_blocks(flow: nn.Module) -> list[ResidualBlock]:
-    """All of them, in order."""
-    return [one for one in flow.modules() if isinstance(one, ResidualBlock)]
+    """All residual blocks of a flow."""
+    return [module for module in flow.modules() if isinstance(module, ResidualBlock)]
 
 
 def probe_table(flow: Flow, data: Tensor) -> list[str]:
-    """Variance of value and of the gradient in the block's parameters, at one row, over one Rademacher probe's."""
+    """Variance of the value and of the parameters' gradient of each block, relative to one Rademacher probe."""
     lines = [
         f"| block | {' | '.join(f'{name}: gradient, value' for name in _PROBES)} |",
         "|" + "---|" * (1 + len(_PROBES)),
@@ -192,9 +194,9 @@ def probe_table(flow: Flow, data: Tensor) -> list[str]:
 
 
 def deflation_table(flow: Flow, data: Tensor, rows: int = 32) -> list[str]:
-    """What is left of the first term's variance without eigenvectors of S's off-diagonal part, or minus E J."""
+    """Share of the first term's variance left without k eigenvectors of the off-diagonal part, or without E J."""
     lines = [
-        "| block | diagonal's share of the symmetric part | k = 1 | 2 | 3 | 4 | J minus its mean |",
+        "| block | share of the diagonal in the symmetric part | k = 1 | 2 | 3 | 4 | J minus its mean |",
         "|" + "---|" * 7,
     ]
     for number, (block, x) in enumerate(block_inputs(flow.double(), data[:rows].double()).values(), 1):
@@ -214,7 +216,7 @@ def deflation_table(flow: Flow, data: Tensor, rows: int = 32) -> list[str]:
 
 
 def off_diagonal(matrices: Tensor) -> float:
-    """Σ_{i≠j} of the squares, over all matrices: half the variance of a Rademacher probe."""
+    """Σ_{i≠j} of squared entries over all matrices: half the variance of a Rademacher probe."""
     return (matrices.square().sum() - matrices.diagonal(dim1=1, dim2=2).square().sum()).item()
 
 

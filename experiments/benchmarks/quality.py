@@ -1,8 +1,8 @@
-"""Held-out log p(x) against processor time: residual flows, ours and the peer's, beside zuko's autoregressive flows.
+"""Held-out log p(x) against processor time: our residual flows, the peer's, and zuko's autoregressive flows.
 
     python -m experiments.benchmarks.quality [--seconds 1200] [--tune 60] [--runs runs/quality]
 
-needs POWER below $CONTRAFLOW_DATA. Trains what is missing in RUNS, then writes the section `quality` of
+Needs POWER below $CONTRAFLOW_DATA. Trains the runs that are missing in RUNS, then writes the section `quality` of
 docs/benchmarks.md and docs/pictures/quality-*.png.
 """
 
@@ -21,37 +21,39 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.data import Dataset, load_dataset
+from contraflow.evaluation.figures import logarithmic, png_figure
+from contraflow.evaluation.pictures import span
 from experiments.benchmarks.learners import RESIDUAL, Learner, Settings, learners
 from experiments.benchmarks.pages import BENCHMARKS, PICTURES, fill
 from experiments.benchmarks.timing import hardware
 
-#: Data set → rows a step.
+#: Data set → batch size.
 BATCHES = {"checkerboard": 500, "power": 1000}
 
-#: Learning rates between which a short run chooses.
+#: Learning rates of which short runs select one.
 RATES = {"contraflow": (5e-3, 2e-2), "normflows": (5e-3, 2e-2), "zuko NSF": (2e-3, 8e-3), "zuko MAF": (2e-3, 8e-3)}
 
-#: How much longer the short runs of residual flows are: their steps take several times as long.
+#: Factor on the time of short runs of residual flows, whose steps are several times as expensive.
 LONGER = {"contraflow": 3, "normflows": 3}
 
-#: Test rows that are scored, and validation rows for the choice of a learning rate.
+#: Number of test rows for scores, and of validation rows for the selection of a setting.
 ROWS, TUNING_ROWS = 10_000, 5000
 
-#: Scores are taken after these shares of the time; the table shows some of them.
+#: Shares of the time after which scores are computed; the table shows some of them.
 SHARES = tuple(2 ** (-k / 2) for k in range(10, -1, -1))
 SHOWN = (1 / 16, 1 / 4, 1 / 2, 1)
 
-#: Of the time, over which the learning rate rises from zero.
+#: Share of the time in which the learning rate increases from zero.
 WARM_UP = 0.05
 
 
 @dataclass
 class Curve:
-    """What one training run showed; seconds of processor time, nats.
+    """The scores of a training run.
 
     Args:
-        seconds, steps, scores: at each share of the time, the mean of log p(x) over the rows.
-        final: log p(x) row by row at the end.
+        seconds, steps, scores: processor time, number of steps and mean log p(x) in nats, at each share of the time.
+        final: log p(x) of each row at the end, in nats.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -61,11 +63,11 @@ class Curve:
 
 
 def main() -> None:
-    """Train what is missing, and write pictures and section."""
+    """Train missing runs, and write pictures and section."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1200.0, help="processor time of a run")
-    parser.add_argument("--tune", type=float, default=60.0, help="processor time of a run that chooses a setting")
-    parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="folder of what was measured")
+    parser.add_argument("--tune", type=float, default=60.0, help="processor time of a run that selects a setting")
+    parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="folder of the results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     budget = (arguments.tune, arguments.seconds)
@@ -75,12 +77,12 @@ def main() -> None:
     fill(BENCHMARKS, "quality", "\n\n".join([about(*budget), *(table(*one) for one in found.items())]))
 
 
-#: Model → its setting and learning rate in words, and its run.
+#: Model → description of its setting and learning rate, and its run.
 Runs = Mapping[str, tuple[str, Curve]]
 
 
 def compare(name: str, tune: float, seconds: float, folder: Path) -> Runs:
-    """Every model with the setting and the learning rate that did best in a short run."""
+    """Train all models, each with the setting and the learning rate that are best in short runs."""
     contest = Contest(name, load_dataset(name), folder)
     found = {}
     for model, settings in contest.settings.items():
@@ -99,7 +101,7 @@ def compare(name: str, tune: float, seconds: float, folder: Path) -> Runs:
 
 @dataclass(frozen=True)
 class Contest:
-    """Runs on one data set, kept in a folder."""
+    """Runs on one data set, stored in a folder."""
 
     name: str
     data: Dataset
@@ -107,11 +109,11 @@ class Contest:
 
     @property
     def settings(self) -> Mapping[str, Settings]:
-        """Of every model."""
+        """The settings of all models."""
         return learners(*self.data.event_shape)
 
     def run(self, model: str, setting: str, rate: float, seconds: float, tuning: bool = False) -> Curve:
-        """Scored at its end on validation rows, or all along on test rows."""
+        """A run scored on validation rows at its end (tuning), or on test rows at all shares of the time."""
         path = self.folder / f"{self.name} {model} {setting} {rate:g} {seconds:g}.json".replace(" ", "-")
         held_out, shares = (self.data.validation[:TUNING_ROWS], (1,)) if tuning else (self.data.test[:ROWS], SHARES)
         make, batch = self.settings[model][setting], BATCHES[self.name]
@@ -119,7 +121,7 @@ class Contest:
 
 
 def kept(path: Path, measure: Callable[[], Curve]) -> Curve:
-    """The run at `path`, measured first where it is missing."""
+    """The run stored at `path`, which is measured if the file is missing."""
     if not path.is_file():
         curve = measure()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +138,7 @@ def train(
     held_out: Tensor,
     shares: Sequence[float],
 ) -> Curve:
-    """Adam for so many seconds of processor time; scoring is not counted."""
+    """Train by Adam for a given processor time, without the time of scoring."""
     torch.manual_seed(0)
     generator = Generator().manual_seed(0)
     learner = make()
@@ -165,7 +167,7 @@ def train(
 
 
 def schedule(done: float) -> float:
-    """Linear warm-up, then a cosine that ends at zero when the time is used up."""
+    """Factor of the learning rate: linear warm-up, then a cosine that reaches zero at the end."""
     if done < WARM_UP:
         return done / WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
@@ -173,34 +175,35 @@ def schedule(done: float) -> float:
 
 @torch.no_grad()
 def score(learner: Learner, x: Tensor) -> list[float]:
-    """Exact log p(x), row by row."""
+    """Exact log p(x) of each row."""
     learner.update()
     learner.module.eval()
     return torch.cat([learner.exact(rows).detach() for rows in x.split(2500)]).tolist()
 
 
 def about(tune: float, seconds: float) -> str:
-    """What was measured, and how."""
+    """Description of the measurement."""
     shapes = ", ".join(f"{blocks} of {len(g)}×{g[0]} in {features}-D" for features, (blocks, g) in RESIDUAL.items())
     rows = ", ".join(f"{batch} rows a step on {name}" for name, batch in BATCHES.items())
     residual = tune * LONGER["contraflow"]
     return (
-        f"`python -m experiments.benchmarks.quality --seconds {seconds:g} --tune {tune:g}` on {hardware()}.\n\n"
-        f"Held-out log p(x) in nats against processor time: {seconds:g} s of one thread a run, scoring not counted, "
-        f"one run each, seed 0. Residual flows, ours and the peer's, have the same blocks ({shapes}), bound 0.98 and "
-        "ActNorm; the peer's Lipschitz update takes 5 power iterations. zuko's flows have two hidden layers of 128 a "
-        f"transform. Adam, {rows}, gradients clipped at norm 1, warm-up over {WARM_UP:.0%} of the time and a cosine "
-        "to zero by its end for all: scores before the end are of a schedule that has not ended. Of two settings × two "
-        f"learning rates a model, the best on validation rows after {tune:g} s was taken, of residual flows after "
-        f"{residual:g} s. All scores are exact, on the first {ROWS:,} test rows; ± is the standard error over these "
-        "rows, *median row* the median over them at the end, and *ahead* the mean difference to ours on the same rows. "
-        "zuko's splines bend within ±5, as they come, and are the identity beyond: where data lie there, as some of "
-        "POWER's do, a mean far below the median shows it."
+        f"`python -m experiments.benchmarks.quality --seconds {seconds:g} --tune {tune:g}` on "
+        f"{hardware()}.\n\nHeld-out log p(x) in nats against processor time: {seconds:g} s of one thread for each "
+        "run, without scoring; one run for each model, seed 0. Our residual flows and the peer's have the same "
+        f"blocks ({shapes}), bound 0.98 and ActNorm; the peer's Lipschitz update has 5 power iterations. zuko's flows "
+        f"have two hidden layers of 128 in each transform. Adam, {rows}, gradients clipped at norm 1, warm-up over "
+        f"{WARM_UP:.0%} of the time and a cosine schedule that reaches zero at the end; scores before the end are "
+        "therefore not those of a finished run. Of two settings × two learning rates for each model, the best on "
+        f"validation rows after {tune:g} s was selected, for residual flows after {residual:g} s. All scores are "
+        f"exact, on the first {ROWS:,} test rows; ± is the standard error over these rows, *median row* the median "
+        "over them at the end, and *ahead* the mean difference from ours on the same rows. zuko's splines are by "
+        "default the identity outside ±5: where data lie outside, as some of POWER do, the mean is far below the "
+        "median."
     )
 
 
 def table(name: str, runs: Runs) -> str:
-    """Scores at several times, and the difference from ours at the end."""
+    """Table of scores at several times, and of the difference from ours at the end."""
     ours = torch.tensor(runs["contraflow"][1].final)
     shown = [min(range(len(SHARES)), key=lambda i: abs(SHARES[i] - share)) for share in SHOWN]
     first = next(iter(runs.values()))[1]
@@ -225,39 +228,27 @@ def table(name: str, runs: Runs) -> str:
 
 
 def standard_error(values: Tensor) -> float:
-    """Of the mean."""
+    """The standard error of the mean."""
     return values.std().item() / math.sqrt(len(values))
 
 
 def truth(name: str) -> str:
-    """The best score that there is, where the density is known."""
+    """The score of the true density, if it is known."""
     density = load_dataset(name).density
     return "" if density is None or density.entropy is None else f", true density {-density.entropy:.3f}"
 
 
 def picture(name: str, curves: Mapping[str, Curve]) -> None:
-    """Held-out nats against seconds, logarithmic in time."""
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import NullFormatter
-
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for model, curve in curves.items():
-        axes.plot(curve.seconds, curve.scores, marker="o", markersize=3, label=model)
-    finals = [score for curve in curves.values() for score in curve.scores[len(SHARES) // 3 :]]
-    margin = 0.1 * (max(finals) - min(finals))
-    axes.set(
-        xscale="log",
-        xlabel="seconds of processor time, one thread",
-        ylabel="held-out log p(x), nats",
-        title=name,
-        ylim=(min(finals) - margin, max(finals) + margin),
-    )
-    seconds = next(iter(curves.values())).seconds[::2]
-    axes.set_xticks(seconds, [f"{one:.3g}" for one in seconds])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.legend()
-    figure.savefig(PICTURES / f"quality-{name}.png", dpi=100)
-    plt.close(figure)
+    """Held-out nats against seconds, on a logarithmic time axis."""
+    with png_figure(PICTURES / f"quality-{name}.png", 6, 4, dpi=100) as figure:
+        axes = figure.subplots()
+        for model, curve in curves.items():
+            axes.plot(curve.seconds, curve.scores, marker="o", markersize=3, label=model)
+        late = [score for curve in curves.values() for score in curve.scores[len(SHARES) // 3 :]]
+        logarithmic(axes, "x", next(iter(curves.values())).seconds[::2])
+        axes.set(xlabel="seconds of processor time, one thread", ylabel="held-out log p(x), nats", title=name)
+        axes.set_ylim(span(min(late), max(late), 0.1))
+        axes.legend()
 
 
 if __name__ == "__main__":

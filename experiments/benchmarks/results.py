@@ -1,9 +1,8 @@
-"""Train the runs that docs/results.md reports, where they are missing, and write their sections of that page.
+"""Train missing runs of docs/results.md, and write their sections of the page.
 
     python -m experiments.benchmarks.results [digits] [mnist] [checkerboard] [power] --runs runs
 
-all of them when none is named. MNIST and POWER are needed below $CONTRAFLOW_DATA. A run that is there is not trained
-again.
+All recipes if none is named. MNIST and POWER need their data below $CONTRAFLOW_DATA. Finished runs are used again.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _TRAINING_ROWS = 10_000
 
 
 def main() -> None:
-    """Train what is missing, then write the page."""
+    """Train missing runs, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=f"of {', '.join(RUNS)}")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
@@ -53,7 +52,7 @@ def main() -> None:
 
 
 def section(name: str, folders: list[Path], seeds: Sequence[int], remark: str) -> str:
-    """One recipe: command, table, picture."""
+    """The section of a recipe: command, table, picture."""
     reports = [json.loads((folder / "evaluation.json").read_text()) for folder in folders]
     shutil.copyfile(folders[0] / "samples.png", PICTURES / f"{name}.png")
     run = load_run(folders[0])
@@ -65,7 +64,7 @@ def section(name: str, folders: list[Path], seeds: Sequence[int], remark: str) -
         "",
     ]
     lines += [
-        "| seed | test score | rows | steps | minutes of training | seconds a step |",
+        "| seed | test score | rows | steps | minutes of training | seconds per step |",
         "|---|---|---|---|---|---|",
     ]
     for seed, folder, report in zip(seeds, folders, reports, strict=True):
@@ -90,14 +89,14 @@ def summary(name: str) -> str:
 
 
 def timing(folder: Path) -> tuple[float, float, int]:
-    """Minutes from the first to the last line of the log, median seconds of a step, steps."""
+    """Minutes from the first to the last line of the log, median seconds per step, number of steps."""
     lines = TrainingLog(folder).records()
     seconds = statistics.median(line["seconds"] for line in lines)
     return (lines[-1]["time"] - lines[0]["time"]) / 60, seconds, lines[-1]["step"]
 
 
 def course(folder: Path) -> str:
-    """The validation score on the way, under the averaged weights of the time."""
+    """Validation scores during training, with the averaged weights."""
     lines = TrainingLog(folder).records()
     names = ("validation nats", "validation bits_per_dim")
     scores = {line["step"]: line[name] for line in lines for name in names if name in line}
@@ -106,7 +105,7 @@ def course(folder: Path) -> str:
 
 
 def fit(run: Run) -> str:
-    """The score on rows that the run was trained on: far above that of the test set, it would have learned them."""
+    """The score on training rows; one far better than the test score indicates overfitting."""
     settings = run.recipe.evaluation
     report = evaluate_likelihood(
         run.flow,
@@ -116,11 +115,11 @@ def fit(run: Run) -> str:
         batch_size=settings.batch_size,
         generator=Generator().manual_seed(run.recipe.seed),
     )
-    return f"On {report.rows:,} rows of training: {report.value:.3f} ± {report.standard_error:.3f}."
+    return f"On {report.rows:,} training rows: {report.value:.3f} ± {report.standard_error:.3f}."
 
 
 def baseline(recipe: Recipe, rows: int) -> str:
-    """The Gaussian on the same preprocessed data and the same test rows, and the truth where it is known."""
+    """The scores of a Gaussian on the same data, and of the true density if it is known."""
     data = load_data(recipe.data, recipe.seed)
     preprocessing = make_preprocessing(recipe, data) or Chain([])
     flow = Flow(data.event_shape, Chain([]), preprocessing=preprocessing)
@@ -149,7 +148,7 @@ def headline(folders: list[Path]) -> str:
 
 
 def architecture_table() -> str:
-    """The table of docs/architectures.md, from the objects themselves."""
+    """The table of docs/architectures.md."""
     rows = ["| architecture | parameters | data | what |", "|---|---|---|---|"]
     for name, architecture in ARCHITECTURES.items():
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Trained runs that measurements start from."""
+"""Trained runs for benchmarks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def trained(folder: Path, steps: int | None = None) -> Path:
-    """The run in a folder called RECIPE-SEED, trained first where it is missing.
+    """The run in a folder called RECIPE-SEED, which is trained if it is missing.
 
     Args:
         folder: of the run.
-        steps: of its training; the recipe's when not given.
+        steps: number of training steps; that of the recipe by default.
     """
     if not (folder / "evaluation.json").is_file():
         recipe, _, seed = folder.name.rpartition("-")

@@ -1,4 +1,4 @@
-"""How much the cost and the peak memory of a training step swing from step to step.
+"""Variation of cost and peak memory between training steps.
 
     python -m experiments.benchmarks.steadiness [--device cuda] [--steps 500]
 
@@ -30,16 +30,16 @@ from experiments.paper.peak import allocations, peak
 STEPS = 500
 BLOCKS = 4
 CASE = Case("", (3, 8, 8), (BLOCKS,), 32, 16)
-#: Power iterations of an update, for both, so that their number does not swing.
+#: Power iterations of an update, the same number for both libraries and at all steps.
 ITERATIONS = 5
 
 
 class Candidate(ABC):
-    """A flow in training whose steps are watched.
+    """A flow in training whose steps are measured.
 
     Args:
         name: for the table.
-        beside: evaluations of g that a step costs beside the series; None where they are no fixed number.
+        beside: evaluations of g in a step in addition to the series; None if their number is not fixed.
     """
 
     def __init__(self, name: str, flow: nn.Module, beside: int | None, device: str) -> None:
@@ -54,7 +54,7 @@ class Candidate(ABC):
         self.learn()
 
     def learn(self) -> None:
-        """Forward, backward, optimiser; no gradients are left."""
+        """Forward, backward and optimiser; gradients are removed afterwards."""
         (-self.log_prob().mean()).backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
@@ -65,15 +65,15 @@ class Candidate(ABC):
 
     @abstractmethod
     def log_prob(self) -> Tensor:
-        """Of the batch."""
+        """log p(x) of the batch."""
 
     @abstractmethod
     def products(self) -> list[float]:
-        """Products of the series a sample in the last step, of every block."""
+        """Products of the series for each sample in the last step, for each block."""
 
 
 class Ours(Candidate):
-    """Our flow; the rows that every product with Jᵀ is given are counted."""
+    """Our flow, with a count of the rows in each product with Jᵀ."""
 
     def __init__(self, name: str, logdet: LogDetEstimator, device: str) -> None:
         super().__init__(name, CASE.ours(logdet), 7, device)
@@ -107,7 +107,7 @@ class Ours(Candidate):
 
 
 class Peer(Candidate):
-    """normflows, which draws one N a block for the whole batch and keeps it in a buffer."""
+    """normflows, which draws one number of terms for each block and batch and stores it in a buffer."""
 
     def __init__(self, name: str, scheme: str, beside: int | None, device: str) -> None:
         super().__init__(name, CASE.peer(scheme, None), beside, device)
@@ -125,7 +125,7 @@ class Peer(Candidate):
 
 @dataclass
 class Record:
-    """What the steps of one candidate showed: products of the series a sample by step and block, seconds, bytes."""
+    """Measurements of a candidate: products of the series for each sample, by step and block; seconds; bytes."""
 
     products: list[list[float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -155,8 +155,8 @@ def section(device: str = "cpu", steps: int = STEPS) -> str:
     np.random.seed(0)  # noqa: NPY002  # normflows draws its numbers of terms from numpy's global state
     records = watch(candidates, steps, device)
     rows = [
-        "| | products of the series a sample | cost, evaluations of g | its variation | largest/mean | of one block | "
-        "processor s, median | its variation | peak, MB | its variation | largest/mean |",
+        "| | products of the series per sample | cost, evaluations of g | its variation | largest/mean | of one "
+        "block | processor s, median | its variation | peak, MB | its variation | largest/mean |",
         f"|---|{'---|' * 10}",
     ]
     rows += [row(one, record) for one, record in zip(candidates, records, strict=True)]
@@ -164,7 +164,7 @@ def section(device: str = "cpu", steps: int = STEPS) -> str:
 
 
 def watch(candidates: Sequence[Candidate], steps: int, device: str) -> list[Record]:
-    """Cost of `steps` steps, the candidates in turns, and peaks of as many more: the profiler takes time of its own."""
+    """Measure the cost of `steps` steps, candidates in turns, and then the peaks of `steps` steps."""
     records = [Record() for _ in candidates]
     for turn in range(-3, steps):
         for one, record in zip(candidates, records, strict=True):
@@ -180,7 +180,7 @@ def watch(candidates: Sequence[Candidate], steps: int, device: str) -> list[Reco
 
 
 def processor_seconds(step: Callable[[], None]) -> float:
-    """Processor time of the process, which others on the machine disturb less than they do the clock on the wall."""
+    """Processor time of a step, which depends less on other processes than wall-clock time."""
     synchronise()
     start = time.process_time()
     step()
@@ -189,7 +189,7 @@ def processor_seconds(step: Callable[[], None]) -> float:
 
 
 def row(one: Candidate, record: Record) -> str:
-    """A line of the table."""
+    """One line of the table."""
     series = [statistics.mean(blocks) for blocks in record.products]
     cells = [one.name, f"{statistics.mean(series):.2f}"]
     if one.beside is None:
@@ -209,24 +209,24 @@ def percent(values: Sequence[float]) -> str:
 
 
 def largest(values: Sequence[float]) -> str:
-    """Over the mean."""
+    """Maximum over mean."""
     return f"{max(values) / statistics.mean(values):.3f}"
 
 
 def about(device: str, steps: int) -> str:
-    """What was measured, and how."""
+    """Description of the measurement."""
     command = "python -m experiments.benchmarks.steadiness" + ("" if device == "cpu" else f" --device {device}")
     shape = "×".join(str(size) for size in CASE.event_shape)
     return (
-        f"`{command} --steps {steps}` on {hardware()}.\n\n"
-        f"{BLOCKS} blocks 3×3 → 1×1 → 3×3 of {CASE.hidden} on {shape}, {CASE.batch} images: cheaper than the paper's "
-        f"flows. Two exact terms and Geometric(0.5), {TERMS} expected; seed 0. *Variation* is the coefficient of "
-        f"variation, standard deviation over mean, of {steps} steps. Cost is counted: the rows given to every product "
-        "of the series, over the batch, and mean over blocks, plus 7 for ours (forward 1, dual pass 2, its backward 4) "
-        "and 8 for the peer's Neumann gradient; through the peer's series it is no such sum. *Of one block*: the "
-        "variation over steps and blocks. Processor time is of the whole step, candidates in turns, on a machine with "
-        f"other work: the line of {TERMS} terms always shows how much of its variation is due to the machine. Peak: "
-        f"bytes of tensors above what lasts from step to step, exactly, over {steps} more steps, the update aside."
+        f"`{command} --steps {steps}` on {hardware()}.\n\n{BLOCKS} blocks 3×3 → 1×1 → 3×3 of {CASE.hidden} on "
+        f"{shape}, {CASE.batch} images, smaller than the paper's flows. Two exact terms and Geometric(0.5), {TERMS} "
+        f"expected; seed 0. *Variation* is the coefficient of variation, standard deviation over mean, of {steps} "
+        "steps. Cost is a count: the rows in all products of the series over the batch size, averaged over blocks, "
+        "plus 7 for ours (forward 1, dual pass 2, its backward 4) and 8 for the peer's Neumann gradient; for the "
+        "peer's series it is not defined. *Of one block*: the variation over steps and blocks. Processor time is "
+        f"that of the whole step, candidates in turns, on a shared machine: the line with {TERMS} terms at all steps "
+        "shows how much of the variation is due to the machine. Peak: exact bytes of tensors above the memory that "
+        f"lasts between steps, over {steps} more steps, without the Lipschitz update."
     )
 
 

@@ -1,9 +1,9 @@
-"""A training step beside the peer's and beside its own matrix products, and where its time goes.
+"""Time of a training step compared with the peer's and with its matrix products, and its breakdown.
 
     python -m experiments.benchmarks.step
     python -m experiments.benchmarks.step --device cuda --cases table image-512 mnist cifar10 --rounds 3 [--tf32]
 
-write the sections `step` and `split` of docs/benchmarks.md, or `cuda step` and `cuda split`, or the two with `tf32`.
+Writes the sections `step` and `split` of docs/benchmarks.md, or `cuda step` and `cuda split`, or both with `tf32`.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from experiments.benchmarks.timing import (
     synchronise,
 )
 
-#: A profile of more blocks than these takes minutes where every launch of a GPU is an event.
+#: Largest number of blocks that are profiled on a GPU, where a profile of more blocks takes minutes.
 PROFILED_BLOCKS = 12
 
 
 def main(given: Sequence[str] | None = None) -> None:
     """Measure and write the sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=11, help="steps of every candidate")
+    parser.add_argument("--rounds", type=int, default=11, help="number of steps of each candidate")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES)[:4], help="which of the flows")
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES)[:4], help="flows to measure")
     parser.add_argument("--tf32", action="store_true", help="float32 products in TF32, ours and the peer's")
     parser.add_argument("--compiled", action="store_true", help="our step also under torch.compile")
     parser.add_argument("--page", type=Path, default=BENCHMARKS, help="the page to fill")
@@ -62,7 +62,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Lines of the two tables."""
+    """The lines of both tables."""
     rows: list[str] = []
     parts: list[str] = []
     top = peak_throughput(arguments.device)
@@ -70,7 +70,7 @@ def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> tuple[list[
         ours, peers = candidates(case, arguments.device, compiled=arguments.compiled)
         floor = bare_products(case.ours(TRAINING).to(arguments.device), case.data(arguments.device))
         gc.collect()
-        gc.freeze()  # the collector otherwise walks through all modules again and again, ours and theirs
+        gc.freeze()  # otherwise the garbage collector repeatedly visits all modules
         found = alternate({**ours, **peers, "products": floor}, arguments.rounds)
         best = _best(found, peers)
         rows += table_rows(case, found, list(ours), list(peers), flops(ours | peers), top)
@@ -82,7 +82,7 @@ def measure(cases: Sequence[Case], arguments: argparse.Namespace) -> tuple[list[
 
 
 def candidates(case: Case, device: str, *, compiled: bool) -> tuple[dict[str, Step], dict[str, Step]]:
-    """Our routes and the peer's schemes."""
+    """Our gradient methods and the peer's."""
     x = case.data(device)
     ours = {f"contraflow, {route}": our_step(case.ours(TRAINING, route).to(device), x) for route in ("dual", "kept")}
     if lowers_cheaply(device):
@@ -98,7 +98,7 @@ def candidates(case: Case, device: str, *, compiled: bool) -> tuple[dict[str, St
 
 
 def step_text(rounds: int, head: str) -> str:
-    """Head of the first section."""
+    """The beginning of the first section."""
     units = products_a_step(TRAINING)
     return (
         f"{head}. Zero gradients, Lipschitz update, forward, backward,\n"

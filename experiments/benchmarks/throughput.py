@@ -1,8 +1,8 @@
-"""Sampling and evaluation of trained flows, beside the same weights in normflows.
+"""Sampling and evaluation of trained flows, compared with the same weights in normflows.
 
     python -m experiments.benchmarks.throughput --runs RUNS [--device cuda]
 
-trains the runs checkerboard-0 and digits-0 where they are missing, and writes the section `throughput` of
+Trains the runs checkerboard-0 and digits-0 if they are missing, and writes the section `throughput` of
 docs/benchmarks.md, or `cuda throughput`.
 """
 
@@ -34,16 +34,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--rows", type=int, default=1000, help="samples, and rows to score, at once")
+    parser.add_argument("--rows", type=int, default=1000, help="number of samples, and of rows to score, in one batch")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--repeats", type=int, default=30, help="evaluations behind a standard error")
-    parser.add_argument("--steps", type=int, help="of training, where a run is missing; the recipe's when not given")
+    parser.add_argument("--repeats", type=int, default=30, help="number of evaluations for a standard error")
+    parser.add_argument(
+        "--steps", type=int, help="number of training steps of a missing run; that of the recipe by default"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     samples, scores = [], []
     for name in ("checkerboard-0", "digits-0"):
         flow = load_run(trained(arguments.runs / name, arguments.steps)).flow.eval()
-        flow = Flow(flow.event_shape, flow.bijection, flow.base)  # without preprocessing, which the peer does not have
+        flow = Flow(flow.event_shape, flow.bijection, flow.base)  # without preprocessing, which the peer lacks
         peer, flow = peer_copy(flow).to(arguments.device), flow.to(arguments.device)
         z = flow.base.sample(arguments.rows, generator=Generator(arguments.device).manual_seed(0))
         samples += sampling_rows(name, flow, peer, z, arguments.rounds)
@@ -62,12 +64,12 @@ def main() -> None:
     fill(BENCHMARKS, on(arguments.device, "throughput"), text + tables)
 
 
-TEXT = """`python -m experiments.benchmarks.throughput --runs RUNS{option}` on {hardware}. {rows} rows at once, float32,
-medians of {rounds} rounds in turns, seconds of processor time without a GPU, else of the clock; the same trained
-weights on both sides. Residual: largest ‖z - f(x)‖₂/√D of a row, f in float64, through all blocks; the peer's
-tolerance is the loosest of 1e-5 · 2ᵏ that leaves no larger one than ours. Standard errors of a row: root mean square
-over rows of the spread of {repeats} evaluations; the last column compares time × variance, that is the time to the
-same standard error.
+TEXT = """`python -m experiments.benchmarks.throughput --runs RUNS{option}` on {hardware}. Batches of {rows} rows,
+float32, medians of {rounds} rounds in turns; seconds of processor time, with a GPU wall-clock time; the same trained
+weights for both libraries. Residual: largest ‖z - f(x)‖₂/√D of a row, f in float64, through all blocks. The peer's
+tolerance is the largest 1e-5 · 2ᵏ whose residual is not larger than ours. Standard error of a row: root mean square
+over rows of the standard deviation of {repeats} evaluations. The last column compares time × variance, the time to
+the same standard error.
 
 """
 SAMPLING = "| flow | sampling | seconds | ratio (quartiles) | residual |\n|---|---|---|---|---|\n"
@@ -79,7 +81,7 @@ SCORING = (
 
 @torch.no_grad()
 def sampling_rows(name: str, flow: Flow, peer: nn.Module, z: Tensor, rounds: int) -> list[str]:
-    """Ours; the peer to the same residual; the peer as it comes."""
+    """Rows for our flow, for the peer at the same residual, and for the peer with its default tolerance."""
     ours = flow.with_inverse(Anderson(tolerance=TOLERANCE))
     truth = copy.deepcopy(flow).double()
 
@@ -106,7 +108,7 @@ def sampling_rows(name: str, flow: Flow, peer: nn.Module, z: Tensor, rounds: int
 
 
 def evaluation_rows(name: str, flow: Flow, peer: nn.Module, x: Tensor, rounds: int, repeats: int) -> list[str]:
-    """log p(x) by both, exact in two dimensions."""
+    """Rows for log p(x) by both libraries, exact in two dimensions."""
     ours = flow.with_logdet(Exact() if flow.dimensions == 2 else EVALUATION)
     score = {"contraflow": lambda: ours.log_prob(x), "normflows": lambda: peer.log_prob(x).detach()}
     with torch.no_grad():

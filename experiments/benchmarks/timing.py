@@ -1,4 +1,4 @@
-"""Timings side by side: the candidates take turns, so that what disturbs one disturbs all."""
+"""Timings of several candidates in turns, so that disturbances affect all of them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 
 from contraflow.runs import compare_page
 
-#: One call is one step, evaluation or the like; what it returns is not looked at.
+#: A call to time, such as a training step; its result is ignored.
 Step = Callable[[], object]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one candidate, round by round."""
+    """Seconds of one candidate in each round."""
 
     seconds: tuple[float, ...]
 
@@ -28,26 +28,26 @@ class Timing:
         return statistics.median(self.seconds)
 
     def ratio(self, other: Timing) -> tuple[float, float, float]:
-        """Median, and first and last quartile, of this one's seconds over the other's in the same round."""
+        """Median, first and last quartile of the ratio of these seconds to the other's in the same round."""
         ratios = [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         return middle, low, high
 
 
 def alternate(candidates: Mapping[str, Step], rounds: int, warm_up: int = 2) -> dict[str, Timing]:
-    """Seconds of every candidate in `rounds` rounds, after some that do not count."""
-    found: dict[str, list[float]] = {name: [] for name in candidates}
+    """Seconds of each candidate in `rounds` rounds, after warm-up rounds."""
+    measured: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(-warm_up, rounds):
         for name, step in candidates.items():
             seconds = timed(step)
             if turn >= 0:
-                found[name].append(seconds)
-    return {name: Timing(tuple(seconds)) for name, seconds in found.items()}
+                measured[name].append(seconds)
+    return {name: Timing(tuple(seconds)) for name, seconds in measured.items()}
 
 
 def timed(step: Step) -> float:
-    """Seconds of one call: of the processor where one thread runs, which other processes hardly disturb, else of the
-    wall clock, the device's work included."""
+    """Seconds of one call: processor time with a single thread, which hardly depends on other processes; otherwise
+    wall-clock time, including the work of a GPU."""
     clock = time.process_time if torch.get_num_threads() == 1 and not torch.cuda.is_available() else time.perf_counter
     synchronise()
     start = clock()
@@ -57,13 +57,13 @@ def timed(step: Step) -> float:
 
 
 def synchronise() -> None:
-    """Wait for the GPU, where there is one."""
+    """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def peak_throughput(device: str) -> float:
-    """Floating-point operations a second of a large float32 product under the present settings: the best of five."""
+    """Floating-point operations per second of a large float32 product with the current settings; the best of five."""
     size = 8192 if device == "cuda" else 1024
     a, b = torch.randn(2, size, size, device=device)
     torch.mm(a, b)
@@ -71,7 +71,7 @@ def peak_throughput(device: str) -> float:
 
 
 def lowers_cheaply(device: str) -> bool:
-    """Whether bfloat16 products have units of their own: on GPUs, and on processors that say so."""
+    """Whether the hardware has units for bfloat16 products: GPUs, and processors with the instruction sets."""
     cpuinfo = Path("/proc/cpuinfo")
     words = cpuinfo.read_text().split() if cpuinfo.is_file() else []
     return device == "cuda" or "avx512_bf16" in words or "amx_bf16" in words
@@ -84,6 +84,6 @@ def hardware() -> str:
 
 
 def processor() -> str:
-    """The processor's name and whether it has AVX-512."""
+    """Name of the processor, and whether it has AVX-512."""
     wide = " (AVX-512)" if torch.backends.cpu.get_cpu_capability() == "AVX512" else ""
     return compare_page.processor() + wide

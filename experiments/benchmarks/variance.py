@@ -1,4 +1,4 @@
-"""Variances of roulette estimators in closed form, from the spectrum of J: docs/maths/adaptive-law.md, section 1."""
+"""Variances of Russian roulette estimators in closed form, from the spectrum of J: docs/maths/adaptive-law.md."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Generator, Tensor
 
 from contraflow import TRAINING
 
-#: Terms of the series that are looked at.
+#: Number of terms of the series.
 HORIZON = 500
 
 
 @dataclass(frozen=True)
 class Law:
-    """c_k = 1/P(term k is computed), k = 0, 1, …, HORIZON, the mean number of terms n, and the tail's fall q."""
+    """c_k = 1/P(term k is computed), k = 0, 1, …, HORIZON, the mean number of terms n, and the ratio q of the tail."""
 
     weights: Tensor
     terms: float
@@ -44,7 +44,7 @@ class Law:
 
 @dataclass(frozen=True)
 class Moments:
-    """E r_k² of the tails r_k = Σ_{j >= k} (±) term j of the series, k = 0, 1, …, and the square of the mean."""
+    """E r_k² of the remainders r_k = Σ_{j >= k} (±) term j of the series, k = 0, 1, …, and the square of the mean."""
 
     tails: Tensor
     mean_squared: float
@@ -88,7 +88,7 @@ class Spectrum:
         return trace.square() + spread.clamp_min(0) / probes, trace[0].item() ** 2
 
     def moments(self, direction: Tensor | None, rademacher: bool, probes: int = 1) -> Moments:
-        """Of the gradient along a direction dJ, or of the value where there is none."""
+        """Moments of the gradient along a direction dJ, or of the value without a direction."""
         identity = torch.eye(len(self.values), dtype=torch.float64)
         functions = self._value_tails() if direction is None else self._gradient_tails()
         right = identity if direction is None else direction
@@ -111,6 +111,6 @@ class Spectrum:
         return torch.stack([rows[-1], *rows[::-1][: last - 1]])
 
     def _horizon(self) -> int:
-        """Terms until ρ^k is 1e-12: under q = ρ that is the size of what is left out."""
+        """Number of terms until ρ^k is 1e-12."""
         radius = max(self.values.abs().max().item(), 1e-3)
         return min(HORIZON, 3 + math.ceil(math.log(1e-12) / math.log(radius)))

@@ -1,4 +1,4 @@
-"""`python -m experiments.paper`: the names, or one table or figure by its name."""
+"""`python -m experiments.paper`: list all experiments, or run one of them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from experiments.paper import EXPERIMENTS, reproduce
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a table or figure of the Residual Flows paper, and set the outcome beside the paper's; list them all.
+    """Reproduce a table or figure of the Residual Flows paper and compare it with the published one.
 
-    Writes OUT/NAME.md, NAME.json, pictures and an index; the runs are ordinary ones in OUT/runs, and what is there
-    already is not trained again. The exit code is 0, or 2 for an error, said in one line.
+    Writes OUT/NAME.md, NAME.json, pictures and an index. Flows are trained as ordinary runs in OUT/runs, and finished
+    runs are used again. The exit code is 0, or 2 for an error, reported in one line.
     """
     parser = argparse.ArgumentParser(
         prog="python -m experiments.paper",
-        description="Run a table or figure of the Residual Flows paper, and set the outcome beside the paper's.",
+        description="Reproduce a table or figure of the Residual Flows paper and compare it with the published one.",
     )
-    parser.add_argument("name", nargs="?", help="table or figure; all are listed when not given")
+    parser.add_argument("name", nargs="?", help="of the experiment; all are listed by default")
     parser.add_argument(
         "--budget",
         default="reduced",
-        help="reduced (under an hour on two CPU cores), full (the paper's, for a GPU), or seconds of processor time "
-        "for the training steps of every run",
+        help="reduced (for a CPU), full (the paper's setting, for a GPU), or the seconds of processor time of the "
+        "training steps of each run",
     )
-    parser.add_argument("--seeds", type=int, help="runs of each setting; the experiment's own number when not given")
-    parser.add_argument("--out", type=Path, default=Path("reproduction"), help="folder of page, pictures and runs")
+    parser.add_argument("--seeds", type=int, help="number of seeds; the experiment's own number by default")
     parser.add_argument(
-        "--data", help="folder of the named data sets; $CONTRAFLOW_DATA or ~/.cache/contraflow when not given"
+        "--out", type=Path, default=Path("reproduction"), help="folder of the page, the pictures and the runs"
+    )
+    parser.add_argument(
+        "--data", help="folder of the named data sets; $CONTRAFLOW_DATA or ~/.cache/contraflow by default"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(argv)

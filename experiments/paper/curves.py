@@ -1,4 +1,4 @@
-"""Curves over seeds: one line for the mean, a band for its standard error."""
+"""Curves over several seeds: a line for the mean, a band for its standard error."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contraflow.evaluation.figures import logarithmic, png_figure
 from experiments.paper.paired import mean_and_error
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values of every seed along one axis.
+    """Values of several seeds along one axis.
 
     Args:
-        x: places.
-        seeds: for every seed a value a place.
-        color, dashed: of the line; matplotlib's own next colour when none is given.
+        x: positions on the axis.
+        seeds: for each seed one value at each position.
+        color, dashed: of the line; matplotlib's next colour by default.
     """
 
     x: Sequence[float]
@@ -25,34 +26,31 @@ class Curve:
     dashed: bool = False
 
     def means_and_errors(self) -> list[tuple[float, float]]:
-        """Mean over seeds and its standard error, place by place; 0 with one seed."""
-        summed = (mean_and_error(values) for values in zip(*self.seeds, strict=True))
-        return [(mean, error or 0.0) for mean, error in summed]
+        """Mean over seeds and its standard error (0 for one seed) at each position."""
+        summaries = (mean_and_error(values) for values in zip(*self.seeds, strict=True))
+        return [(mean, error or 0.0) for mean, error in summaries]
 
 
 def curves_picture(
-    curves: Mapping[str, Curve], xlabel: str, ylabel: str, path: Path, *, logarithmic: bool = False
+    curves: Mapping[str, Curve], xlabel: str, ylabel: str, path: Path, *, logarithmic_x: bool = False
 ) -> None:
     """Lines with bands of one standard error over seeds.
 
     Args:
         curves: name in the legend → curve.
+        xlabel, ylabel: of the axes.
         path: PNG file.
-        logarithmic: x in factors of two.
+        logarithmic_x: whether the x axis is logarithmic, with ticks at the positions of the first curve.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.6, 3.8), layout="constrained")
-    axes = figure.subplots()
-    for name, curve in curves.items():
-        found = curve.means_and_errors()
-        style = "--" if curve.dashed else "-"
-        (line,) = axes.plot(curve.x, [mean for mean, _ in found], style, marker=".", color=curve.color, label=name)
-        lows, highs = [mean - error for mean, error in found], [mean + error for mean, error in found]
-        axes.fill_between(curve.x, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
-    if logarithmic:
-        axes.set_xscale("log", base=2)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, format="png", dpi=130)
+    with png_figure(path, 7.6, 3.8, dpi=130) as figure:
+        axes = figure.subplots()
+        for name, curve in curves.items():
+            points = curve.means_and_errors()
+            style = "--" if curve.dashed else "-"
+            (line,) = axes.plot(curve.x, [mean for mean, _ in points], style, marker=".", color=curve.color, label=name)
+            lows, highs = [mean - error for mean, error in points], [mean + error for mean, error in points]
+            axes.fill_between(curve.x, lows, highs, color=line.get_color(), alpha=0.2, linewidth=0)
+        if logarithmic_x:
+            logarithmic(axes, "x", next(iter(curves.values())).x)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        figure.legend(loc="outside right upper")

@@ -1,11 +1,11 @@
-"""The flows of digits that the experiments on samples and on out-of-distribution detection share, trained once."""
+"""Flows of digits that several experiments share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from contraflow.logdet import PowerSeries
-from contraflow.runs import RECIPES, Recipe, with_architecture
+from contraflow.runs import RECIPES, Recipe
+from experiments.paper.ablation import I_RESNET
 
 FAMILY = "digits_flows"
 
@@ -16,7 +16,7 @@ def residual_flow() -> Recipe:
 
 
 def background() -> Recipe:
-    """The same on images with a tenth of the pixels replaced, a third of the steps: for the likelihood ratio."""
+    """The recipe `digits` with 500 steps on images with a tenth of the pixels replaced, for the likelihood ratio."""
     recipe = residual_flow()
     recipe.training.steps = 500
     recipe.preprocessing.mutate = 0.1
@@ -24,14 +24,12 @@ def background() -> Recipe:
 
 
 def iresnet() -> Recipe:
-    """An i-ResNet under the biased series of five terms, trained as long."""
-    recipe = with_architecture(residual_flow(), "iresnet")
-    recipe.estimator = PowerSeries()
-    return recipe
+    """The recipe `digits` as an i-ResNet: the same network with ELU and c = 0.9, trained on five biased terms."""
+    return I_RESNET.recipe(residual_flow())
 
 
 def chosen(*recipes: Callable[[], Recipe]) -> Callable[[], Mapping[str, Recipe]]:
-    """Label → recipe, made when asked for.
+    """A function that returns label → recipe.
 
     >>> list(chosen(residual_flow, iresnet)())
     ['residual_flow', 'iresnet']

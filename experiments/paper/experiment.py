@@ -1,4 +1,4 @@
-"""What a named experiment of the paper is, and what it gives."""
+"""The definition of an experiment, and its result."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ from experiments.paper.setting import Setting
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that the paper says.
+    """A claim of the paper.
 
     Args:
-        says: in our words, with its figures.
-        where: table, figure or section.
-        source: where that was read; empty where it is from memory, which the page then says.
+        says: the claim, in our words.
+        where: its table, figure or section; the title or arXiv number of another paper.
     """
 
     says: str
     where: str
-    source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.says} ({self.where}; {self.source or 'from memory, not checked against the text'})"
+        return f"{self.says} ({self.where})"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table in Markdown; the first column names what the row is about."""
+    """A table in Markdown; the first cell of each row is its name."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -41,10 +39,15 @@ class Table:
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{self.caption}\n\n{text}" if self.caption else text
 
+    def cell(self, row: str, column: str) -> str:
+        """The cell in the row and the column of these names; "–" if there is no such row."""
+        place = self.head.index(column)
+        return next((cells[place] for cells in self.rows if cells[0] == row), "–")
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that the experiment wrote beside its page, and what to look for in it."""
+    """A picture in the folder of the page, and its caption."""
 
     file: str
     caption: str
@@ -52,13 +55,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment found.
+    """The result of an experiment.
 
     Args:
-        tables, pictures: in the order to show.
-        findings: sentences with figures; the first one also stands in the index.
+        tables, pictures: in the order of the page.
+        findings: sentences with numbers; the first one is also in the index.
         values: plain values for JSON.
-        training_seconds: of the runs' training steps; 0 where nothing was trained.
+        training_seconds: total time of the training steps of all runs; 0 if nothing was trained.
     """
 
     tables: Sequence[Table]
@@ -70,14 +73,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure of Chen et al. 2019 (arXiv:1906.02735).
+    """A table or figure that can be reproduced.
 
     Args:
         about: one line.
-        claims: what the paper says.
-        reduced: what two CPU cores finish in under an hour.
+        claims: of the paper.
+        reduced: a setting for a CPU.
         full: the paper's setting, for a GPU.
-        run: trains what is missing, measures, draws.
+        run: trains missing runs, measures, draws.
+        published: the paper's own tables.
     """
 
     about: str
@@ -85,3 +89,4 @@ class Experiment:
     reduced: Setting
     full: Setting
     run: Callable[[Plan], Result]
+    published: Sequence[Table] = ()

@@ -1,4 +1,4 @@
-"""Figure 3: memory of a training step under each route of the log-determinant's gradient."""
+"""Figure 3: memory of a training step with each method of computing the log-determinant's gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from contraflow.architectures import ARCHITECTURES
 from contraflow.bijections import ResidualBlock
-from contraflow.files import replacing
+from contraflow.evaluation.figures import logarithmic, png_figure
 from contraflow.flow import Flow
 from contraflow.lipschitz import update_lipschitz
 from contraflow.logdet import PowerSeries
@@ -32,11 +32,11 @@ _ROUTES = {
 
 @dataclass(frozen=True)
 class Case:
-    """A network and a batch.
+    """A network and a batch size.
 
     Args:
         architecture, shape, options: as in a recipe.
-        batch: images, a number with a prime factor that no layer's size has.
+        batch: number of images, with a prime factor that is in no size of a layer.
         device: cpu or cuda.
     """
 
@@ -47,7 +47,7 @@ class Case:
     device: str = "cpu"
 
     def flow(self) -> tuple[Flow, torch.Tensor]:
-        """An untrained flow, its ActNorms and norms set, and a batch of noise."""
+        """An untrained flow, with ActNorms and norms initialised, and a batch of noise."""
         torch.manual_seed(0)
         x = torch.randn(self.batch, *self.shape, device=self.device)
         flow = ARCHITECTURES[self.architecture](self.shape, **self.options).to(self.device)
@@ -56,15 +56,15 @@ class Case:
         return flow, x
 
     def peaks(self) -> dict[str, Peak]:
-        """Of one step under every route; the power iteration is no part of it."""
+        """Peak memory of one training step with each method; the power iteration is not included."""
         flow, x = self.flow()
-        found = {}
+        peaks = {}
         for route in _ROUTES:
             for module in flow.modules():
                 if isinstance(module, ResidualBlock):
                     module.gradient, module.logdet = route, PowerSeries(_TERMS)
-            found[route] = step_peak(flow, x, self.device)
-        return found
+            peaks[route] = step_peak(flow, x, self.device)
+        return peaks
 
 
 _SMALL: dict[str, Any] = {"blocks": (4, 4, 4), "hidden": 64, "dense_blocks": 0}
@@ -73,7 +73,7 @@ _REDUCED = {
     "CIFAR10-small": Case("residual_flow_images", (3, 32, 32), _SMALL | {"squeeze_first": True}),
     "CIFAR10-large": Case("residual_flow_images", (3, 32, 32), _SMALL),
 }
-#: 65 = 5 · 13 images stand for the paper's 64, so that the tensors with a row a sample can be told from the others.
+#: 65 = 5 · 13 images in place of the paper's 64, so that tensors with one row for each sample can be identified.
 _FULL = {
     "MNIST": Case("residual_flow_mnist", (1, 28, 28), batch=65, device="cuda"),
     "CIFAR10-small": Case("residual_flow_cifar10", (3, 32, 32), {"squeeze_first": True}, 65, "cuda"),
@@ -82,72 +82,71 @@ _FULL = {
 
 
 def run(plan: Plan) -> Result:
-    """Peaks of every network under every route, as a table and a picture."""
-    cases = _FULL if plan.budget == "full" else _REDUCED
-    found = {name: case.peaks() for name, case in cases.items()}
+    """Peak memory of all networks with all methods, as a table and a picture."""
+    cases = _FULL if plan.full else _REDUCED
+    peaks_of = {name: case.peaks() for name, case in cases.items()}
     picture = plan.picture()
-    with replacing(picture) as temporary:
-        memory_picture(found, temporary)
+    memory_picture(peaks_of, picture)
     rows = [
-        (text, *(_cell(peaks[route], peaks["series"]) for peaks in found.values())) for route, text in _ROUTES.items()
+        (text, *(_cell(peaks[route], peaks["series"]) for peaks in peaks_of.values()))
+        for route, text in _ROUTES.items()
     ]
     caption = (
-        "MB of the tensors with a row for every sample, at the peak of a step; in brackets all tensors (weights, "
-        "gradients and optimiser included); ×: how many times less than the first row, by the first number."
+        "MB of the tensors with one row for each sample, at the peak of a step; in brackets all tensors, including "
+        "weights, gradients and optimiser state. ×: ratio of the first row to this row, by the first number."
     )
     return Result(
-        tables=(Table(("gradient", *found), rows, caption),),
-        findings=(_finding(found),),
-        pictures=(Picture(picture.name, "Tensors with a row for every sample, at the peak of a training step."),),
-        values={name: {route: asdict(one) for route, one in peaks.items()} for name, peaks in found.items()},
+        tables=(Table(("gradient", *peaks_of), rows, caption),),
+        findings=(_finding(peaks_of),),
+        pictures=(Picture(picture.name, "Tensors with one row for each sample, at the peak of a training step."),),
+        values={name: {route: asdict(peak) for route, peak in peaks.items()} for name, peaks in peaks_of.items()},
     )
 
 
-def _cell(one: Peak, naive: Peak) -> str:
-    saved = naive.activations / one.activations
-    return f"{one.activations / 1e6:.1f} ({one.total / 1e6:.1f}), ×{saved:.1f}"
+def _cell(peak: Peak, naive: Peak) -> str:
+    return f"{peak.activations / 1e6:.1f} ({peak.total / 1e6:.1f}), ×{naive.activations / peak.activations:.1f}"
 
 
-def _finding(found: Mapping[str, Mapping[str, Peak]]) -> str:
+def _finding(peaks_of: Mapping[str, Mapping[str, Peak]]) -> str:
     parts = []
-    for name, peaks in found.items():
+    for name, peaks in peaks_of.items():
         naive, paper, ours = (peaks[route].activations for route in ("series", "backward_in_forward", "dual"))
-        parts.append(f"{name} {naive / paper:.1f} times fewer, {naive / ours:.1f} times with our dual pass")
-    return f"The paper's two tricks and the activations held at {_TERMS} terms: {'; '.join(parts)}."
+        parts.append(f"{name} {naive / paper:.1f} times and {naive / ours:.1f} times")
+    return (
+        f"Activations at {_TERMS} terms are reduced by the paper's two methods together, and by our dual pass: "
+        f"{'; '.join(parts)}."
+    )
 
 
-def memory_picture(found: Mapping[str, Mapping[str, Peak]], path: Path) -> None:
-    """Bars, a group a network, on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(_ROUTES)
-    for place, (route, text) in enumerate(_ROUTES.items()):
-        heights = [peaks[route].activations / 1e6 for peaks in found.values()]
-        axes.bar([group + place * width for group in range(len(found))], heights, width, label=text)
-    axes.set_xticks([group + 0.4 - width / 2 for group in range(len(found))], labels=list(found))
-    axes.set(ylabel="MB at the peak of a step", yscale="log")
-    axes.legend(fontsize="small")
-    figure.savefig(path, format="png", dpi=130)
+def memory_picture(peaks_of: Mapping[str, Mapping[str, Peak]], path: Path) -> None:
+    """Bars on a logarithmic axis, one group for each network."""
+    with png_figure(path, 7, 3.6, dpi=130) as figure:
+        axes = figure.subplots()
+        width = 0.8 / len(_ROUTES)
+        for place, (route, text) in enumerate(_ROUTES.items()):
+            heights = [peaks[route].activations / 1e6 for peaks in peaks_of.values()]
+            axes.bar([group + place * width for group in range(len(peaks_of))], heights, width, label=text)
+        axes.set_xticks([group + 0.4 - width / 2 for group in range(len(peaks_of))], labels=list(peaks_of))
+        axes.set(ylabel="MB at the peak of a step")
+        logarithmic(axes, "y")
+        axes.legend()
 
 
 FIGURE_3 = Experiment(
-    about="memory of the gradient routes",
+    about="memory of the gradient of the log-determinant",
     claims=(
         Claim(
-            "GB a batch of 64 images with 10 terms, for MNIST, CIFAR10-small (downsampled before any block) and "
-            "CIFAR10-large: naive backpropagation needs memory for every term of every block, O(nm); the Neumann "
-            "series saves the factor n, and gradients taken already in the forward pass the factor m: O(1) for the "
-            "log-determinant",
+            "Memory of a batch of 64 images with 10 terms, for MNIST, CIFAR10-small (with immediate downsampling) "
+            "and CIFAR10-large: backpropagation through the series needs memory for n terms of m blocks; the Neumann "
+            "gradient saves the factor n, and gradients in the forward pass the factor m. The bars of the figure are "
+            "not in the text, so there is no published number here",
             "Figure 3 and section 3.2",
-            "the caption and the text; the figure's bars are not readable in it",
         ),
     ),
     reduced=Setting(
-        "Exact bytes of one training step by torch's profiler, 10 terms, batches of 5 images, 4-4-4 blocks of 64 "
-        "channels without fully connected ones, on the processor. Nothing is trained. At growing depth, beside a peer: "
-        "docs/benchmarks.md."
+        "Exact bytes of one training step, by torch's profiler, on a CPU: 10 terms, batches of 5 images, 4-4-4 "
+        "blocks of 64 channels without fully connected blocks. No training. docs/benchmarks.md has the memory "
+        "against depth, and that of another library."
     ),
     full=Setting("The paper's networks, 16-16-16 blocks of 512, batches of 65 on a GPU: `--budget full`."),
     run=run,

@@ -1,7 +1,7 @@
-r"""Reduced entropy against the mode: log p(x) of samples at lower temperatures, and of modes found by ascent.
+r"""Reduced entropy sampling and the mode: log p(x) of samples at lower temperatures, and of modes found by ascent.
 
-Samples f⁻¹(Tz) shrink to f⁻¹(0) as T falls. Were log|det J_f| constant, as in an additive flow, that would be the
-mode of p(x); in a Residual Flow it need not be, and log p(x) of the mode may lie far above it: Chen et al. 2019
+Samples f⁻¹(Tz) tend to f⁻¹(0) as T → 0. This is the mode of p(x) if log|det J_f| is constant, as in an additive flow,
+but in general not in a Residual Flow, where log p(x) of the mode may be far higher. Chen et al. 2019
 (arXiv:1906.02735), reduced entropy sampling.
 """
 
@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.errors import ConfigurationError
+from contraflow.evaluation.figures import colour, png_figure
 from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION, LogDetEstimator
 
@@ -32,20 +33,20 @@ def ascend(
     low: Tensor | None = None,
     high: Tensor | None = None,
 ) -> Tensor:
-    """Local maxima of log_prob, by Adam at a rate that falls to nothing along a cosine; the start is not changed.
+    """Local maxima of log_prob, found by Adam with a cosine schedule of the learning rate.
 
     Args:
-        log_prob: of ``(n, *event_shape)``, ``(n,)``; may be noisy, as an unbiased estimate is.
-        start: ``(n, *event_shape)``.
-        steps: of Adam.
-        learning_rate: the first, in units of the event.
-        low, high: the box to stay in, where there is one.
+        log_prob: of points ``(n, *event_shape)``, returns ``(n,)``; may be noisy, such as an unbiased estimate.
+        start: ``(n, *event_shape)``; not changed.
+        steps: number of steps of Adam.
+        learning_rate: at the first step, in units of the event.
+        low, high: bounds of the points, if there are any.
 
     Raises:
-        ConfigurationError: no step, or a rate that is not positive.
+        ConfigurationError: no step, or a learning rate that is not positive.
 
-    >>> found = ascend(lambda x: -(x - 3).square().sum(1), torch.full((2, 1), 2.0))
-    >>> bool(((found - 3).abs() < 0.01).all())
+    >>> maxima = ascend(lambda x: -(x - 3).square().sum(1), torch.full((2, 1), 2.0))
+    >>> bool(((maxima - 3).abs() < 0.01).all())
     True
     """
     if steps < 1 or not learning_rate > 0:
@@ -65,11 +66,11 @@ def ascend(
 
 @dataclass(frozen=True)
 class RealDensity:
-    """log p(x) of real x, as a function of y = preprocessing(x), where a flow works.
+    """log p(x) of real-valued x, as a function of y = preprocessing(x), the input of the flow's bijection.
 
-    For images x is real pixels, dequantised ones among them, and log p(x) is what `Flow.log_prob` estimates for one
-    draw of the noise. The mode of p(x) is found in y, which has no edges to run into; a mode of p(y) would be another
-    point.
+    For images, x has real-valued pixels, such as dequantised ones, and `Flow.log_prob` estimates log p(x) for one draw
+    of the noise. The mode of p(x) is searched in the coordinates y, which are unbounded; it differs from the mode of
+    p(y).
 
     Args:
         flow: a flow with the estimator to use.
@@ -85,7 +86,7 @@ class RealDensity:
         return self.flow.base.log_prob(z) + logdet - self.flow.preprocessing.inverse_and_logdet(y)[1]
 
     def box(self) -> tuple[Tensor, Tensor]:
-        """Lowest and highest y of real pixels; infinite for what is no image."""
+        """Lowest and highest y of pixels; infinite for other data."""
         scaled = getattr(self.flow.preprocessing, "elementwise", None)
         if scaled is None:
             return torch.tensor(-math.inf), torch.tensor(math.inf)
@@ -96,11 +97,11 @@ class RealDensity:
 
 @dataclass(frozen=True)
 class EntropyReport:
-    """log p(x) of data, of samples at every temperature, and of the modes above both.
+    """log p(x) of data, of samples at all temperatures, and of the modes that ascent reaches from them.
 
     Attributes:
-        log_prob: name → log p(x) of every row in nats, ``(n,)``.
-        points: name → the rows as data look (images as integer levels).
+        log_prob: name → log p(x) of each row in nats, ``(n,)``.
+        points: name → the rows as data (images with integer levels).
     """
 
     log_prob: dict[str, Tensor]
@@ -111,11 +112,11 @@ class EntropyReport:
         return {name: asdict(_summary(values)) for name, values in self.log_prob.items()}
 
     def rows(self) -> list[tuple[str, ...]]:
-        """A row of `COLUMNS` for every kind of rows."""
-        found = {name: _summary(values) for name, values in self.log_prob.items()}
+        """A row of `COLUMNS` for each name."""
+        summaries = {name: _summary(values) for name, values in self.log_prob.items()}
         return [
-            (name, f"{one.mean:.1f} ± {one.standard_error:.1f}", f"{one.lowest:.1f}", f"{one.highest:.1f}")
-            for name, one in found.items()
+            (name, f"{row.mean:.1f} ± {row.standard_error:.1f}", f"{row.lowest:.1f}", f"{row.highest:.1f}")
+            for name, row in summaries.items()
         ]
 
 
@@ -149,14 +150,14 @@ def reduced_entropy(
 
     Args:
         flow: any flow.
-        data: ``(n, *event_shape)``; as many samples are drawn at every temperature, from the same latent noise.
-        temperatures: factors on the standard deviation of the base.
+        data: ``(n, *event_shape)``; n samples are drawn at each temperature, from the same latent noise.
+        temperatures: factors of the standard deviation of the base.
         steps, learning_rate: of `ascend`, in the units of the preprocessed data.
-        climbing: estimator during the ascent; the flow's own when not given.
-        estimator: of the values reported.
-        draws: estimates averaged for every value.
+        climbing: estimator during the ascent; the flow's own by default.
+        estimator: of the reported values.
+        draws: number of estimates averaged for each value.
         generator: of all noise.
-        progress: told the name of what is done.
+        progress: called with the name of each task.
     """
     climb = RealDensity(flow if climbing is None else flow.with_logdet(climbing), generator)
     low, high = climb.box()
@@ -194,22 +195,17 @@ def _report(
 
 
 def entropy_picture(report: EntropyReport, path: Path) -> None:
-    """log p(x) of every row of a report, a line for each of its kinds.
+    """log p(x) of all rows of a report, one line for each name.
 
     Args:
-        report: of `reduced_entropy`.
+        report: from `reduced_entropy`.
         path: PNG file.
     """
-    from matplotlib.figure import Figure
-
-    names = list(report.log_prob)
-    figure = Figure(figsize=(7, 0.8 + 0.4 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    for place, name in enumerate(names):
-        values = report.log_prob[name]
-        axes.plot(values.numpy(), [place] * len(values), "|", color="tab:blue", alpha=0.5, markersize=10)
-        axes.plot([values.mean().item()], [place], "o", color="black")
-    axes.set_yticks(range(len(names)), labels=names)
-    axes.invert_yaxis()
-    axes.set(xlabel="log p(x) in nats")
-    figure.savefig(path, format="png", dpi=150)
+    with png_figure(path, 7, 0.8 + 0.4 * len(report.log_prob)) as figure:
+        axes = figure.subplots()
+        for place, values in enumerate(report.log_prob.values()):
+            axes.plot(values.numpy(), [place] * len(values), "|", color=colour("data"), alpha=0.5, markersize=10)
+            axes.plot([values.mean().item()], [place], "o", color=colour("ink"))
+        axes.set_yticks(range(len(report.log_prob)), labels=list(report.log_prob))
+        axes.invert_yaxis()
+        axes.set(xlabel="log p(x) in nats")

@@ -1,4 +1,4 @@
-"""What an experiment found, as a page, as JSON, and as a line of the index."""
+"""The result of an experiment as a page, as JSON, and as a line of the index."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from contraflow.runs.command import command
 from contraflow.runs.compare_page import hardware
 from experiments.paper.experiment import Experiment, Result
 from experiments.paper.plan import Plan
-
-PAPER = "Chen, Behrmann, Duvenaud, Jacobsen, *Residual Flows for Invertible Generative Modeling*, NeurIPS 2019"
+from experiments.paper.published import PAPER
 
 
 def write_page(experiment: Experiment, plan: Plan, result: Result) -> str:
-    """Write OUT/NAME.md, NAME.json and the index OUT/README.md; the Markdown is returned.
+    """Write OUT/NAME.md, NAME.json and the index OUT/README.md, and return the Markdown.
 
     Raises:
-        OutputError: something could not be written.
+        OutputError: a file could not be written.
     """
     text = markdown(experiment, plan, result)
     write_text(plan.out / f"{plan.name}.md", text)
@@ -32,19 +31,20 @@ def write_page(experiment: Experiment, plan: Plan, result: Result) -> str:
 
 
 def markdown(experiment: Experiment, plan: Plan, result: Result) -> str:
-    """The page."""
+    """The page in Markdown."""
     parts = [
         f"# {plan.name}: {experiment.about}",
         f"Written by `{reproduce_command(plan)}`.",
-        "## What the paper says",
-        bullets(str(claim) for claim in experiment.claims),
-        "## What was run",
-        f"**Setting: {plan.budget}.** {_ran(plan)}",
+        "## Published",
+        bullets(map(str, experiment.claims)),
+        *map(str, experiment.published),
+        "## Setting",
+        f"**{plan.budget.capitalize()}.** {_setting(plan)}",
         _cost(plan, result),
-        "## What came out",
+        "## Results",
         bullets(result.findings),
         *map(str, result.tables),
-        *(f"![{Path(one.file).stem}]({one.file})\n\n{one.caption}" for one in result.pictures),
+        *(f"![{Path(picture.file).stem}]({picture.file})\n\n{picture.caption}" for picture in result.pictures),
         _full(experiment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -61,13 +61,13 @@ def as_dict(experiment: Experiment, plan: Plan, result: Result) -> dict[str, Any
         "hardware": hardware(),
         "training_seconds": result.training_seconds,
         "findings": list(result.findings),
-        "tables": [{"caption": one.caption, "head": one.head, "rows": one.rows} for one in result.tables],
+        "tables": [{"caption": table.caption, "head": table.head, "rows": table.rows} for table in result.tables],
         "values": result.values,
     }
 
 
 def reproduce_command(plan: Plan) -> str:
-    """The command that gives this page."""
+    """The command that writes this page."""
     options = [f"--budget {plan.budget}"] if plan.budget != "reduced" else []
     if plan.seeds != plan.setting.seeds:
         options.append(f"--seeds {plan.seeds}")
@@ -80,23 +80,24 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def index(out: Path) -> str:
-    """The pages of a folder, by name, each with what came out first."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"), key=_by_number)]
+    """The index of the pages in a folder, each with its first finding."""
+    pages = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("*.json"), key=_by_number)]
     rows = [
-        f"| [{one['name']}]({one['name']}.md) | {one['about']} | {one['setting']}, {count(one['seeds'], 'seed')} | "
-        f"{one['findings'][0].replace('|', '&#124;')} |"
-        for one in found
+        f"| [{page['name']}]({page['name']}.md) | {page['about']} | {page['setting']}, {count(page['seeds'], 'seed')} "
+        f"| {page['findings'][0].replace('|', '&#124;')} |"
+        for page in pages
     ]
     return "\n".join(
         [
             "# The paper's experiments",
             "",
             f"{PAPER} ([arXiv:1906.02735](https://arxiv.org/abs/1906.02735)), table by table and figure by figure. "
-            "`python -m experiments.paper` lists the names; `python -m experiments.paper NAME --out docs/reproduction` "
-            "writes a page here. The reduced settings are for two CPU cores: look whether the *effect* is there, not "
-            "at the numbers' size. Every page has the paper's own setting as commands, for a GPU.",
+            "`python -m experiments.paper` lists the experiments, and `python -m experiments.paper NAME --out "
+            "docs/reproduction` writes a page here. The reduced settings are for a CPU: they show whether an *effect* "
+            "of the paper is reproduced, and their numbers are not comparable with the published ones. Each page lists "
+            "the commands of the paper's own setting, for a GPU.",
             "",
-            "| name | what | setting run | what came out |",
+            "| name | experiment | setting | first result |",
             "|---|---|---|---|",
             *rows,
             "",
@@ -105,20 +106,23 @@ def index(out: Path) -> str:
 
 
 def _by_number(path: Path) -> list[str | int]:
-    """fig2 before fig17."""
+    """The key that sorts fig2 before fig17."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
 
 
-def _ran(plan: Plan) -> str:
-    seconds = "" if plan.seconds is None else f" Every run had {plan.seconds:g} seconds of processor time to train in."
+def _setting(plan: Plan) -> str:
+    seconds = (
+        "" if plan.seconds is None else f" The training steps of each run took {plan.seconds:g} s of processor time."
+    )
     return f"{plan.setting.about}{seconds}"
 
 
 def _cost(plan: Plan, result: Result) -> str:
     seeds = f"Seeds 0 to {plan.seeds - 1}; " if plan.seeds > 1 else ""
-    minutes = f"{result.training_seconds / 60:.0f} minutes of training steps by the clock, "
-    trained = f"{minutes}which other work on the machine lengthens; "
-    return f"{seeds}{trained if result.training_seconds else ''}{hardware()}."
+    minutes = (
+        f"{result.training_seconds / 60:.0f} minutes of training steps in total (wall clock, on a shared machine); "
+    )
+    return f"{seeds}{minutes if result.training_seconds else ''}{hardware()}."
 
 
 def _full(experiment: Experiment) -> str:

@@ -1,4 +1,4 @@
-"""Differences between two settings, paired by seed, and whether they bear the paper out."""
+"""Differences between two settings, paired by seed, and whether they agree with the paper."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Difference:
-    r"""Mean of aᵢ - bᵢ over seeds i, and half the width of Student's 95 % interval; infinite with one seed.
+    r"""Mean of aᵢ - bᵢ over seeds i, and half the width of Student's 95 % confidence interval, infinite for one seed.
 
-    Runs of one seed share the data split, the order of the data and the draws of the initial weights, so their
-    difference varies less than either.
+    Runs with the same seed share the data split, the order of the data and the random numbers of the initial weights,
+    which reduces the variance of their difference.
     """
 
     mean: float
@@ -21,16 +21,17 @@ class Difference:
 
     @classmethod
     def of(cls, a: Sequence[float], b: Sequence[float], grain: float = 0.0) -> Difference:
-        """Of the scores of two settings, seed by seed.
+        """The difference between the scores of two settings.
 
         Args:
-            grain: the step in which scores come, such as that of one row in an accuracy. Every score is then given
-                the variance of such a rounding, grain² / 12, in addition: few seeds may coincide and show none.
+            a, b: scores for each seed.
+            grain: spacing of the possible scores, such as one row's share of an accuracy. The variance of rounding,
+                grain² / 12, is added for each score, since the scores of a few seeds may be equal by chance.
 
         >>> print(Difference.of([1.0, 1.1, 1.2], [2.0, 2.2, 2.1]))
         -1.000 ± 0.248
         """
-        gaps = [one - other for one, other in zip(a, b, strict=True)]
+        gaps = [first - second for first, second in zip(a, b, strict=True)]
         if len(gaps) < 2:
             return cls(gaps[0], math.inf)
         from scipy.stats import t
@@ -40,7 +41,7 @@ class Difference:
 
     @property
     def resolved(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return abs(self.mean) > self.half_width
 
     def __str__(self) -> str:
@@ -49,24 +50,24 @@ class Difference:
 
 
 def verdict(difference: Difference, expected: float) -> str:
-    """Whether a difference has the sign that the paper reports.
+    """Whether a difference has the sign `expected`, that of the paper.
 
     >>> verdict(Difference(-0.2, 0.1), expected=-1), verdict(Difference(0.05, 0.1), expected=-1)
     ('reproduced', 'not resolved')
     """
     if not difference.resolved:
         return "not resolved"
-    return "reproduced" if difference.mean * expected > 0 else "the other way round"
+    return "reproduced" if difference.mean * expected > 0 else "contradicted"
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean over seeds and its standard error; ``None`` with one seed."""
+    """Mean over seeds and its standard error, ``None`` for one seed."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return statistics.mean(values), error
 
 
 def with_error(values: Sequence[float], places: int = 3) -> str:
-    """`1.874 ± 0.003`, the standard error over seeds; without it where there is one seed.
+    """Mean ± standard error over seeds, such as `1.874 ± 0.003`; the value alone for one seed.
 
     >>> with_error([1.0, 1.2]), with_error([1.0]), with_error([])
     ('1.100 ± 0.100', '1.000', '–')

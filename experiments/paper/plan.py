@@ -1,4 +1,4 @@
-"""The runs of an experiment: ordinary recipe runs in folders, none of them trained twice."""
+"""The runs of an experiment: ordinary runs of recipes, each in a folder; finished runs are used again."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from experiments.paper.setting import Setting
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run.
+class FinishedRun:
+    """A run that has been trained and scored, or has failed.
 
     Attributes:
         folder: of its checkpoints, log and evaluation.
-        seed: of data split, weights, order and noise.
-        value, standard_error, unit, rows: the held-out score and its error over rows; ``None`` where the run failed.
-        training_seconds: of its training steps by the clock.
-        failure: the error that it ended in; empty where it did not.
+        seed: of data split, initial weights, order of the data and noise.
+        value, standard_error, unit, rows: the held-out score and its error over rows; ``None`` if the run failed.
+        training_seconds: wall-clock time of its training steps.
+        failure: the error that ended the run; empty if there was none.
     """
 
     folder: Path
@@ -50,19 +50,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """How an experiment is run.
+    """An experiment with its setting, budget and output folder.
 
     Args:
         name: of the experiment.
-        setting: what is trained.
-        budget: reduced, full, or the seconds of processor time of every run's training steps.
-        seeds: runs of each recipe.
-        out: folder of the page, the pictures and, in runs/, of the runs.
+        setting: the recipes to train.
+        budget: reduced, full, or the seconds of processor time of the training steps of each run.
+        seeds: number of runs of each recipe.
+        out: folder of the page and the pictures; runs are in its subfolder runs/.
         root: folder of the named data sets.
-        watch: makes who looks on.
+        watch: makes the progress display of a run from its name.
 
     Raises:
-        ConfigurationError: fewer than one seed, or a budget that is none.
+        ConfigurationError: fewer than one seed, or an invalid budget.
     """
 
     name: str
@@ -76,11 +76,11 @@ class Plan:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigurationError(f"seeds={self.seeds}: at least one is needed.")
-        _ = self.seconds  # refused here rather than after an hour
+        _ = self.seconds  # an invalid budget raises here
 
     @property
     def seconds(self) -> float | None:
-        """Processor time of every run's training steps; ``None`` where the recipes say their number."""
+        """Processor time of the training steps of each run; ``None`` for the recipes' own numbers of steps."""
         if self.budget in ("reduced", "full"):
             return self.setting.seconds
         try:
@@ -91,21 +91,26 @@ class Plan:
             raise ConfigurationError(f"budget={self.budget}: it must be reduced, full or a number of seconds.")
         return seconds
 
+    @property
+    def full(self) -> bool:
+        """Whether the setting is the paper's."""
+        return self.budget == "full"
+
     def picture(self, suffix: str = "") -> Path:
-        """Where a picture of the experiment goes."""
+        """The path of a picture of the experiment."""
         return self.out / f"{self.name}{suffix}.png"
 
     def labels(self) -> list[str]:
-        """The names of what is trained."""
+        """The labels of the recipes."""
         return list(self.setting.recipes())
 
     def folder(self, label: str, seed: int) -> Path:
-        """Where a run lives."""
+        """The folder of a run."""
         family = self.setting.family if self.budget == "reduced" else f"{self.setting.family}-{self.budget}"
         return self.out / "runs" / family / label / f"seed-{seed}"
 
     def recipe(self, label: str, seed: int) -> Recipe:
-        """The recipe of a run, with as many steps as the budget pays for."""
+        """The recipe of a run, with the number of steps that the budget allows."""
         recipe = deepcopy(self.setting.recipes()[label])
         recipe.seed, recipe.data.root = seed, self.root
         if self.seconds is None:
@@ -113,19 +118,19 @@ class Plan:
         steps, _ = steps_within(Budget(seconds=self.seconds), recipe, self.folder(label, seed).parent)
         return within(recipe, steps)
 
-    def runs(self) -> dict[str, list[Run]]:
-        """Every run of the setting, by label and seed; what is there is not trained again.
+    def runs(self) -> dict[str, list[FinishedRun]]:
+        """Label → runs of all seeds; only missing runs are trained.
 
         Raises:
-            OutputError: a folder holds a run of another recipe.
+            OutputError: a folder contains a run of another recipe.
         """
         return {label: [self.run(label, seed) for seed in range(self.seeds)] for label in self.labels()}
 
-    def run(self, label: str, seed: int) -> Run:
-        """One run; one that diverges, or cannot be inverted, is a result as well.
+    def run(self, label: str, seed: int) -> FinishedRun:
+        """One run, trained if it is missing; divergence and a failed inverse are recorded in `FinishedRun.failure`.
 
         Raises:
-            OutputError: its folder holds a run of another recipe.
+            OutputError: its folder contains a run of another recipe.
         """
         folder, recipe = self.folder(label, seed), self.recipe(label, seed)
         finished = folder / "run.json"
@@ -141,34 +146,35 @@ class Plan:
         return _read(folder, seed)
 
 
-def scores(runs: Sequence[Run]) -> list[float]:
-    """The held-out scores of those that finished."""
-    return [one.value for one in runs if one.value is not None]
+def scores(runs: Sequence[FinishedRun]) -> list[float]:
+    """The held-out scores of the runs that did not fail."""
+    return [run.value for run in runs if run.value is not None]
 
 
-def total_seconds(runs: Mapping[str, Sequence[Run]]) -> float:
+def total_seconds(runs: Mapping[str, Sequence[FinishedRun]]) -> float:
     """Seconds of the training steps of all runs."""
-    return sum(one.training_seconds for group in runs.values() for one in group)
+    return sum(run.training_seconds for group in runs.values() for run in group)
 
 
 def training_seconds(folder: Path) -> float:
-    """Seconds of a run's training steps by the clock: the mean of those in its log times their number."""
+    """Wall-clock time of the training steps of a run: the mean over the logged steps times the number of steps."""
     lines = TrainingLog(folder).records()
     return lines[-1]["step"] * statistics.mean(line["seconds"] for line in lines) if lines else 0.0
 
 
 def check_same(folder: Path, recipe: Recipe) -> None:
-    """Refuse a folder whose run is of another recipe, wherever its data and its device were.
+    """Check that the run in a folder has this recipe; the data folder and the device may differ.
 
     Raises:
-        OutputError: it is.
+        OutputError: the run has another recipe.
     """
     for path in sorted((folder / "checkpoints").glob("*/config.json")):
         written = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-        found = Recipe.from_dict(written).as_dict()  # settings since then at defaults
-        if changed := sorted(_differences(_placeless(found), _placeless(recipe.as_dict()))):
+        trained = Recipe.from_dict(written).as_dict()  # fills in settings added since then
+        if changed := sorted(_differences(_placeless(trained), _placeless(recipe.as_dict()))):
             raise OutputError(
-                f"{folder} holds a run of another recipe: {', '.join(changed)} differ. Remove it or take another --out."
+                f"{folder} contains a run of another recipe: {', '.join(changed)} differ. Remove the folder, or give "
+                "another --out."
             )
 
 
@@ -177,19 +183,19 @@ def _placeless(recipe: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if key != "device"} | {"data": data}
 
 
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    for key in one.keys() | other.keys():
-        mine, theirs = one.get(key), other.get(key)
-        if isinstance(mine, dict) and isinstance(theirs, dict) and key != "options":
-            yield from _differences(mine, theirs, f"{where}{key}.")
-        elif json.dumps(mine) != json.dumps(theirs):
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    for key in first.keys() | second.keys():
+        a, b = first.get(key), second.get(key)
+        if isinstance(a, dict) and isinstance(b, dict) and key != "options":
+            yield from _differences(a, b, f"{where}{key}.")
+        elif json.dumps(a) != json.dumps(b):
             yield f"{where}{key}"
 
 
-def _read(folder: Path, seed: int) -> Run:
+def _read(folder: Path, seed: int) -> FinishedRun:
     failure: str = json.loads((folder / "run.json").read_text(encoding="utf-8"))["failure"]
     report: dict[str, Any] = {"value": None, "standard_error": None, "unit": "", "rows": 0}
     if not failure:
         report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     score = {key: report[key] for key in ("value", "standard_error", "unit", "rows")}
-    return Run(folder, seed, **score, training_seconds=training_seconds(folder), failure=failure)
+    return FinishedRun(folder, seed, **score, training_seconds=training_seconds(folder), failure=failure)

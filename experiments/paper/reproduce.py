@@ -1,4 +1,4 @@
-"""From the name of an experiment to its page."""
+"""Run an experiment by its name and write its page."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def reproduce(
     root: str | None = None,
     watch: Watch = lambda name: nullcontext(Silent()),
 ) -> tuple[str, dict[str, Any]]:
-    """Run an experiment of the paper, write its page, and return the page and its values.
+    """Run an experiment, write its page, and return the page and its values.
 
     Args:
-        name: a name of `EXPERIMENTS`.
-        budget: reduced, full, or seconds of processor time for the training steps of every run.
-        seeds: runs of each setting; the experiment's own number when not given.
-        out: folder of page, pictures and runs.
+        name: a name in `EXPERIMENTS`.
+        budget: reduced, full, or the seconds of processor time of the training steps of each run.
+        seeds: number of seeds; the experiment's own number by default.
+        out: folder of the page, the pictures and the runs.
         root: folder of the named data sets.
-        watch: makes who looks on.
+        watch: makes the progress display of a run from its name.
 
     Raises:
-        ConfigurationError: unknown name, no such budget, or no seed.
-        OutputError: `out` cannot be written, or has a run of another recipe.
+        ConfigurationError: unknown name or budget, or fewer than one seed.
+        OutputError: `out` cannot be written, or contains a run of another recipe.
     """
     if name not in EXPERIMENTS:
         raise unknown_name("experiment", name, EXPERIMENTS)

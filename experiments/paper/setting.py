@@ -1,4 +1,4 @@
-"""What an experiment trains."""
+"""The runs of an experiment, as recipes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from contraflow.runs import Recipe
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained.
+    """The flows that an experiment trains.
 
     Args:
-        about: in words.
-        family: folder of its runs; experiments of one family share them.
-        recipes: makes label → recipe, its seed left open; a label is a folder's name.
-        seeds: runs of each, with seeds 0, 1, ….
-        seconds: of processor time for the training steps of every run, in place of the recipes' own numbers of steps.
+        about: description for the page.
+        family: folder of the runs; experiments of the same family share their runs.
+        recipes: returns label → recipe, without seed; the label is the name of a folder.
+        seeds: number of runs of each recipe, with seeds 0, 1, ….
+        seconds: processor time of the training steps of each run, in place of the recipe's number of steps.
     """
 
     about: str

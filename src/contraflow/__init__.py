@@ -1,11 +1,21 @@
-"""contraflow: log p(x), samples and a classifier from one invertible network.
+"""contraflow: normalizing flows in PyTorch, with Residual Flows (Chen et al. 2019) at the centre.
 
-What a flow of residual blocks needs stands here; all else has the name of its part: `contraflow.architectures.glow`,
-`contraflow.logdet.Poisson`, `contraflow.bijections.Inverse`. Names that only one part has are found here too
-(`contraflow.glow`).
+At the top level stand the names that most programs need: `Flow`, the builders of residual flows, the building blocks of
+a flow of your own, the log-determinant estimators, certificates and errors. Every other name belongs to one of these
+modules:
+
+- `contraflow.architectures`: a function for each published flow, such as `contraflow.architectures.glow`.
+- `contraflow.bijections`: invertible maps, such as `contraflow.bijections.Inverse`.
+- `contraflow.logdet`: log-determinant estimators, truncation laws and probes, such as `contraflow.logdet.Poisson`.
+- `contraflow.lipschitz`: networks with a bounded Lipschitz constant, norms and certificates.
+- `contraflow.distributions`: base distributions.
+- `contraflow.nets`: the networks inside coupling layers and continuous flows.
+- `contraflow.numerics`: fixed-point and ODE solvers, bisection, norms.
+- `contraflow.preprocessing`: dequantisation, scaling and the logit transform, as bijections.
+- `contraflow.testing`: checks for bijections and estimators of your own. It is imported separately.
+
+Data sets, training, evaluation, reports and the command need ``pip install 'contraflow[lab]'``.
 """
-
-from typing import Any
 
 from contraflow import waiting  # noqa: F401
 
@@ -14,7 +24,6 @@ from contraflow import (
     architectures,
     bijections,
     distributions,
-    earlier_paths,  # noqa: F401
     lipschitz,
     logdet,
     nets,
@@ -37,15 +46,6 @@ from contraflow.logdet import (
 )
 
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    if not name.startswith("_"):
-        for part in (architectures, bijections, distributions, lipschitz, logdet, logdet.probes, numerics):
-            if name in part.__all__:
-                return getattr(part, name)
-    raise AttributeError(f"module 'contraflow' has no attribute {name!r}")
-
 
 __all__ = [
     "ARCHITECTURES",

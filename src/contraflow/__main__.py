@@ -1,4 +1,4 @@
-"""`python -m contraflow`."""
+"""The command as `python -m contraflow`."""
 
 import sys
 

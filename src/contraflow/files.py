@@ -1,4 +1,4 @@
-"""Files that are the old ones or the new ones, never half of one."""
+"""Atomic writing of files and folders: an interruption leaves the old content or the new, never a part of it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from contraflow.errors import OutputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it takes the place of `path` at the end, if all went well.
+    """A context with a temporary path to write to, which is renamed to `path` at the end unless an error occurs.
 
     Raises:
-        OutputError: it could not be written; an old file of that name is intact.
+        OutputError: the file could not be written; an old file at `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -31,43 +31,42 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text by way of `replacing`, in UTF-8 whatever the locale is.
+    """Write text atomically, in UTF-8 regardless of the locale.
 
-    A path whose name is not in the encoding of the file system keeps its bytes.
+    Bytes of file names in the text that cannot be decoded are written unchanged.
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON by way of `replacing`."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append one line of JSON.
+    """Append one line of JSON to a file.
 
     Raises:
-        OutputError: it could not be written.
+        OutputError: the line could not be written.
     """
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}; resume when there is room.") from error
+        raise OutputError(f"{path}: cannot be written: {error.strerror}; free some space and resume.") from error
 
 
 def write_folder(path: Path, contents: Mapping[str, bytes], replaced: str) -> None:
-    """Write a folder of files, flushed to the disk before it takes its name; at any moment the old one or the new one
-    is whole.
+    """Write a folder of files atomically; the files are flushed to disk before the folder is renamed to `path`.
 
     Args:
-        path: the folder; its parents are made.
+        path: the folder; its parents are created.
         contents: file name → content.
-        replaced: what an old folder of that name is called from then on, beside it.
+        replaced: new name of an old folder at `path`.
 
     Raises:
-        OSError: it could not be written; an old folder is intact, or has the name `replaced`.
+        OSError: the folder could not be written; an old folder is unchanged, except perhaps for its name `replaced`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,7 +1,7 @@
-"""What a flow accepts to compute with: shape, precision, finite numbers. Checked once, where a tensor enters.
+"""Checks of the tensors that a flow receives: shape, dtype, finite numbers.
 
-A tensor enters as ``(*batch, *event)``, its batch of any number of dimensions, and is computed with as rows
-``(n, *event)``; `in_batch` gives results the batch back.
+A flow receives tensors ``(*batch, *event)`` with any number of batch dimensions and computes with rows ``(n, *event)``;
+`in_batch` restores the batch dimensions of the results.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def as_rows(x: Tensor, shape: tuple[int, ...], kind: str = "tensor") -> tuple[Te
     """x ``(*batch, *shape)`` as rows ``(n, *shape)``, and its batch shape.
 
     Args:
-        x: the batch may be empty, or have no dimension: then x is one event, a single row.
-        shape: of one event.
-        kind: what errors call x.
+        x: a batch, which may be empty, or a single event.
+        shape: shape of one event.
+        kind: name of x in error messages.
 
     Raises:
-        ShapeError: no tensor, or another shape.
+        ShapeError: x is not a tensor, or has another shape.
 
     >>> rows, batch = as_rows(torch.zeros(4, 5, 2), (2,))
     >>> rows.shape, batch
@@ -46,7 +46,7 @@ def as_rows(x: Tensor, shape: tuple[int, ...], kind: str = "tensor") -> tuple[Te
 
 
 def in_batch(rows: Tensor, batch: torch.Size) -> Tensor:
-    """Rows ``(n, …)`` as ``(*batch, …)``.
+    """Rows ``(n, …)`` reshaped to ``(*batch, …)``.
 
     >>> in_batch(torch.zeros(20), torch.Size([4, 5])).shape
     torch.Size([4, 5])
@@ -55,17 +55,17 @@ def in_batch(rows: Tensor, batch: torch.Size) -> Tensor:
 
 
 def sample_shape(n: int | Sequence[int], temperature: float = 1.0) -> torch.Size:
-    """The batch shape that a number of samples, or a shape as in `torch.distributions`, asks for.
+    """The batch shape for a number of samples, or for a shape as in `torch.distributions`.
 
     Raises:
-        ConfigurationError: n is neither a whole number nor a sequence of them, or negative; or the temperature, a
-            factor on a standard deviation, is negative or not finite.
+        ConfigurationError: n is negative, or neither a whole number nor a sequence of whole numbers; or the
+            temperature, which is a factor on a standard deviation, is negative or not finite.
 
     >>> sample_shape(5), sample_shape((2, 3)), sample_shape(())
     (torch.Size([5]), torch.Size([2, 3]), torch.Size([]))
     """
     try:
-        sizes = [operator.index(one) for one in (n if isinstance(n, Sequence) else [n])]
+        sizes = [operator.index(size) for size in (n if isinstance(n, Sequence) else [n])]
     except TypeError:
         raise ConfigurationError(
             f"n={n!r}: give a whole number of samples, as in sample(5), or a shape, as in sample((2, 3))."
@@ -78,17 +78,17 @@ def sample_shape(n: int | Sequence[int], temperature: float = 1.0) -> torch.Size
 def accept_context(
     context: Tensor | None, shape: tuple[int, ...] | None, batch: torch.Size, computed_in: torch.dtype
 ) -> Tensor | None:
-    """A row of the context for every row of a batch, ``(n, *shape)``; ``None`` for a flow that takes none.
+    """The context of every row of a batch, ``(n, *shape)``; ``None`` for a flow that takes no context.
 
     Args:
         context: ``(*batch, *shape)``, or one row for all: ``shape`` or ``(1, *shape)``.
-        shape: of the context of one event; ``None`` where the flow takes none.
-        batch: shape of the batch that the context is for.
+        shape: shape of the context of one event; ``None`` for a flow that takes no context.
+        batch: batch shape of the samples.
         computed_in: dtype of the flow's weights.
 
     Raises:
-        ConfigurationError: the flow takes no context, and one was given.
-        ShapeError: the context is missing, has another shape, or another number of rows.
+        ConfigurationError: a context was given to a flow that takes none.
+        ShapeError: the context is missing, or has the wrong shape or number of rows.
         DomainError: as for `accept`.
     """
     if shape is None:
@@ -96,21 +96,21 @@ def accept_context(
             return None
         given = f"of shape {tuple(context.shape)}" if isinstance(context, Tensor) else f"a {type(context).__name__},"
         raise ConfigurationError(
-            f"a context {given} was given to a flow that takes none: log p(x) would stand for log p(x|context). Build "
-            "it with context_features=…, which real_nvp, glow and nice have, or a flow of your own with "
-            "context_shape=…."
+            f"a context {given} was given to a flow that takes none, so the result would be log p(x) in place of "
+            "log p(x|context). Build the flow with context_features=…, which real_nvp, glow and nice accept, or a flow "
+            "of your own with context_shape=…."
         )
     if context is None:
-        wanted = ", ".join(map(str, ("batch", *shape)))
-        raise ShapeError(f"this flow needs a context of shape ({wanted}), and none was given.")
+        expected = ", ".join(map(str, ("batch", *shape)))
+        raise ShapeError(f"this flow needs a context of shape ({expected}), and none was given.")
     rows = accept(context, shape, (*FLOATS, *INTEGERS), computed_in, "context")
-    given_for = context.shape[: context.ndim - len(shape)]
-    if given_for != batch and given_for.numel() != 1:
+    context_batch = context.shape[: context.ndim - len(shape)]
+    if context_batch != batch and context_batch.numel() != 1:
         raise ShapeError(
-            f"a context for a batch of {tuple(given_for)} was given for samples in a batch of {tuple(batch)}: give a "
-            "row for each, or one row for all."
+            f"the context has batch shape {tuple(context_batch)} and the samples have batch shape {tuple(batch)}: give "
+            "one row for each sample, or one row for all."
         )
-    return rows if given_for == batch else rows.expand((batch.numel(), *shape))
+    return rows if context_batch == batch else rows.expand((batch.numel(), *shape))
 
 
 def accept(
@@ -126,22 +126,24 @@ def accept(
 
     Args:
         x: ``(*batch, *shape)``; the batch may be empty.
-        shape: of one event.
-        dtypes: those allowed for x.
+        shape: shape of one event.
+        dtypes: allowed dtypes of x.
         computed_in: dtype of the flow's weights.
-        in_float64: leave float64 as it is, and bring integers to it: what comes next needs all their digits.
-        kind: what errors call x.
+        in_float64: return float64 and integer tensors in float64, for preprocessing that needs all digits.
+        kind: name of x in error messages.
 
     Raises:
-        ShapeError: no tensor, or another shape.
-        DomainError: a dtype not allowed; weights or autocast in half precision; NaN, infinity, or a number that is
-            infinite in `computed_in` (the samples are named, counted row by row).
+        ShapeError: x is not a tensor, or has another shape.
+        DomainError: the dtype is not allowed, weights or autocast are in half precision, or a number is NaN, infinite,
+            or infinite in `computed_in`; the message names the samples by their index among the rows.
     """
     x, _ = as_rows(x, shape, kind)
     refuse_half(computed_in, x.device)
     if x.dtype not in dtypes:
-        known = ", ".join(str(one).removeprefix("torch.") for one in dtypes)
-        raise DomainError(f"a {kind} of dtype {x.dtype}: give {known}; promote half precision by x.float().")
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise DomainError(
+            f"a {kind} of dtype {x.dtype} was given: give {allowed}; convert half precision with x.float()."
+        )
     accepted = x.to(torch.float64 if in_float64 and x.dtype != torch.float32 else computed_in)
     if x.is_floating_point() and not _all_finite(accepted):
         raise _not_finite(x, accepted, kind)
@@ -149,10 +151,10 @@ def accept(
 
 
 def narrow(x: Tensor, computed_in: torch.dtype) -> Tensor:
-    """x in the dtype that the flow computes in, where preprocessing gave it in another.
+    """The output x of preprocessing in the dtype that the flow computes in.
 
     Raises:
-        DomainError: a number is infinite in that dtype (the samples are named).
+        DomainError: a number is infinite in that dtype; the message names the samples.
     """
     narrowed = x.to(computed_in)
     if narrowed is not x and not _all_finite(narrowed):
@@ -161,25 +163,25 @@ def narrow(x: Tensor, computed_in: torch.dtype) -> Tensor:
 
 
 def refuse_half(computed_in: torch.dtype, device: torch.device) -> None:
-    """Nothing in float32 or float64.
+    """Check that a flow computes in float32 or float64.
 
     Raises:
-        DomainError: weights of another dtype, or autocast is on for their device.
+        DomainError: the weights have another dtype, or autocast is enabled for their device.
     """
     if computed_in not in FLOATS:
         raise DomainError(
-            f"the weights of this flow are {computed_in}, too coarse for log-determinants and inverses: call "
-            "flow.float() or flow.double()."
+            f"the weights of this flow are {computed_in}, which is too imprecise for log-determinants and inverses: "
+            "call flow.float() or flow.double()."
         )
     if torch.is_autocast_enabled(device.type):
         raise DomainError(
-            "autocast would round log-determinants and norms to half precision: leave the flow out of it with "
+            "autocast would round log-determinants and norms to half precision: disable it for the flow with "
             f"torch.autocast({device.type!r}, enabled=False)."
         )
 
 
 def named(bad: Tensor, most: int = 5) -> str:
-    """The samples marked, in words.
+    """The indices at which `bad` is true, in words.
 
     >>> named(torch.tensor([True, False, True])), named(torch.ones(7), most=2)
     ('samples 0, 2', 'samples 0, 1 and 5 more')
@@ -193,7 +195,7 @@ def _not_finite(given: Tensor, accepted: Tensor, kind: str) -> DomainError:
     where = "" if kind == "tensor" else f" of the {kind}"
     bad = ~given.isfinite().reshape(len(given), -1).all(dim=1)
     if bool(bad.any()):
-        return DomainError(f"NaN or infinity in {named(bad)}{where}. Drop or fill such rows.")
+        return DomainError(f"NaN or infinity in {named(bad)}{where}. Drop or impute such rows.")
     bad = ~accepted.isfinite().reshape(len(given), -1).all(dim=1)
     return DomainError(
         f"numbers beyond the range of {accepted.dtype} in {named(bad)}{where}. Rescale them, or compute with "
@@ -204,5 +206,5 @@ def _not_finite(given: Tensor, accepted: Tensor, kind: str) -> DomainError:
 def _all_finite(x: Tensor) -> bool:
     try:
         return bool(x.isfinite().all())
-    except RuntimeError:  # under torch.func.vmap values cannot be looked at
+    except RuntimeError:  # torch.func.vmap does not show values
         return True

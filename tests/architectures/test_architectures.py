@@ -1,4 +1,4 @@
-"""Every named architecture is built, on no memory, and has the paper's number of parameters."""
+"""Named architectures: all are built on the meta device, and have the sizes of their papers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import torch
 
 from contraflow import ARCHITECTURES, residual_flow, residual_flow_images
 from contraflow.bijections import ActNorm, ContinuousFlow, MultiScale, ResidualBlock
-from contraflow.errors import ShapeError
+from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP
+from contraflow.numerics import FixedStepSolver, OdeSolver
 
 PARAMETERS = {"residual_flow_cifar10": 25_174_129}
 
@@ -96,13 +97,31 @@ def test_tables_of_the_ffjord_paper(name, activation, layers, multiplier, steps)
     with torch.device("meta"):
         flow = ARCHITECTURES[name]()
     (features,) = flow.event_shape
-    found = [one for one in flow.modules() if isinstance(one, ContinuousFlow)]
-    assert len(found) == steps
-    for one in found:
-        widths = [layer.layer.out_features for layer in one.field.layers]
+    flows = [module for module in flow.modules() if isinstance(module, ContinuousFlow)]
+    assert len(flows) == steps
+    for continuous in flows:
+        widths = [layer.layer.out_features for layer in continuous.field.layers]
         assert widths == [multiplier * features] * layers + [features]
-        assert one.field.activation == activation
-        assert one.estimator_name == "divergence by 1 Gaussian probe, dopri5 to 1e-06"
+        assert continuous.field.activation == activation
+        assert continuous.estimator_name == "divergence by 1 Gaussian probe, dopri5 to 1e-06"
+
+
+@pytest.mark.parametrize(
+    ("options", "solver"),
+    [
+        ({}, OdeSolver()),
+        ({"training_solver": "midpoint", "training_steps": 7}, FixedStepSolver("midpoint", 7)),
+        ({"training_solver": "dopri5", "training_tolerance": 1e-3}, OdeSolver("dopri5", 1e-3)),
+    ],
+)
+def test_training_solvers_of_ffjord(options, solver):
+    flow = ARCHITECTURES["ffjord"]((3,), hidden=(4,), start_at_identity=True, **options)
+    (continuous,) = [module for module in flow.modules() if isinstance(module, ContinuousFlow)]
+    assert (continuous.training_solver, continuous.solver) == (solver, OdeSolver())
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(flow.log_prob(x), torch.distributions.Normal(0.0, 1.0).log_prob(x).sum(1))
+    with pytest.raises(ConfigurationError, match="unknown fixed-step ODE solver 'heun'"):
+        ARCHITECTURES["ffjord"]((3,), training_solver="heun")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +172,7 @@ def test_the_full_size_iresnet():
     assert flow.estimator_name == "5 terms (biased), 1 probe"
 
 
-def test_keywords_edit_an_architecture():
+def test_keywords_change_the_settings_of_an_architecture():
     flow = ARCHITECTURES["residual_flow_cifar10"]((1, 8, 8), blocks=(1,), hidden=4, dense_blocks=0)
     assert flow.event_shape == (1, 8, 8)
     assert flow.log_prob(torch.randn(2, 1, 8, 8)).shape == (2,)
@@ -168,7 +187,7 @@ def test_shapes_that_do_not_fit_are_refused():
         residual_flow_images((64,))
 
 
-def test_a_small_start_is_near_the_identity():
+def test_a_small_zero_start_is_near_the_identity():
     x = torch.randn(20, 3)
     flow = residual_flow((3,), blocks=2, hidden=(8,), actnorm=False, zero_start=1e-6)
     biases = [module.g.layers[-1].bias for module in flow.modules() if isinstance(module, ResidualBlock)]
@@ -176,3 +195,11 @@ def test_a_small_start_is_near_the_identity():
         for bias in biases:
             bias.zero_()
     assert (flow.forward(x) - x).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("preactivation", [True, False])
+def test_a_dense_flow_begins_its_blocks_with_an_activation_or_a_weight(preactivation):
+    flow = residual_flow((3,), blocks=2, hidden=(8,), activation="concatenated_sine", preactivation=preactivation)
+    blocks = [module for module in flow.modules() if isinstance(module, ResidualBlock)]
+    assert [block.g.preactivation for block in blocks] == [preactivation] * 2
+    assert [tuple(layer.weight.shape) for layer in blocks[0].g.layers] == [(4, 6 if preactivation else 3), (3, 8)]

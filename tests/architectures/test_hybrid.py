@@ -1,4 +1,4 @@
-"""Hybrid models: two terms of one pass, labels, branches, blocks of three kinds, samples of a class."""
+"""Hybrid models: density and classifier from one pass, labels, branches, three kinds of blocks, samples of a class."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def small(shape: tuple[int, ...], **changes: object) -> HybridFlow:
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_one_pass_gives_what_two_give(shape, block, classifier):
+def test_one_pass_gives_the_same_results_as_two(shape, block, classifier):
     flow, x = small(shape, block=block, classifier=classifier), torch.randn(6, *shape)
     log_prob, logits = flow.log_prob_and_logits(x)
     torch.testing.assert_close(log_prob, flow.log_prob(x))
@@ -103,8 +103,8 @@ def test_samples_of_class_normal():
         z = base.sample(n, generator=seeded())
         drawn = base.log_joint(z).argmax(1)
         for label, share in enumerate((0.5, 0.25, 0.25)):
-            found = (drawn == label).double().mean().item()
-            assert abs(found - share) < 4.5 * math.sqrt(share * (1 - share) / n)
+            frequency = (drawn == label).double().mean().item()
+            assert abs(frequency - share) < 4.5 * math.sqrt(share * (1 - share) / n)
         y = torch.arange(3).repeat(1000)
         cold = base.sample(3000, y, temperature=0.5, generator=seeded()) - base.means[y]
     assert cold.std().item() == pytest.approx(0.5, abs=4.5 * 0.5 / math.sqrt(2 * cold.numel()))
@@ -135,7 +135,7 @@ def test_samples_of_a_class_follow_p_of_x_given_y():
         assert abs(x.mean().item() - sign * mean.item()) < 4.5 * error
 
 
-def test_each_sample_is_of_the_class_asked_for():
+def test_each_sample_has_the_requested_class():
     flow = line(1e6)
     y = torch.tensor([1, 0, 0, 1, 1, 0, 1])
     x = flow.sample(7, y, generator=seeded())
@@ -155,7 +155,7 @@ def test_a_class_that_is_never_drawn_is_named():
     flow = line(0.0)
     with torch.no_grad():
         flow.classifier.bias.copy_(torch.tensor([0.0, -1e6]))
-    with pytest.raises(DomainError, match=r"3 rounds of 5 draws do not hold the samples wanted of classes \[1\]"):
+    with pytest.raises(DomainError, match=r"3 rounds of 5 draws did not yield enough samples of the classes \[1\]"):
         flow.sample(5, torch.ones(5, dtype=torch.long), budget=3)
 
 
@@ -174,10 +174,10 @@ def test_every_parameter_learns_from_the_joint_density(shape, block, classifier)
     flow = small(shape, block=block, classifier=classifier)
     x, y = torch.randn(16, *shape), torch.arange(16) % 4
     flow.log_prob(x, y).mean().backward()
-    silent = [name for name, one in flow.named_parameters() if one.grad is None]
+    silent = [name for name, parameter in flow.named_parameters() if parameter.grad is None]
     assert not silent
     if classifier == "branches":
-        assert all(one.grad.abs().max() > 0 for one in flow.branches.parameters())
+        assert all(parameter.grad.abs().max() > 0 for parameter in flow.branches.parameters())
 
 
 def test_the_gradient_of_an_unknown_label_is_that_of_the_density_alone():
@@ -195,7 +195,7 @@ def test_branches_leave_after_every_squeeze_and_at_the_end():
     flow = hybrid((1, 16, 16), blocks=(1, 1, 1), hidden=4, dense_blocks=1, dense_hidden=4)
     assert [branch[0].weight.shape for branch in flow.branches] == [(256, 4, 3, 3), (256, 16, 3, 3), (256, 16, 3, 3)]
     assert flow.classifier.weight.shape == (10, 3 * 256)
-    kinds = [type(one) for one in flow.branches[0]]
+    kinds = [type(layer) for layer in flow.branches[0]]
     assert kinds == [nn.Conv2d, ActNorm, nn.ReLU, nn.AdaptiveAvgPool2d, nn.Flatten]
     shapes: list[torch.Size] = []
     for branch in flow.branches:
@@ -212,39 +212,43 @@ def test_features_of_a_branch_are_means_over_pixels():
     torch.testing.assert_close(branch(x), expected)
 
 
-def test_one_word_changes_the_blocks():
+def test_one_option_changes_the_blocks():
     blocks = {name: small((2, 4, 4), block=name) for name in BLOCKS}
-    residual = [one for one in blocks["residual"].modules() if isinstance(one, ResidualBlock)]
+    residual = [module for module in blocks["residual"].modules() if isinstance(module, ResidualBlock)]
     assert len(residual) == 3
     for name in ("coupling", "coupling_conv1x1"):
-        couplings = [one for one in blocks[name].modules() if isinstance(one, Coupling)]
-        assert [type(one.partition) for one in couplings] == [Checkerboard, ChannelPartition, ChannelPartition]
-        assert [type(one.conditioner) for one in couplings] == [ConvNet, ConvNet, MLP]
-        assert all(one.affine for one in couplings)
-        assert not any(isinstance(one, (ResidualBlock, LipschitzLayer)) for one in blocks[name].modules())
-        linear = sum(isinstance(one, PLULinear) for one in blocks[name].modules())
+        couplings = [module for module in blocks[name].modules() if isinstance(module, Coupling)]
+        assert [type(coupling.partition) for coupling in couplings] == [
+            Checkerboard,
+            ChannelPartition,
+            ChannelPartition,
+        ]
+        assert [type(coupling.conditioner) for coupling in couplings] == [ConvNet, ConvNet, MLP]
+        assert all(coupling.affine for coupling in couplings)
+        assert not any(isinstance(module, (ResidualBlock, LipschitzLayer)) for module in blocks[name].modules())
+        linear = sum(isinstance(module, PLULinear) for module in blocks[name].modules())
         assert linear == (3 if name == "coupling_conv1x1" else 0)
     # the same networks: kernels and widths of g and of the conditioners
     g = residual[0].g
-    conditioner = next(one for one in blocks["coupling"].modules() if isinstance(one, ConvNet))
-    kernels = [one.weight.shape[2:] for one in conditioner.modules() if isinstance(one, nn.Conv2d)]
+    conditioner = next(module for module in blocks["coupling"].modules() if isinstance(module, ConvNet))
+    kernels = [module.weight.shape[2:] for module in conditioner.modules() if isinstance(module, nn.Conv2d)]
     assert kernels == [layer.weight.shape[2:] for layer in g.layers]
 
 
-def test_couplings_keep_and_change_in_turn():
+def test_couplings_swap_their_parts_in_turn():
     flow = small((2, 8, 8), block="coupling", blocks=(2, 2), dense_blocks=2)
-    parts = [one.partition for one in flow.modules() if isinstance(one, Coupling)]
-    boards = [one.mask for one in parts if isinstance(one, Checkerboard)]
+    parts = [module.partition for module in flow.modules() if isinstance(module, Coupling)]
+    boards = [part.mask for part in parts if isinstance(part, Checkerboard)]
     assert torch.equal(boards[0], ~boards[1])
-    halves = [one.kept_index.tolist() for one in parts if isinstance(one, ChannelPartition)]
+    halves = [part.kept_index.tolist() for part in parts if isinstance(part, ChannelPartition)]
     assert not set(halves[0]) & set(halves[1])
     assert not set(halves[2]) & set(halves[3])
 
 
 def test_a_coupling_flow_with_one_channel_has_no_1x1_convolution_of_one():
     flow = small((1, 4, 4), block="coupling_conv1x1")
-    assert [one.features for one in flow.modules() if isinstance(one, PLULinear)] == [4, 16]
-    assert all(one.numel() for one in flow.parameters())
+    assert [module.features for module in flow.modules() if isinstance(module, PLULinear)] == [4, 16]
+    assert all(parameter.numel() for parameter in flow.parameters())
 
 
 @pytest.mark.parametrize(
@@ -256,7 +260,7 @@ def test_a_coupling_flow_with_one_channel_has_no_1x1_convolution_of_one():
         (torch.tensor([0, 1, -2]), DomainError, "labels from -2 to 1"),
     ],
 )
-def test_labels_that_are_none_are_refused(y: Tensor, error: type[Exception], match: str):
+def test_invalid_labels_are_refused(y: Tensor, error: type[Exception], match: str):
     flow = small((3,))
     with pytest.raises(error, match=match):
         flow.log_prob(torch.randn(3, 3), y)
@@ -266,7 +270,7 @@ def test_labels_that_are_none_are_refused(y: Tensor, error: type[Exception], mat
 
 def test_an_unknown_label_cannot_be_sampled():
     for classifier in CLASSIFIERS:
-        with pytest.raises(DomainError, match="label of -1"):
+        with pytest.raises(DomainError, match="label -1, which means unknown"):
             small((3,), classifier=classifier).sample(2, torch.tensor([0, -1]))
 
 
@@ -279,20 +283,20 @@ def test_an_unknown_label_cannot_be_sampled():
         ({"blocks": ()}, "at least two classes and one level"),
     ],
 )
-def test_options_that_cannot_be(changes, match):
+def test_invalid_options_are_refused(changes, match):
     with pytest.raises(ConfigurationError, match=match):
         small((3,), **changes)
 
 
-def test_the_estimate_of_log_p_holds_labels_too():
+def test_log_prob_estimate_takes_labels():
     flow, x, y = hybrid((3,), **SMALL), torch.randn(3, 3), torch.tensor([0, -1, 3])
     exact = flow.with_logdet(Exact()).log_prob(x, y)
-    found = flow.log_prob_estimate(x, y, probes=64, generator=seeded())
-    assert ((found.value - exact).abs() < 5 * found.standard_error + 1e-9).all()
+    estimate = flow.log_prob_estimate(x, y, probes=64, generator=seeded())
+    assert ((estimate.value - exact).abs() < 5 * estimate.standard_error + 1e-9).all()
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
-def test_the_estimate_has_the_classes_of_its_own_passes(classifier, monkeypatch):
+def test_log_prob_estimate_returns_class_probabilities_of_its_own_passes(classifier, monkeypatch):
     flow = hybrid((1, 4, 4), **SMALL, classifier=classifier, preprocessing=ImagePreprocessing(17))
     x = torch.randint(0, 17, (5, 1, 4, 4), generator=seeded())
     flow.log_prob(x)  # sets ActNorm
@@ -306,27 +310,27 @@ def test_the_estimate_has_the_classes_of_its_own_passes(classifier, monkeypatch)
         "log_prob_and_logits",
         lambda self, x, **options: passes.append(len(x)) or original(self, x, **options),
     )
-    found = flow.log_prob_estimate(x, probes=3, batch_size=5, estimator=EVALUATION, generator=seeded(1))
+    estimate = flow.log_prob_estimate(x, probes=3, batch_size=5, estimator=EVALUATION, generator=seeded(1))
     assert passes == [5, 5, 5]
-    torch.testing.assert_close(found.value, torch.stack([one for one, _ in drawn]).mean(0))
-    torch.testing.assert_close(found.class_probabilities, torch.stack([one.softmax(1) for _, one in drawn]).mean(0))
+    torch.testing.assert_close(estimate.value, torch.stack([one for one, _ in drawn]).mean(0))
+    torch.testing.assert_close(estimate.class_probabilities, torch.stack([one.softmax(1) for _, one in drawn]).mean(0))
     parts = flow.log_prob_estimate(x, probes=3, batch_size=2, generator=seeded(1))
     assert parts.class_probabilities.sum(1).sub(1).abs().max() < 1e-12, "chunks that straddle two draws of a row"
 
 
-def test_classes_under_a_target_error_are_each_rows_own():
+def test_class_probabilities_under_a_target_error_belong_to_their_rows():
     """Rows leave the batch one after the other; without noise every draw of p(y|x) is the same."""
     flow, x = hybrid((3,), **SMALL), torch.randn(6, 3, generator=seeded()) * 3
     flow.log_prob(x)
-    found = flow.log_prob_estimate(
+    estimate = flow.log_prob_estimate(
         x, target_error=0.001, budget=200, estimator=TRAINING, generator=seeded(), batch_size=4
     )
-    assert len(set(found.probes.tolist())) > 1
-    torch.testing.assert_close(found.class_probabilities, flow.class_logits(x).softmax(1).detach())
+    assert len(set(estimate.probes.tolist())) > 1
+    torch.testing.assert_close(estimate.class_probabilities, flow.class_logits(x).softmax(1).detach())
     assert residual_flow((3,), blocks=1, hidden=(4,)).log_prob_estimate(x).class_probabilities is None
 
 
-def test_it_is_an_ordinary_flow():
+def test_a_hybrid_flow_is_a_flow():
     flow = small((3,))
     x = torch.randn(5, 3)
     z = flow(x)

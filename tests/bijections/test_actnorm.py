@@ -8,9 +8,9 @@ import pickle
 import pytest
 import torch
 
-import contraflow
+from contraflow.architectures import glow, maf, residual_flow
 from contraflow.bijections import ActNorm
-from contraflow.errors import ShapeError, UnstartedWarning
+from contraflow.errors import ShapeError, UninitialisedWarning
 
 
 def per_channel(z: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,7 @@ def test_the_first_batch_leaves_with_mean_zero_and_variance_one(shape):
 
 
 @pytest.mark.parametrize("shape", [(50, 3), (6, 3, 5, 5)])
-def test_the_first_call_gives_the_logdet_of_what_it_set(shape):
+def test_the_first_call_returns_the_logdet_of_the_new_scales(shape):
     actnorm, x = ActNorm(3), 0.05 * torch.randn(shape)
     first = actnorm.forward_and_logdet(x)
     second = actnorm.forward_and_logdet(x)
@@ -35,7 +35,7 @@ def test_the_first_call_gives_the_logdet_of_what_it_set(shape):
     assert first[1].min() > 1
 
 
-def test_later_batches_do_not_set_it_again():
+def test_later_batches_do_not_initialise_it_again():
     actnorm = ActNorm(2)
     actnorm(torch.randn(10, 2))
     state = copy.deepcopy(actnorm.state_dict())
@@ -77,7 +77,7 @@ def test_an_empty_batch_does_not_count_as_the_first():
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_loading_never_sets_it_again(used):
+def test_a_loaded_state_is_not_initialised_again(used):
     source, x = ActNorm(2), torch.randn(10, 2)
     expected = source(x)
     target = ActNorm(2)
@@ -89,7 +89,7 @@ def test_loading_never_sets_it_again(used):
     torch.testing.assert_close(target(x), expected)
 
 
-def test_loading_an_unused_state_makes_it_wait_for_a_batch():
+def test_after_loading_an_uninitialised_state_the_next_batch_initialises_it():
     target = ActNorm(2)
     target(torch.randn(10, 2))
     target.load_state_dict(ActNorm(2).state_dict())
@@ -98,12 +98,12 @@ def test_loading_an_unused_state_makes_it_wait_for_a_batch():
 
 
 @pytest.mark.parametrize("shape", [(30, 2), (5, 2, 3, 3)])
-def test_before_its_first_batch_it_is_the_identity_and_says_so(shape):
-    """Evaluation and sampling set nothing: both are of the same map, and a warning says that it will change."""
+def test_before_its_first_batch_it_is_the_identity_and_warns(shape):
+    """Evaluation and sampling do not initialise it: both use the same map, and a warning announces the change."""
     actnorm, x = ActNorm(2).eval(), 5 + torch.randn(shape)
-    with pytest.warns(UnstartedWarning, match="no batch yet"):
+    with pytest.warns(UninitialisedWarning, match="no batch yet"):
         z, logdet = actnorm.forward_and_logdet(x)
-    with pytest.warns(UnstartedWarning, match="no batch yet"):
+    with pytest.warns(UninitialisedWarning, match="no batch yet"):
         back = actnorm.train().inverse(x)
     assert torch.equal(z, x)
     assert torch.equal(back, x)
@@ -115,11 +115,11 @@ def test_before_its_first_batch_it_is_the_identity_and_says_so(shape):
     torch.testing.assert_close(actnorm.eval().inverse(expected), x)  # from here on without a word
 
 
-@pytest.mark.parametrize("name", ["residual_flow", "maf", "glow"])
-def test_a_fresh_flow_says_that_its_density_will_change(name):
-    flow, x = getattr(contraflow, name)((2,)), 5 + 3 * torch.randn(50, 2)
+@pytest.mark.parametrize("build", [residual_flow, maf, glow])
+def test_a_fresh_flow_warns_that_its_density_will_change(build):
+    flow, x = build((2,)), 5 + 3 * torch.randn(50, 2)
     for use in (lambda: flow.sample(5), lambda: flow.eval().log_prob(x), lambda: flow.log_prob_estimate(x, probes=1)):
-        with pytest.warns(UnstartedWarning):
+        with pytest.warns(UninitialisedWarning):
             use()
     flow.train().log_prob(x)
     before = flow.log_prob(x, generator=torch.Generator().manual_seed(0))
@@ -128,7 +128,7 @@ def test_a_fresh_flow_says_that_its_density_will_change(name):
     torch.testing.assert_close(flow.log_prob(x, generator=torch.Generator().manual_seed(0)), before)
 
 
-def test_copies_keep_what_was_set():
+def test_copies_stay_initialised():
     actnorm, x = ActNorm(2), torch.randn(10, 2)
     z = actnorm(x)
     for twin in (copy.deepcopy(actnorm), pickle.loads(pickle.dumps(actnorm))):
@@ -136,7 +136,7 @@ def test_copies_keep_what_was_set():
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4,), (4, 3, 2, 2)])
-def test_another_number_of_channels_is_refused_and_sets_nothing(shape):
+def test_another_number_of_channels_is_refused_without_initialisation(shape):
     actnorm = ActNorm(2)
     with pytest.raises(ShapeError, match=r"ActNorm\(2\) got an input of shape"):
         actnorm(torch.zeros(shape))

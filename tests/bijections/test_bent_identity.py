@@ -20,7 +20,7 @@ def test_laws(shape, scale):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_slopes_far_out_and_no_overflow(dtype):
+def test_asymptotic_slopes_without_overflow(dtype):
     bend = BentIdentity(1).to(dtype)
     with torch.no_grad():
         bend.r.fill_(0.75)  # c = 0.6

@@ -1,4 +1,4 @@
-"""The laws × the constructors: every bijection, every kind of g, every architecture at a small size."""
+"""The conformance tests on every bijection, every kind of g, and every architecture at a small size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Case = tuple[Callable[[], Bijection], tuple[int, ...]]
 
 
 def steep(module: nn.Module) -> nn.Module:
-    """Weights far above the bound, so that normalisation is at work and the log-determinant far from zero."""
+    """Weights far above the bound, so that they are normalised and the log-determinant is far from zero."""
     with torch.no_grad():
         for layer in module.modules():
             if isinstance(layer, LipschitzLayer):
@@ -94,7 +94,7 @@ def samples(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_bijection_keeps_the_laws(name):
+def test_every_bijection_satisfies_the_laws(name):
     make, shape = CASES[name]
     check_bijection(make(), samples(name, shape), atol=1e-9, fresh=make)
 
@@ -103,7 +103,7 @@ SMALL = [(name, shape) for name, architecture in ARCHITECTURES.items() for shape
 
 
 @pytest.mark.parametrize(("name", "shape"), SMALL)
-def test_every_architecture_keeps_the_laws_at_a_small_size(name, shape):
+def test_every_architecture_satisfies_the_laws_at_a_small_size(name, shape):
     architecture = ARCHITECTURES[name]
     if architecture.extra is not None:
         pytest.importorskip(architecture.extra, reason=f"the extra {architecture.extra} is not installed")

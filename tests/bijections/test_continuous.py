@@ -10,23 +10,23 @@ import torch
 from torch import Generator, Tensor, nn
 
 from contraflow import Chain, Exact, Flow, PowerSeries, SolverError
-from contraflow.bijections import ActNorm, ContinuousFlow, watch_solves, with_logdet
+from contraflow.bijections import ActNorm, ContinuousFlow, training_solves, with_logdet
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet import ExactDivergence, Hutchinson
 from contraflow.logdet.probes import Gaussian, Rademacher
 from contraflow.nets import FIELD_ACTIVATIONS, FIELD_LAYERS, Concat, VectorField, conv_field, dense_field
-from contraflow.numerics import METHODS, OdeSolver, batch_jacobian
+from contraflow.numerics import FIXED_METHODS, METHODS, FixedStepSolver, OdeSolver, batch_jacobian
 from contraflow.testing import check_bijection
 
 TIGHT = OdeSolver("dopri8", 1e-11)
 
 
 def field(activation: str = "tanh") -> VectorField:
-    """Steep enough that divergence and steps change along the way."""
+    """A vector field steep enough that divergence and step sizes vary along a solve."""
     net = dense_field(3, (8, 8), activation)
     with torch.no_grad():
-        for one in net.parameters():
-            one.mul_(2)
+        for parameter in net.parameters():
+            parameter.mul_(2)
     return net
 
 
@@ -42,7 +42,7 @@ class Linear(nn.Module):
 
 
 def test_laws_of_a_bijection():
-    """The direct gradient and images are among the architectures."""
+    """Direct gradients and images are tested among the architectures."""
     check_bijection(ContinuousFlow(dense_field(2, (4,)), Hutchinson(), TIGHT), torch.randn(2, 2), float32_atol=3e-3)
 
 
@@ -60,7 +60,7 @@ def test_a_linear_field_is_the_matrix_exponential(adjoint):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_error_of_the_logdet_falls_with_the_tolerance(method):
-    """At least as 3/4 of the theoretical power, p/(p + 1) for order p; the dense Jacobian is that of a tight solve."""
+    """At least 3/4 of the theoretical power p/(p + 1) for order p, against the dense Jacobian of a tight solve."""
     net, x = field(), torch.randn(5, 3)
     exact = ContinuousFlow(net, ExactDivergence(), OdeSolver("dopri8", 1e-13), adjoint=False)
     truth = torch.linalg.slogdet(batch_jacobian(exact.forward, x))[1]
@@ -68,7 +68,7 @@ def test_the_error_of_the_logdet_falls_with_the_tolerance(method):
     errors, evaluations = [], []
     for tolerance in tolerances:
         flow = ContinuousFlow(net, ExactDivergence(), OdeSolver(method, tolerance, 10**5))
-        with torch.no_grad(), watch_solves(flow) as solves:
+        with torch.no_grad(), training_solves(flow) as solves:
             logdet = flow.forward_and_logdet(x)[1]
         errors.append((logdet - truth).abs().max().item())
         evaluations.append(solves[0].evaluations)
@@ -78,7 +78,7 @@ def test_the_error_of_the_logdet_falls_with_the_tolerance(method):
     assert slope > 0.75 * METHODS[method] / (METHODS[method] + 1), (slope, errors)
 
 
-def test_a_solve_agrees_with_torchdiffeq_by_hand():
+def test_a_solve_agrees_with_torchdiffeq():
     """The same equation written out: forward-mode divergence, torchdiffeq's own adjoint over the whole state."""
     from torchdiffeq import odeint_adjoint
 
@@ -114,17 +114,17 @@ def test_adjoint_against_direct_gradients(inverse):
     for adjoint in (True, False):
         flow = ContinuousFlow(net, Hutchinson(), TIGHT, adjoint=adjoint, kinetic_weight=0.3, jacobian_weight=0.2)
         x = start.clone().requires_grad_()
-        with watch_solves(flow) as solves:
+        with training_solves(flow) as solves:
             there = flow.inverse_and_logdet if inverse else flow.forward_and_logdet
             z, logdet = there(x, generator=Generator().manual_seed(1))
         loss = ((z.sum(1) + logdet + solves[0].penalty) * torch.tensor([1.0, -2.0, 0.5, 30.0])).sum() * 1e-9
-        gradients.append([1e9 * one for one in torch.autograd.grad(loss, [x, *net.parameters()])])
+        gradients.append([1e9 * gradient for gradient in torch.autograd.grad(loss, [x, *net.parameters()])])
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-7)
-    assert all(one.abs().max() > 1e-3 for one in gradients[0])
+    assert all(gradient.abs().max() > 1e-3 for gradient in gradients[0])
 
 
-def test_adjoint_gradients_of_the_inverse_alone():
+def test_adjoint_gradients_of_the_inverse():
     flow = ContinuousFlow(field(), solver=TIGHT)
     z = torch.randn(1, 3, requires_grad=True)
     assert torch.autograd.gradcheck(flow.inverse, (z,), atol=1e-6, rtol=1e-6)
@@ -206,11 +206,11 @@ def test_evaluations_are_counted(adjoint):
             return self.inner(t, z)
 
     flow = ContinuousFlow(Counting(), adjoint=adjoint)
-    with watch_solves(Chain([ActNorm(3), flow])) as solves:
+    with training_solves(Chain([ActNorm(3), flow])) as solves:
         z = flow.forward_and_logdet(torch.randn(4, 3))[0]
         flow.inverse(z.detach())
-    assert [one.evaluations for one in solves] == [solves[0].evaluations, calls - solves[0].evaluations]
-    assert min(one.evaluations for one in solves) > 8
+    assert [solve.evaluations for solve in solves] == [solves[0].evaluations, calls - solves[0].evaluations]
+    assert min(solve.evaluations for solve in solves) > 8
     flow.forward(torch.randn(4, 3))
     assert len(solves) == 2, "watching has ended"
     assert flow.observer is None
@@ -220,7 +220,7 @@ def test_penalties_are_the_integrals_of_the_paper():
     """Along the linear field, ∫‖A e^{tA} x‖² dt by quadrature and ‖A‖_F²; the same either way; none without weights."""
     matrix, x = torch.randn(3, 3), torch.randn(4, 3)
     flow = ContinuousFlow(Linear(matrix), ExactDivergence(), TIGHT, kinetic_weight=0.7, jacobian_weight=0.2)
-    with watch_solves(flow) as solves:
+    with training_solves(flow) as solves:
         z, _ = flow.forward_and_logdet(x)
         flow.inverse_and_logdet(z)
     nodes = (torch.arange(2000) + 0.5) / 2000
@@ -229,20 +229,20 @@ def test_penalties_are_the_integrals_of_the_paper():
     torch.testing.assert_close(solves[0].penalty, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(solves[1].penalty, expected, atol=1e-5, rtol=1e-5)
     plain = ContinuousFlow(Linear(matrix))
-    with watch_solves(plain) as solves:
+    with training_solves(plain) as solves:
         plain.forward_and_logdet(x)
     assert torch.equal(solves[0].penalty, torch.zeros(4))
 
 
-def test_weights_change_no_log_density():
+def test_penalty_weights_do_not_change_log_densities():
     net, x = field(), torch.randn(4, 3)
     plain = ContinuousFlow(net, ExactDivergence(), TIGHT)
     weighted = ContinuousFlow(net, ExactDivergence(), TIGHT, kinetic_weight=1.0, jacobian_weight=1.0)
-    with watch_solves(weighted):
+    with training_solves(weighted):
         torch.testing.assert_close(weighted.forward_and_logdet(x), plain.forward_and_logdet(x), atol=1e-9, rtol=1e-9)
 
 
-def test_estimators_are_adopted():
+def test_with_logdet_makes_the_divergence_exact_or_leaves_it():
     flow = Flow((3,), Chain([ContinuousFlow(field(), solver=OdeSolver(tolerance=1e-6))]))
     assert flow.estimator_name == "divergence by 1 Rademacher probe, dopri5 to 1e-06"
     assert flow.with_logdet(Exact()).estimator_name == "exact divergence, dopri5 to 1e-06"
@@ -253,16 +253,16 @@ def test_estimators_are_adopted():
     assert not torch.equal(flow.log_prob(x), flow.log_prob(x))
 
 
-def test_an_empty_batch_is_not_solved():
+def test_an_empty_batch_needs_no_solve():
     flow = ContinuousFlow(field())
-    with watch_solves(flow) as solves:
+    with training_solves(flow) as solves:
         z, logdet = flow.forward_and_logdet(torch.zeros(0, 3))
     (z.sum() + logdet.sum()).backward()
     assert (z.shape, logdet.shape, solves[0].evaluations) == ((0, 3), (0,), 0)
 
 
-def test_single_precision_stops_at_its_rounding():
-    """A tolerance below float32's rounding is that rounding: the solve ends, as near as float32 can be."""
+def test_a_tolerance_below_float32_rounding_is_raised_to_it():
+    """The solve ends, and its error is of the size of float32 rounding."""
     flow, x = ContinuousFlow(field(), ExactDivergence(), OdeSolver(tolerance=1e-14)), torch.randn(4, 3)
     double = flow.forward_and_logdet(x)
     single = flow.float().forward_and_logdet(x.float())
@@ -293,12 +293,12 @@ class Blowup(nn.Module):
 @pytest.mark.parametrize(
     ("broken", "solver", "match"),
     [
-        (Blowup(), OdeSolver(max_evaluations=100_000), r"dopri5 to 1e-05 gave up after \d+ evaluations"),
-        (Blowup(), OdeSolver("dopri8", 1e-9, 50), r"dopri8 to 1e-09 has used up its 50 evaluations at t = 0\.\d+"),
+        (Blowup(), OdeSolver(max_evaluations=100_000), r"dopri5 to 1e-05 failed after \d+ evaluations"),
+        (Blowup(), OdeSolver("dopri8", 1e-9, 50), r"dopri8 to 1e-09 reached max_evaluations=50 at t = 0\.\d+"),
         (Fragile(), OdeSolver(), "underflow"),
     ],
 )
-def test_a_solver_that_gives_up_says_so(broken, solver, match):
+def test_a_failed_solve_raises_an_error(broken, solver, match):
     broken.broken = True
     flow = ContinuousFlow(broken, solver=solver)
     with pytest.raises(SolverError, match=match) as error:
@@ -306,7 +306,7 @@ def test_a_solver_that_gives_up_says_so(broken, solver, match):
     assert "loosen the tolerance" in str(error.value)
 
 
-def test_an_adjoint_that_gives_up_says_so():
+def test_a_failed_adjoint_raises_an_error():
     flow = ContinuousFlow(Fragile())
     z = flow.forward(torch.randn(4, 3))
     flow.field.broken = True
@@ -348,7 +348,7 @@ def test_concatenated_time_is_the_first_input():
 
 
 @pytest.mark.parametrize("layer", FIELD_LAYERS)
-def test_images_flow_under_every_layer(layer):
+def test_images_work_with_every_kind_of_layer(layer):
     flow = ContinuousFlow(conv_field(2, (3,), "tanh", layer), ExactDivergence(), TIGHT)
     x = torch.randn(2, 2, 2, 2)
     z, logdet = flow.forward_and_logdet(x)
@@ -359,9 +359,84 @@ def test_images_flow_under_every_layer(layer):
 
 @pytest.mark.parametrize("layer", FIELD_LAYERS)
 @pytest.mark.parametrize("activation", FIELD_ACTIVATIONS)
-def test_a_field_sees_time_and_every_input(activation, layer):
+def test_a_field_depends_on_time_and_every_input(activation, layer):
     net = dense_field(3, (8,), activation, layer)
     t = torch.tensor(0.3)
     jacobian = batch_jacobian(lambda z: net(t, z), torch.randn(2, 3))
     assert (jacobian.abs() > 1e-9).all()
     assert not torch.allclose(net(t, torch.ones(1, 3)), net(2 * t, torch.ones(1, 3)))
+
+
+@pytest.mark.parametrize("method", FIXED_METHODS)
+def test_the_error_of_fixed_steps_falls_with_their_order(method):
+    """Halving the step divides the error of z and of the logdet by about 2^order."""
+    net, x = field(), torch.randn(5, 3)
+    tight = ContinuousFlow(net, ExactDivergence(), TIGHT).forward_and_logdet(x)
+    errors = []
+    for steps in (16, 32):
+        flow = ContinuousFlow(net, ExactDivergence(), training_solver=FixedStepSolver(method, steps), adjoint=False)
+        with torch.no_grad(), training_solves(flow) as solves:
+            values = flow.forward_and_logdet(x)
+        assert solves[0].evaluations == steps * FIXED_METHODS[method]
+        errors.append([(ours - truth).abs().max().item() for ours, truth in zip(values, tight, strict=True)])
+    for coarse, fine in zip(*errors, strict=True):
+        assert abs(math.log2(coarse / fine) - FIXED_METHODS[method]) < 0.3, errors
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_fixed_grid_has_its_number_of_steps(dtype):
+    """Either way, where 1/steps is no binary fraction too."""
+    calls = 0
+
+    def dynamics(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        return (torch.ones(1, dtype=dtype),)
+
+    for steps in range(1, 60):
+        for start, end in ((0.0, 1.0), (1.0, 0.0)):
+            calls = 0
+            solution = FixedStepSolver("euler", steps).solve(dynamics, (torch.zeros(1, dtype=dtype),), start, end)
+            assert calls == solution.evaluations == steps
+            torch.testing.assert_close(solution.state[0], torch.full((1,), end - start, dtype=dtype))
+
+
+def test_gradients_through_fixed_steps_are_those_of_the_steps():
+    """In x and the parameters, against differences of the discretised value."""
+    flow = ContinuousFlow(
+        dense_field(2, (3,), "tanh"), ExactDivergence(), training_solver=FixedStepSolver("rk4", 2), adjoint=False
+    )
+    x = torch.randn(2, 2, requires_grad=True)
+    names = [name for name, _ in flow.named_parameters()]
+
+    def run(x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        with training_solves(flow):
+            given = dict(zip(names, parameters, strict=True))
+            with torch.nn.utils.stateless._reparametrize_module(flow, given):
+                return flow.forward_and_logdet(x)
+
+    assert torch.autograd.gradcheck(run, (x, *(one.detach().requires_grad_() for one in flow.parameters())))
+
+
+def test_the_training_solver_is_for_training_alone():
+    """Densities and samples come from `solver`, however coarse the steps of training are."""
+    coarse = FixedStepSolver("euler", 1)
+    flow = ContinuousFlow(field(), ExactDivergence(), TIGHT, training_solver=coarse, adjoint=False)
+    plain = ContinuousFlow(flow.field, ExactDivergence(), TIGHT)
+    x = torch.randn(4, 3)
+    with training_solves(flow) as solves:
+        z = flow.forward_and_logdet(x)[0]
+    assert solves[0].evaluations == 1
+    torch.testing.assert_close(z, x + flow.field(torch.tensor(0.0), x))
+    assert torch.equal(flow.forward_and_logdet(x)[1], plain.forward_and_logdet(x)[1])
+    assert torch.equal(flow.inverse(z), plain.inverse(z))
+
+
+def test_bad_fixed_steps_are_refused():
+    with pytest.raises(ConfigurationError, match="unknown fixed-step ODE solver 'dopri5'"):
+        FixedStepSolver("dopri5")
+    with pytest.raises(DomainError, match="steps=0: at least 1"):
+        FixedStepSolver(steps=0)
+    assert str(FixedStepSolver("midpoint", 8)) == "midpoint in 8 steps"
+    empty = FixedStepSolver().solve(lambda t, y: y, (torch.zeros(0, 2),), 0.0, 1.0)
+    assert empty.evaluations == 0

@@ -1,4 +1,4 @@
-"""What a contraction of one's own has to write, and what follows from it."""
+"""Contractions of a user's own: the three methods to implement, and the defaults of the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from contraflow.testing import check_bijection
 
 
 class Sine(nn.Module, Contraction):
-    """g(x) = 0.8 sin(V x)/max(1, ‖V‖_F), with no more than the three methods that have to be written."""
+    """g(x) = 0.8 sin(V x)/max(1, ‖V‖_F), with only the three abstract methods implemented."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Sine(nn.Module, Contraction):
 
 
 class OnceForManyCalls(Sine):
-    """Counts what `function` is asked for."""
+    """Counts the calls of `function`."""
 
     functions = 0
 
@@ -74,13 +74,13 @@ def test_every_route_has_the_gradient_of_plain_double_backward(route, estimator,
     torch.testing.assert_close(gradient(route, estimator), expected)
 
 
-def test_the_inverse_asks_for_the_function_once_and_solves_in_the_norm_of_g():
+def test_the_inverse_calls_function_once_and_solves_in_the_norm_of_g():
     g = OnceForManyCalls()
     block = ResidualBlock(g, Exact(), Anderson())
-    found = block.solve(torch.randn(4, 3))
-    assert found.iterations.max() > 1
+    solution = block.solve(torch.randn(4, 3))
+    assert solution.iterations.max() > 1
     assert g.functions == 1
-    assert found.order == 2
+    assert solution.order == 2
     assert ResidualBlock(InMaximumNorm(), Exact()).solve(torch.randn(4, 3)).order == math.inf
 
 
@@ -93,26 +93,26 @@ def test_an_abstract_method_that_is_missing_is_named():
         Half()
 
 
-def test_tensors_go_by_name_and_come_back_flat():
+def test_named_tensors_are_flattened_in_order():
     flat = LipschitzMLP(2, (4, 5)).tensors()
     named = NetworkTensors.named(flat)
-    assert [one.weight.shape for one in named.layers] == [(4, 2), (5, 4), (2, 5)]
-    assert [one.bias.shape for one in named.layers] == [(4,), (5,), (2,)]
-    assert all(one.scale.shape == () for one in named.layers)
+    assert [layer.weight.shape for layer in named.layers] == [(4, 2), (5, 4), (2, 5)]
+    assert [layer.bias.shape for layer in named.layers] == [(4,), (5,), (2,)]
+    assert all(layer.scale.shape == () for layer in named.layers)
     assert all(a is b for a, b in zip(named.flat(), flat, strict=True))
 
 
 @pytest.mark.parametrize("preactivation", [True, False])
 def test_passes_take_a_scale_for_every_row_of_a_weight(preactivation):
     g = LipschitzMLP(3, (4, 5), preactivation=preactivation)
-    gain, layers = NetworkTensors.named([one.detach() for one in g.tensors()])
-    rows = [one._replace(scale=torch.rand(len(one.weight), 1)) for one in layers]
-    flat = [one.requires_grad_() for one in NetworkTensors(gain, rows).flat()]
+    gain, layers = NetworkTensors.named([tensor.detach() for tensor in g.tensors()])
+    rows = [layer._replace(scale=torch.rand(len(layer.weight), 1)) for layer in layers]
+    flat = [tensor.requires_grad_() for tensor in NetworkTensors(gain, rows).flat()]
     x, t = torch.randn(2, 3, requires_grad=True), torch.randn(1, 2, 3, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, t, *tensors: g.dual(tensors, x, t), (x, t, *flat))
 
 
-def test_norms_act_on_an_operator_that_no_layer_owns():
+def test_norms_act_on_an_operator_without_a_layer():
     weight = torch.randn(5, 4)
     operator = LinearOperator(weight, lambda W, x: x @ W.mT, lambda W: W.mT)
     spectral, columns = SpectralNorm(), InducedNorm(FixedOrders((1.0, 3.0)), 0)
@@ -140,6 +140,6 @@ class Rounded(Chain):
 
 
 @pytest.mark.parametrize(("preprocessing", "whole"), [(None, False), (Rounded([]), True)])
-def test_samples_are_quantised_by_any_preprocessing_that_says_how(preprocessing: Bijection | None, whole: bool):
+def test_samples_are_quantised_by_the_preprocessing(preprocessing: Bijection | None, whole: bool):
     x = Flow((3,), Chain([]), preprocessing=preprocessing).sample(20)
     assert torch.equal(x, x.round()) == whole

@@ -37,7 +37,7 @@ IMAGE = (4, 4, 4)
 
 
 def stirred(module: nn.Module, size: float = 0.5) -> nn.Module:
-    """Conditioners whose zeros are filled, so that the couplings are at work."""
+    """Conditioners with their zero weights replaced, so that couplings are not the identity."""
     with torch.no_grad():
         for net in module.modules():
             if isinstance(net, (MLP, ConvNet, ResidualConvNet)):
@@ -95,7 +95,7 @@ SMALL = [(name, shape) for name in ("nice", "real_nvp", "glow", "glow_celebahq25
 
 @pytest.mark.parametrize("context", [0, CONTEXT])
 @pytest.mark.parametrize(("name", "shape"), SMALL)
-def test_laws_of_the_flows_with_couplings_at_work(name, shape, context):
+def test_laws_of_flows_whose_couplings_are_not_the_identity(name, shape, context):
     def make() -> Bijection:
         return stirred(ARCHITECTURES[name](shape, **FLOWS[name].small[shape], context_features=context).bijection, 0.2)
 
@@ -121,7 +121,7 @@ def test_context_changes_the_map(name):
         (ChannelPartition([3, 0], [2, 4, 1]), [0, 3]),
     ],
 )
-def test_kept_features_pass_and_the_others_do_not(parts, kept):
+def test_only_kept_features_pass_unchanged(parts, kept):
     x = torch.randn(20, 5)
     z = dense(parts).forward(x)
     changed = [index for index in range(5) if index not in kept]
@@ -130,7 +130,7 @@ def test_kept_features_pass_and_the_others_do_not(parts, kept):
 
 
 @pytest.mark.parametrize("swap", [False, True])
-def test_a_checkerboard_keeps_one_colour_and_reads_that_one_alone(swap):
+def test_a_checkerboard_keeps_one_colour_and_depends_only_on_it(swap):
     x = torch.randn(8, 2, 4, 6)
     rows, columns = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")
     black = (rows + columns) % 2 == (0 if swap else 1)
@@ -143,7 +143,7 @@ def test_a_checkerboard_keeps_one_colour_and_reads_that_one_alone(swap):
     assert all(torch.equal(a, b) for a, b in zip(shift, log_scale, strict=True))
 
 
-def test_the_scale_is_bounded_and_small_ones_are_what_the_conditioner_says():
+def test_the_log_scale_is_bounded_and_unchanged_near_zero():
     parts = halves(2)
     net = nn.Linear(1, 2)
     layer = Coupling(parts, net, scale_bound=1.5)
@@ -159,7 +159,7 @@ def test_the_scale_is_bounded_and_small_ones_are_what_the_conditioner_says():
 
 
 def test_the_learned_prior_is_a_conditional_gaussian():
-    """log N(z) + log|det| of the half that leaves against torch's normal, and samples at a temperature."""
+    """log N(z) + log|det| of the factored-out half against torch's normal, and samples at a temperature."""
     bijection = prior()
     h, y = torch.randn(6, 2, 4, 4), torch.randn(6, 2, 4, 4)
     z, logdet = bijection.forward_and_logdet(torch.cat([h, y], 1))
@@ -176,15 +176,15 @@ def test_the_learned_prior_is_a_conditional_gaussian():
 
 @pytest.mark.parametrize("linear", LINEARS)
 @pytest.mark.parametrize("shape", [(4,), (2, 8, 8)])
-def test_a_fresh_glow_is_its_actnorms_and_linear_maps(shape, linear):
-    """Couplings and priors start as the identity: without them, the same map and the same log-determinant."""
+def test_a_glow_at_initialisation_consists_of_actnorms_and_linear_maps(shape, linear):
+    """Couplings and priors are the identity at initialisation: removing them does not change the flow."""
     flow = glow(shape, levels=2, steps=2, hidden=4, linear=linear)
     x = torch.randn(16, *shape)
     z, logdet = flow.forward_and_logdet(x)
     plain, plain_logdet = without_couplings(flow.bijection).forward_and_logdet(x)
     torch.testing.assert_close(z, plain)
     torch.testing.assert_close(logdet, plain_logdet)
-    scales = [one.log_scale.sum() for one in flow.modules() if isinstance(one, ActNorm)]
+    scales = [module.log_scale.sum() for module in flow.modules() if isinstance(module, ActNorm)]
     assert len(scales) == 5
     if len(shape) == 1:  # every feature has one position, and orthogonal starts have log-determinant 0
         torch.testing.assert_close(logdet, sum(scales).expand(16))
@@ -194,12 +194,12 @@ def without_couplings(bijection: Bijection) -> Bijection:
     if isinstance(bijection, MultiScale):
         return MultiScale([without_couplings(level) for level in bijection.levels], bijection.shapes)
     if isinstance(bijection, Chain):
-        return Chain(without_couplings(one) for one in bijection if not isinstance(one, (Coupling, LearnedPrior)))
+        return Chain(without_couplings(layer) for layer in bijection if not isinstance(layer, (Coupling, LearnedPrior)))
     return bijection
 
 
 @pytest.mark.parametrize("make", [nice, real_nvp])
-def test_fresh_couplings_of_nice_and_real_nvp_are_the_identity_up_to_actnorm(make):
+def test_nice_and_real_nvp_are_the_identity_up_to_actnorm_at_initialisation(make):
     x = torch.randn(50, 4) * torch.tensor([1.0, 2.0, 3.0, 4.0]) + 1
     z, logdet = make((4,)).forward_and_logdet(x)
     standard = (x - x.mean(0)) / x.std(0, correction=0)
@@ -219,13 +219,13 @@ def parameters(flow: Flow) -> int:
     return sum(parameter.numel() for parameter in flow.parameters())
 
 
-def test_sizes_of_the_papers_glow():
+def test_glow_has_the_sizes_of_the_paper():
     """Three levels of 32 steps, 1×1 convolutions of 12, 24 and 48 channels, priors of one 3×3 convolution."""
     with torch.device("meta"):
         flow = ARCHITECTURES["glow_cifar10"]()
-    couplings = [one for one in flow.modules() if isinstance(one, Coupling)]
-    assert [one.partition.seen for one in couplings] == [6] * 32 + [12] * 32 + [24] * 32
-    assert sum(isinstance(one, LearnedPrior) for one in flow.modules()) == 2
+    couplings = [module for module in flow.modules() if isinstance(module, Coupling)]
+    assert [coupling.partition.seen for coupling in couplings] == [6] * 32 + [12] * 32 + [24] * 32
+    assert sum(isinstance(module, LearnedPrior) for module in flow.modules()) == 2
 
     def net(inputs: int, outputs: int) -> int:
         return 9 * inputs * 512 + 512 + 512 * 512 + 512 + 9 * 512 * outputs + outputs
@@ -235,21 +235,23 @@ def test_sizes_of_the_papers_glow():
     assert parameters(flow) == steps + priors + 2 * 48
 
 
-def test_levels_of_the_papers_real_nvp():
+def test_real_nvp_has_the_levels_of_the_paper():
     with torch.device("meta"):
         flow = ARCHITECTURES["real_nvp_cifar10"]()
-    kinds = [(type(one.partition), one.partition.seen) for one in flow.modules() if isinstance(one, Coupling)]
+    kinds = [
+        (type(module.partition), module.partition.seen) for module in flow.modules() if isinstance(module, Coupling)
+    ]
     assert kinds == [(Checkerboard, 3)] * 3 + [(ChannelPartition, 6)] * 3 + [(Checkerboard, 6)] * 4
-    nets = [one for one in flow.modules() if isinstance(one, ResidualConvNet)]
-    assert [len(one.blocks) for one in nets] == [8] * 10
-    assert [one.first.out_channels for one in nets] == [64] * 3 + [128] * 7
-    assert sum(isinstance(one, Squeeze) for one in flow.modules()) == 1
+    nets = [module for module in flow.modules() if isinstance(module, ResidualConvNet)]
+    assert [len(net.blocks) for net in nets] == [8] * 10
+    assert [net.first.out_channels for net in nets] == [64] * 3 + [128] * 7
+    assert sum(isinstance(module, Squeeze) for module in flow.modules()) == 1
 
 
-def test_no_coupling_of_real_nvp_keeps_what_the_one_before_it_kept():
+def test_successive_couplings_of_real_nvp_keep_different_elements():
     for flow in (real_nvp((5,), hidden=4), real_nvp((2, 8, 8), blocks=1, hidden=4)):
         changed = []
-        for part in (one for one in flow.modules() if isinstance(one, Partition)):
+        for part in (module for module in flow.modules() if isinstance(module, Partition)):
             sides = part.mask.shape if isinstance(part, Checkerboard) else ()
             changed.append(part.spread(torch.ones(1, part.changed, *sides)))
         assert len(changed) >= 10
@@ -271,7 +273,7 @@ def test_at_temperature_zero_all_samples_are_the_mode_of_the_base():
         (lambda: ChannelPartition([0, 2], [2]), ShapeError, r"changed=\[2\]"),
         (lambda: Checkerboard((3, 1, 1)), ShapeError, "two pixels"),
         (lambda: Coupling(halves(2), nn.Identity(), scale_bound=0.0), ConfigurationError, "scale_bound=0.0"),
-        (lambda: LearnedPrior(3, nn.Identity()), ShapeError, "3 channels have no two halves"),
+        (lambda: LearnedPrior(3, nn.Identity()), ShapeError, r"LearnedPrior\(3\): the number of channels must be even"),
         (lambda: Coupling(halves(4), nn.Identity()).forward(torch.zeros(2, 4)), ShapeError, r"needs \(2, 4\)"),
         (lambda: dense(halves(4)).forward(torch.zeros(2, 5)), ShapeError, r"\(2, 5\)"),
         (lambda: conv(Checkerboard(IMAGE)).forward(torch.zeros(2, 4, 4, 5)), ShapeError, r"\(2, 4, 4, 5\)"),
@@ -287,7 +289,7 @@ def test_at_temperature_zero_all_samples_are_the_mode_of_the_base():
         (lambda: real_nvp((1, 7, 6)), ShapeError, "7×6 cannot be halved 1 times; use fewer levels than 2"),
     ],
 )
-def test_what_cannot_be_is_refused(wrong, error, message):
+def test_invalid_arguments_are_refused(wrong, error, message):
     with pytest.raises(error, match=message):
         wrong()
 

@@ -34,13 +34,13 @@ def small(name: str, shape: tuple[int, ...]) -> Flow:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_bijection_keeps_the_laws(name: str) -> None:
+def test_every_bijection_satisfies_the_laws(name: str) -> None:
     make, shape = CASES[name]
     check_bijection(make().cuda(), samples(name, shape).cuda(), fresh=make)
 
 
 @pytest.mark.parametrize(("name", "shape"), SMALL)
-def test_every_architecture_keeps_the_laws(name: str, shape: tuple[int, ...]) -> None:
+def test_every_architecture_satisfies_the_laws(name: str, shape: tuple[int, ...]) -> None:
     def make() -> torch.nn.Module:
         return small(name, shape).bijection
 
@@ -57,10 +57,10 @@ def test_log_prob_and_its_gradients_are_those_of_the_cpu(name: str, shape: tuple
     for flow in (here, there):
         flow.log_prob(x.to(flow.device)).square().sum().backward()
     torch.testing.assert_close(there.log_prob(x.cuda()).cpu(), here.log_prob(x), rtol=1e-8, atol=1e-8)
-    gradients = {key: one.grad for key, one in here.named_parameters()}
-    for key, one in there.named_parameters():
+    gradients = {key: parameter.grad for key, parameter in here.named_parameters()}
+    for key, parameter in there.named_parameters():
         if gradients[key] is not None:
-            torch.testing.assert_close(one.grad.cpu(), gradients[key], rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(parameter.grad.cpu(), gradients[key], rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("route", GRADIENTS)
@@ -70,20 +70,20 @@ def test_roulette_is_unbiased(route: str) -> None:
     block = ResidualBlock(steep(LipschitzMLP(3, (8, 8), bound=0.9)), RussianRoulette(stratified=False), gradient=route)
     block, x = block.cuda(), torch.randn(1, 3).cuda()
 
-    def found(one: ResidualBlock, x: Tensor) -> Tensor:
+    def logdet_and_gradient(block: ResidualBlock, x: Tensor) -> Tensor:
         x = x.clone().requires_grad_()
-        logdet = one.forward_and_logdet(x, generator=torch.Generator("cuda").manual_seed(1))[1]
+        logdet = block.forward_and_logdet(x, generator=torch.Generator("cuda").manual_seed(1))[1]
         return torch.cat([logdet[:, None], *torch.autograd.grad(logdet.sum(), x)], dim=1).detach()
 
-    draws = found(block, x.expand(40_000, 3))
+    draws = logdet_and_gradient(block, x.expand(40_000, 3))
     exact = copy.deepcopy(block)
     exact.adopt(Exact())
     error = draws.std(dim=0) / math.sqrt(len(draws))
     assert (error > 0).all()
-    assert ((draws.mean(dim=0) - found(exact, x)[0]).abs() < 4.5 * error).all()
+    assert ((draws.mean(dim=0) - logdet_and_gradient(exact, x)[0]).abs() < 4.5 * error).all()
 
 
-def test_a_run_is_trained_there_and_read_here(tmp_path: Path) -> None:
+def test_a_run_trained_on_a_gpu_is_read_on_a_cpu(tmp_path: Path) -> None:
     tiny = ["architecture.options.blocks=[1,1]", "architecture.options.hidden=8", "training.steps=20"]
     tiny += ["training.warmup_steps=2", "data.limit=200", "evaluation.limit=20", "evaluation.draws=1", "device=cuda"]
     torch.set_default_dtype(torch.float32)

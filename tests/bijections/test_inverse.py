@@ -25,7 +25,7 @@ def steep_block(solver=None) -> ResidualBlock:
 
 
 def expanding() -> ResidualBlock:
-    """g(x) = -3x under a false promise: the iteration diverges."""
+    """g(x) = -3x with a false Lipschitz bound, so that the iteration diverges."""
     module = nn.Linear(2, 2, bias=False)
     with torch.no_grad():
         module.weight.copy_(-3 * torch.eye(2))
@@ -39,12 +39,12 @@ def test_float64_round_trips_stay_below_1e_9(solver):
     assert (block.inverse(block.forward(x)) - x).abs().max() < 1e-9
 
 
-def test_float32_round_trips_are_as_good_as_their_bound_says():
+def test_float32_round_trips_stay_within_their_error_bound():
     block = steep_block().float()
     x = torch.randn(50, 3, dtype=torch.float32)
-    found = block.solve(block.forward(x).detach())
-    error = (found.value - x).norm(dim=1)
-    assert (error <= block.inverse_error_bound(found) + 1e-5).all()
+    solution = block.solve(block.forward(x).detach())
+    error = (solution.value - x).norm(dim=1)
+    assert (error <= block.inverse_error_bound(solution) + 1e-5).all()
     assert error.max() < 1e-3
 
 
@@ -52,15 +52,15 @@ def test_solve_reports_residual_iterations_and_a_bound_that_holds():
     block = steep_block(Picard(1e-4))
     x = torch.randn(20, 3) * torch.logspace(-2, 2, 20)[:, None]
     z = block.forward(x).detach()
-    found = block.solve(z)
-    residual = (z - found.value - block.g(found.value)).norm(dim=1).detach()
-    torch.testing.assert_close(found.residual, residual)
+    solution = block.solve(z)
+    residual = (z - solution.value - block.g(solution.value)).norm(dim=1).detach()
+    torch.testing.assert_close(solution.residual, residual)
     assert (residual <= 1e-4 * math.sqrt(3)).all()
-    assert ((found.value - x).norm(dim=1) <= block.inverse_error_bound(found)).all()
-    assert len(found.iterations.unique()) > 1
+    assert ((solution.value - x).norm(dim=1) <= block.inverse_error_bound(solution)).all()
+    assert len(solution.iterations.unique()) > 1
 
 
-def test_a_map_that_does_not_contract_is_named_with_block_sample_and_remedy():
+def test_the_error_for_a_map_that_does_not_contract_names_block_sample_and_remedy():
     flow = Flow((2,), Chain([ActNorm(2), expanding()]))
     with pytest.raises(InversionError) as caught:
         flow.inverse(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
@@ -74,7 +74,7 @@ def test_a_map_that_does_not_contract_is_named_with_block_sample_and_remedy():
 
 
 @pytest.mark.parametrize("solver", [Picard(), Anderson()], ids=str)
-def test_nan_is_an_error_and_never_an_answer(solver):
+def test_nan_raises_an_error(solver):
     block = steep_block(solver)
     z = torch.randn(3, 3)
     z[2, 1] = float("nan")
@@ -145,8 +145,8 @@ def test_rsample_gradient_against_finite_differences():
         assert (parameter.grad * direction).sum().item() == pytest.approx(slope, rel=1e-4, abs=1e-5), name
 
 
-def test_rsample_gradients_survive_a_tiny_loss():
-    """A mean over very many samples has gradients far below the tolerance: it is on their scale, not on 1."""
+def test_rsample_gradients_of_a_tiny_loss_are_accurate():
+    """A mean over very many samples has tiny gradients, so the tolerance must be relative to their size."""
     block = steep_block()
     z = torch.randn(4, 3)
     grads = []
@@ -166,8 +166,8 @@ def test_inverse_with_frozen_parameters_and_z_without_gradient():
     assert z.grad.isfinite().all()
 
 
-def test_a_block_asks_for_a_contraction_and_a_known_route():
-    with pytest.raises(DomainError, match="Linear is no contraction"):
+def test_a_block_needs_a_contraction_and_a_known_gradient():
+    with pytest.raises(DomainError, match="Linear is not a contraction"):
         ResidualBlock(nn.Linear(2, 2))
     with pytest.raises(ConfigurationError, match="Did you mean 'dual'"):
         ResidualBlock(LipschitzMLP(2, (4,)), gradient="duel")
@@ -178,19 +178,21 @@ def test_the_whole_flow_reports_blocks_and_a_bound_that_holds():
     with torch.no_grad():
         x = torch.randn(40, 3)
         z = flow(x)  # sets ActNorm
-        found = flow.with_inverse(Picard(1e-3)).invert(z)
-    error = (found.value - x).norm(dim=1)
-    assert (error <= found.error_bound).all()
+        solution = flow.with_inverse(Picard(1e-3)).invert(z)
+    error = (solution.value - x).norm(dim=1)
+    assert (error <= solution.error_bound).all()
     assert error.max() > 1e-4
-    names = [one.name for one in found.blocks]
+    names = [block.name for block in solution.blocks]
     assert names == ["bijection.bijections.3", "bijection.bijections.1"]
-    assert torch.equal(found.evaluations, found.blocks[0].found.iterations + found.blocks[1].found.iterations)
+    assert torch.equal(
+        solution.evaluations, solution.blocks[0].solution.iterations + solution.blocks[1].solution.iterations
+    )
     # By hand: scale 3, then exp(-s) of the first ActNorm, then 1 / (1 - L) and the second ActNorm.
-    near, far = found.blocks[1], found.blocks[0]
+    near, far = solution.blocks[1], solution.blocks[0]
     first, second = (flow.bijection.bijections[index].log_scale for index in (0, 2))
     growth = 3 * (-first).exp().max()
     by_hand = growth * (near.error_bound + near.lipschitz_bound * (-second).exp().max() * far.error_bound)
-    torch.testing.assert_close(found.error_bound, by_hand.detach())
+    torch.testing.assert_close(solution.error_bound, by_hand.detach())
     assert flow.bijection.bijections[1].observer is None
 
 

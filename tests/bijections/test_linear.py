@@ -47,7 +47,7 @@ def test_laws(name, shape):
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_the_start_is_orthogonal_and_follows_the_seed(name):
+def test_the_initial_weight_is_orthogonal_and_follows_the_seed(name):
     torch.manual_seed(3)
     weight = MAPS[name](6).weight()
     assert error(weight.T @ weight, torch.eye(6)) < 1e-13
@@ -157,7 +157,7 @@ def test_a_singular_matrix_has_no_inverse():
         linear.inverse(torch.ones(1, 2))
 
 
-def test_what_does_not_fit_is_refused():
+def test_inputs_and_arguments_that_do_not_fit_are_refused():
     with pytest.raises(ShapeError, match=r"PLULinear\(3\) got an input of shape \(2, 4\)"):
         PLULinear(3)(torch.zeros(2, 4))
     with pytest.raises(ShapeError, match=r"QRLinear\(0\): a linear map needs"):

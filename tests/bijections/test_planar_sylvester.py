@@ -1,4 +1,4 @@
-"""Planar and Sylvester flows: laws, dense oracles, invertible at any parameters, an inverse that knows its error."""
+"""Planar and Sylvester flows: laws, dense oracles, invertibility for all parameters, error bounds of inverses."""
 
 from __future__ import annotations
 
@@ -45,59 +45,59 @@ def test_laws(name, scale):
 
 @pytest.mark.parametrize("name", MAPS)
 def test_invertible_under_random_parameters_times_ten(name):
-    """No Jacobian is singular or flips orientation, and every sample comes back, with each of 20 draws."""
+    """In 20 draws, no Jacobian is singular or reverses orientation, and all samples are recovered."""
     for seed in range(20):
         bijection, x = drawn(name, 10.0, seed)
         with torch.no_grad():
             z, logdet = bijection.forward_and_logdet(x)
-            found = bijection.solve(z)
+            solution = bijection.solve(z)
         sign, dense = torch.linalg.slogdet(batch_jacobian(bijection, x))
         assert sign.tolist() == [1.0] * len(x)
         assert (logdet - dense).abs().max() < 1e-7
-        assert bool(found.converged.all())
-        assert found.residual.max() < 1e-10
-        assert (found.value - x).abs().max() < 1e-7
+        assert bool(solution.converged.all())
+        assert solution.residual.max() < 1e-10
+        assert (solution.value - x).abs().max() < 1e-7
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_onto(name):
-    """Points that no forward pass has produced have a preimage too."""
+def test_every_point_has_a_preimage(name):
+    """Points that are not the output of a forward pass have a preimage too."""
     bijection, z = drawn(name, 3.0)
     z = 100 * z
     assert (bijection(bijection.inverse(z)) - z).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_the_inverse_knows_its_error(name):
+def test_the_error_of_the_inverse_stays_within_its_bound(name):
     """With a loose bisection the distance from x stays within the bound, and both fall with the tolerance."""
     worst = []
     for tolerance in (1e-1, 1e-3, 1e-5):
         bijection, x = drawn(name, 1.0, inverse=Bisection(tolerance=tolerance))
-        found = bijection.solve(bijection(x).detach())
-        error = (found.value - x).norm(dim=1)
-        assert bool((error <= found.error_bound + 1e-12).all())
+        solution = bijection.solve(bijection(x).detach())
+        error = (solution.value - x).norm(dim=1)
+        assert bool((error <= solution.error_bound + 1e-12).all())
         assert error.max() > 1e-9
-        worst.append(found.error_bound.max().item())
+        worst.append(solution.error_bound.max().item())
     assert worst[0] > 20 * worst[1] > 400 * worst[2]
 
 
 def test_the_error_bound_of_planar_is_attained():
-    """At the steepest place of the inverse a small displacement along û grows by the bound's factor, no more."""
+    """At the steepest point of the inverse, a small displacement along û grows exactly by the factor of the bound."""
     bijection, _ = drawn("planar", 1.0)
     with torch.no_grad():
         bijection.w.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
         bijection.u.copy_(torch.tensor([-4.0, 0.0, 0.0, 0.0]))
         bijection.b.zero_()
     inverse_slope = batch_jacobian(bijection.inverse, torch.zeros(1, 4))[0, 0, 0]
-    found = Planar.solve(bijection, torch.full((1, 4), 0.3))
+    solution = Planar.solve(bijection, torch.full((1, 4), 0.3))
     direction, gain = bijection.direction_and_gain()
     assert inverse_slope.item() == pytest.approx(1 / gain.item())
     assert (1 + direction.norm() / gain).item() >= inverse_slope.item()
-    assert found.error_bound.item() == pytest.approx(found.residual.item() * (1 + direction.norm() / gain).item())
+    assert solution.error_bound.item() == pytest.approx(solution.residual.item() * (1 + direction.norm() / gain).item())
 
 
-def test_the_error_bound_of_sylvester_counts_how_components_drive_each_other():
-    """Where one tanh feeds the next, displacements grow by far more than either alone would have them grow."""
+def test_the_error_bound_of_sylvester_includes_the_coupling_of_components():
+    """If one tanh is an input of the next, displacements grow by far more than in either component alone."""
     torch.manual_seed(0)
     bijection = Sylvester(2, 2, Bisection(tolerance=1e-3))
     with torch.no_grad():
@@ -105,8 +105,8 @@ def test_the_error_bound_of_sylvester_counts_how_components_drive_each_other():
         bijection.triangles.copy_(torch.tensor([[math.sinh(math.log(0.1)), 1.0], [0.0, math.sinh(math.log(0.1))]]))
         bijection.b.zero_()
     growth = torch.linalg.matrix_norm(batch_jacobian(bijection.inverse, torch.zeros(1, 2))[0], 2).item()
-    found = bijection.solve(torch.full((1, 2), 0.3))
-    bound = (found.error_bound / found.residual).item()
+    solution = bijection.solve(torch.full((1, 2), 0.3))
+    bound = (solution.error_bound / solution.residual).item()
     assert growth > 5 / 0.1
     assert growth <= bound <= 2 * growth
 
@@ -135,7 +135,7 @@ def test_gradients_of_the_inverse_are_those_of_the_inverse_function(name):
         torch.testing.assert_close((grad * direction).sum(), slope, rtol=1e-5, atol=1e-7)
 
 
-def test_the_constraint_for_any_product():
+def test_the_constraint_holds_for_any_product():
     t = torch.tensor([-1e12, -1e3, -1.0, -1e-9, 0.0, 1e-9, 1.0, 1e3])
     stretch, gain = invertible_product(t)
     torch.testing.assert_close(1 + t[1:] * stretch[1:], gain[1:], rtol=1e-9, atol=1e-12)
@@ -144,7 +144,7 @@ def test_the_constraint_for_any_product():
     assert invertible_product(torch.tensor([-1e12], dtype=torch.float32))[1].item() > 0
 
 
-def test_a_component_is_a_planar_flow():
+def test_sylvester_with_one_component_is_planar():
     sylvester, x = drawn("sylvester, one component", 1.0)
     q, r, r_tilde, _ = sylvester.factors()
     planar = Planar(4)
@@ -170,28 +170,30 @@ def test_sylvesters_factors_have_their_shapes():
 
 
 @pytest.mark.parametrize(("name", "equations"), [("planar", 1), ("sylvester", 2)])
-def test_an_inverse_that_stops_short_says_so(name, equations):
+def test_an_inverse_that_does_not_converge_raises_an_error(name, equations):
     bijection, x = drawn(name, 1.0, inverse=Bisection(max_iterations=3))
     z = bijection(x).detach()
-    with pytest.raises(InversionError, match=r"did not reach its tolerance: .* after 3 halvings\. Raise max_iter"):
+    with pytest.raises(
+        InversionError, match=r"did not reach its tolerance: .* after 3 bisection steps\. Raise max_iter"
+    ):
         bijection.inverse(z)
-    found = bijection.solve(z)
-    assert not bool(found.converged.all())
-    assert found.iterations.max() == 3 * equations
+    solution = bijection.solve(z)
+    assert not bool(solution.converged.all())
+    assert solution.iterations.max() == 3 * equations
     with pytest.raises(InversionError, match=r"^bijection: the inverse of"):
         Flow(x.shape[1:], bijection).inverse(z)
 
 
-def test_nan_is_named():
+def test_the_error_for_nan_names_its_cause():
     bijection, x = drawn("planar", 1.0)
     with pytest.raises(InversionError, match=r"1 of 20 samples, sample 2 within nan.*not finite"):
         bijection.inverse(x.index_fill(0, torch.tensor([2]), float("nan")))
 
 
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(ShapeError, match=r"Planar\(3\) takes vectors \(batch, 3\) and got \(2, 3, 1, 1\)"):
+def test_inputs_and_arguments_that_do_not_fit_are_refused():
+    with pytest.raises(ShapeError, match=r"Planar\(3\) takes vectors \(batch, 3\), not \(2, 3, 1, 1\)"):
         Planar(3)(torch.zeros(2, 3, 1, 1))
-    with pytest.raises(ShapeError, match=r"Sylvester\(3\) takes vectors .* got \(2, 4\)"):
+    with pytest.raises(ShapeError, match=r"Sylvester\(3\) takes vectors .*, not \(2, 4\)"):
         Sylvester(3, 2).inverse(torch.zeros(2, 4))
     with pytest.raises(ShapeError, match=r"Sylvester\(3, 4\): components must lie in 1 … 3"):
         Sylvester(3, 4)

@@ -1,4 +1,4 @@
-"""Layouts of squeeze, flatten, permutation and multi-scale, and what wrong input gets; logit and affine likewise."""
+"""Squeeze, flatten, permutation, multi-scale, logit and affine: layouts of the results, and errors for wrong input."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_multiscale_puts_the_second_half_of_each_level_first():
 
 
 def test_multiscale_refuses_what_it_cannot_split():
-    with pytest.raises(ShapeError, match="3 channels; an even number"):
+    with pytest.raises(ShapeError, match="3 channels, which must be even"):
         MultiScale([Chain([]), Chain([])], [(3, 4, 4), (2, 4, 4)])
     with pytest.raises(ShapeError, match="1 levels and 2 shapes"):
         MultiScale([Chain([])], [(2, 4, 4), (2, 4, 4)])
@@ -56,7 +56,7 @@ def test_squeeze_refuses_odd_images_and_vectors(shape):
 
 
 def test_unsqueeze_refuses_channels_that_do_not_divide_by_four():
-    with pytest.raises(ShapeError, match="divide by 4"):
+    with pytest.raises(ShapeError, match="multiple of 4 channels"):
         Squeeze().inverse(torch.zeros(1, 6, 2, 2))
 
 
@@ -65,7 +65,7 @@ def test_flatten_refuses_other_events():
         Flatten((2, 3))(torch.zeros(1, 3, 2))
 
 
-def test_permutation_moves_what_it_says():
+def test_permutation_moves_features_by_its_order():
     x = torch.tensor([[10.0, 20.0, 30.0]])
     assert Permutation([2, 0, 1])(x).tolist() == [[30, 10, 20]]
     assert Permutation([2, 0, 1]).inverse(Permutation([2, 0, 1])(x)).tolist() == x.tolist()
@@ -79,7 +79,7 @@ def test_a_loaded_permutation_is_inverted_as_loaded():
 
 
 @pytest.mark.parametrize("order", [[0, 0, 1], [1, 2, 3], [[0, 1]]])
-def test_what_is_no_permutation_is_refused(order):
+def test_an_order_that_is_not_a_permutation_is_refused(order):
     with pytest.raises(DomainError, match="is not a permutation"):
         Permutation(order)
 
@@ -103,7 +103,7 @@ def test_logit_refuses_an_alpha_out_of_range(alpha):
 
 @pytest.mark.parametrize("alpha", [1e-6, 0.05])
 def test_logit_is_accurate_at_both_ends_in_float32(alpha):
-    """s near 1 has no digits left for 1 - s in float32 with alpha = 1e-6, unless 1 - s is taken from 1 - x."""
+    """With alpha = 1e-6 in float32, 1 - s loses all digits for s near 1 unless it is computed from 1 - x."""
     x = torch.tensor([[0.0, 1e-7, 0.5, 1 - 1e-7, 1.0]], dtype=torch.float32)
     z, logdet = Logit(alpha).forward_and_logdet(x)
     z64, logdet64 = Logit(alpha).forward_and_logdet(x.double())
@@ -112,7 +112,7 @@ def test_logit_is_accurate_at_both_ends_in_float32(alpha):
 
 
 @pytest.mark.parametrize(("shift", "scale"), [(0.0, 0.0), (0.0, float("nan")), (float("inf"), 1.0)])
-def test_affine_refuses_numbers_that_cannot_be_undone(shift, scale):
+def test_affine_refuses_constants_without_an_inverse(shift, scale):
     with pytest.raises(DomainError, match="drop constant columns"):
         Affine(torch.tensor([shift]), torch.tensor([scale]))
 

@@ -1,4 +1,4 @@
-"""Derivatives of derivatives: right on every route, or refused by name."""
+"""Second derivatives: right for every way to compute gradients, or refused with an explanation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def central_differences(function, x, step=1e-4):
 
 
 def bent_flow(**options):
-    """A flow away from its start, where second derivatives are large."""
+    """A flow far from its initialisation, with large second derivatives."""
     flow = cf.residual_flow((2,), blocks=2, hidden=(16, 16), **options)
     with torch.no_grad():
         for parameter in flow.parameters():
@@ -35,8 +35,9 @@ def bent_flow(**options):
 
 
 @ROUTES
-def test_the_hessian_of_an_exact_density(route):
-    flow = bent_flow(logdet=cf.Exact(), gradient=route)
+@pytest.mark.parametrize("activation", ["lipswish", "concatenated_sine"])
+def test_the_hessian_of_an_exact_density(route, activation):
+    flow = bent_flow(logdet=cf.Exact(), gradient=route, activation=activation)
 
     def log_prob(x):
         return flow.log_prob(x[None])[0]
@@ -82,17 +83,17 @@ def test_score_matching_has_the_gradient_of_its_loss(name):
         return 0.5 * score.square().sum()
 
     grads = torch.autograd.grad(loss(), parameters, allow_unused=True, materialize_grads=True)
-    direction = [torch.randn_like(one) for one in parameters]
+    direction = [torch.randn_like(parameter) for parameter in parameters]
     slope = sum((a * b).sum() for a, b in zip(grads, direction, strict=True)).item()
     values = []
     for step in (1e-5, -1e-5):
         with torch.no_grad():
-            for one, towards in zip(parameters, direction, strict=True):
-                one.add_(step * towards)
+            for parameter, towards in zip(parameters, direction, strict=True):
+                parameter.add_(step * towards)
         values.append(loss().item())
         with torch.no_grad():
-            for one, towards in zip(parameters, direction, strict=True):
-                one.sub_(step * towards)
+            for parameter, towards in zip(parameters, direction, strict=True):
+                parameter.sub_(step * towards)
     assert slope == pytest.approx((values[0] - values[1]) / 2e-5, rel=2e-4)
 
 
@@ -106,8 +107,8 @@ class _Scaled(torch.nn.Module):
 
 
 @ROUTES
-def test_a_block_that_is_used_twice(route):
-    """x depends on the block's own weights there: nothing may be counted twice."""
+def test_a_block_used_twice_in_a_graph(route):
+    """The second x depends on the weights of the block, whose gradient must not be counted twice."""
     block = cf.ResidualBlock(cf.lipschitz.LipschitzMLP(2, (8, 8)), logdet=cf.Exact(), gradient=route)
     with torch.no_grad():
         for layer in block.g.layers:
@@ -121,7 +122,7 @@ def test_a_block_that_is_used_twice(route):
         (score,) = torch.autograd.grad(flow.log_prob(y).sum(), y, create_graph=True)
         return score.square().sum()
 
-    (found,) = torch.autograd.grad(loss(), weight)
+    (gradient,) = torch.autograd.grad(loss(), weight)
     direction = torch.randn_like(weight)
     values = []
     for step in (1e-5, -1e-5):
@@ -130,7 +131,7 @@ def test_a_block_that_is_used_twice(route):
         values.append(loss().item())
         with torch.no_grad():
             weight.sub_(step * direction)
-    assert (found * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-3)
+    assert (gradient * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-3)
 
 
 def test_third_derivatives_of_a_density():
@@ -183,14 +184,14 @@ def test_the_hessian_of_an_inverse(make):
 def test_the_gradient_of_a_gradient_of_an_inverse_reaches_the_weights():
     flow = bent_flow(logdet=cf.Exact())
     z = torch.randn(3, 2)
-    weight = next(one for name, one in flow.named_parameters() if name.endswith("layers.1.weight"))
+    weight = next(parameter for name, parameter in flow.named_parameters() if name.endswith("layers.1.weight"))
 
     def loss():
         start = z.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(flow.inverse(start).square().sum(), start, create_graph=True)
         return gradient.square().sum()
 
-    (found,) = torch.autograd.grad(loss(), weight)
+    (gradient,) = torch.autograd.grad(loss(), weight)
     direction = torch.randn_like(weight)
     values = []
     for step in (1e-4, -1e-4):
@@ -199,7 +200,7 @@ def test_the_gradient_of_a_gradient_of_an_inverse_reaches_the_weights():
         values.append(loss().item())
         with torch.no_grad():
             weight.sub_(step * direction)
-    assert (found * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-3)
+    assert (gradient * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-4, rel=1e-3)
 
 
 def test_third_derivatives_of_an_inverse_are_refused():
@@ -211,7 +212,7 @@ def test_third_derivatives_of_an_inverse_are_refused():
 
 
 class Homemade(LogDetEstimator):
-    """An estimator of a user's own that cannot repeat its draws."""
+    """A custom estimator that cannot repeat its draws."""
 
     def estimate(self, linearize, x, generator=None):
         return Estimate(*cf.Exact().estimate(linearize, x, generator)[:4])
@@ -221,7 +222,7 @@ class Homemade(LogDetEstimator):
 
 
 @pytest.mark.parametrize("route", ["dual", "kept", "neumann", "backward_in_forward"])
-def test_an_estimator_without_second_derivatives_says_where_they_are(route):
+def test_an_estimator_without_second_derivatives_names_an_alternative(route):
     flow = bent_flow(logdet=Homemade(), gradient=route)
     x = torch.randn(2, 2, requires_grad=True)
     torch.autograd.grad(flow.log_prob(x).sum(), x)
@@ -257,7 +258,7 @@ def test_frozen_weights_under_every_route(route, estimator):
 
 
 @ROUTES
-def test_gradients_with_a_graph_are_those_without(route):
+def test_gradients_with_and_without_create_graph_are_equal(route):
     """A scale depends on its weight, and x on the weights of a block that is used twice: nothing counts twice."""
     block = cf.ResidualBlock(cf.lipschitz.LipschitzMLP(2, (8, 8)), logdet=cf.Exact(), gradient=route)
     with torch.no_grad():

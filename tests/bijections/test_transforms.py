@@ -26,10 +26,10 @@ def standard(features):
 
 def ours(flow):
     """The zuko modules of a flow."""
-    return [one.transform for one in flow.modules() if isinstance(one, TransformBijection)]
+    return [module.transform for module in flow.modules() if isinstance(module, TransformBijection)]
 
 
-def test_maf_and_spline_flows_have_the_densities_of_zukos_own_with_the_same_weights():
+def test_maf_and_spline_flows_have_the_densities_of_zuko_with_the_same_weights():
     options = {"transforms": 3, "hidden_features": HIDDEN, "activation": torch.nn.ELU}
     x = 2 * torch.randn(6, 3)
     for flow, oracle in (
@@ -43,7 +43,7 @@ def test_maf_and_spline_flows_have_the_densities_of_zukos_own_with_the_same_weig
 
 def test_iaf_has_the_densities_of_zukos_inverses():
     flow = iaf((3,), transforms=2, hidden=HIDDEN, actnorm=False)
-    oracle = zuko.flows.Flow([one.inv for one in ours(flow)], standard(3))
+    oracle = zuko.flows.Flow([transform.inv for transform in ours(flow)], standard(3))
     x = torch.randn(6, 3)
     torch.testing.assert_close(flow.log_prob(x), oracle().log_prob(x), rtol=0, atol=1e-12)
     z = torch.randn(6, 3)
@@ -66,7 +66,7 @@ def test_naf_has_the_densities_of_zukos_monotone_networks():
     torch.testing.assert_close(flow.log_prob(x), oracle().log_prob(x), rtol=0, atol=1e-12)
 
 
-def test_naf_inverts_to_rounding_far_beyond_zukos_ten():
+def test_naf_inverts_to_rounding_beyond_the_bounds_of_zuko():
     flow = naf((2,), transforms=2, hidden=HIDDEN, actnorm=False)
     x = torch.tensor([[0.3, -0.2], [40.0, -300.0], [0.0, 0.0]])
     torch.testing.assert_close(flow.inverse(flow(x)), x, rtol=1e-10, atol=1e-10)
@@ -75,7 +75,7 @@ def test_naf_inverts_to_rounding_far_beyond_zukos_ten():
 
 
 @pytest.mark.parametrize("name", ["made", "maf", "iaf", "naf", "nsf"])
-def test_z_i_depends_on_the_numbers_before_it_alone(name):
+def test_z_i_depends_only_on_the_preceding_x(name):
     flow = ARCHITECTURES[name]((4,), hidden=(16,), actnorm=False, **({} if name == "made" else {"transforms": 1}))
     jacobian = torch.autograd.functional.jacobian(lambda x: flow(x).sum(0), torch.randn(1, 4))[:, 0]
     assert torch.equal(jacobian, jacobian.tril())
@@ -83,13 +83,13 @@ def test_z_i_depends_on_the_numbers_before_it_alone(name):
     assert bool((jacobian.tril(-1).abs().sum(1)[1:] > 0).all()), "it depends on none"
 
 
-def test_the_order_is_turned_around_in_every_second_transform():
+def test_every_second_transform_reverses_the_order():
     flow = maf((4,), transforms=2, hidden=(16,), actnorm=False)
     jacobian = torch.autograd.functional.jacobian(lambda x: flow(x).sum(0), torch.randn(1, 4))[:, 0]
     assert bool((jacobian.triu(1).abs().sum(1)[:-1] > 0).all())
 
 
-def test_nothing_carries_a_graph_where_none_was_asked_for():
+def test_results_without_gradients_have_no_graph():
     shape = (3,)
     for transform in (zuko.flows.NAF(3, transforms=1).transform, ours(naf(shape, transforms=1, hidden=HIDDEN))[0]):
         bijection = from_transform(transform, shape)
@@ -98,7 +98,7 @@ def test_nothing_carries_a_graph_where_none_was_asked_for():
                 *bijection.forward_and_logdet(torch.randn(2, 3)),
                 *bijection.inverse_and_logdet(torch.zeros(2, 3)),
             )
-        assert not any(one.requires_grad for one in results)
+        assert not any(result.requires_grad for result in results)
 
 
 def test_directions_are_those_of_torch():
@@ -125,7 +125,7 @@ def lu(matrix):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_transforms_keep_the_laws(name):
+def test_transforms_satisfy_the_laws(name):
     make, shape = PLAIN[name]
     check_bijection(make(), torch.randn(3, *shape), fresh=make)
 
@@ -148,16 +148,16 @@ def test_context_reaches_a_lazy_transform():
     assert not torch.equal(bijection(x, context[:1]), bijection(x, context[1:2]))
 
 
-def test_what_cannot_be_wrapped():
+def test_transforms_that_cannot_be_wrapped_are_refused():
     with pytest.raises(ConfigurationError, match="not a float"):
         from_transform(3.0, (2,))  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="no bijection"):
+    with pytest.raises(ConfigurationError, match="is not bijective"):
         from_transform(transforms.AbsTransform(), (2,))
-    with pytest.raises(ShapeError, match=r"makes events of shape \(4,\) from \(3,\)"):
+    with pytest.raises(ShapeError, match=r"maps events of shape \(3,\) to \(4,\)"):
         from_transform(transforms.StickBreakingTransform(), (3,))
     with pytest.raises(ShapeError, match=r"takes events of 2 dimensions, not \(3,\)"):
         from_transform(transforms.IndependentTransform(COMPOSED, 2), (3,))
-    with pytest.raises(ShapeError, match=r"takes no events of shape \(3,\)"):
+    with pytest.raises(ShapeError, match=r"does not accept events of shape \(3,\)"):
         from_transform(transforms.ReshapeTransform((2,), (2,)), (3,))
     with pytest.raises(ShapeError, match=r"events \(3,\) got events of shape \(2,\)"):
         from_transform(COMPOSED, (3,))(torch.zeros(1, 2))
@@ -175,11 +175,11 @@ def cubic(x):
     return x**3 + 0.1 * x
 
 
-def test_bisection_is_right_to_rounding_near_and_far():
+def test_bisection_is_accurate_to_rounding():
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-6)):
         x = torch.tensor([-1e3, -2.0, -1e-3, 0.0, 0.3, 1.0, 700.0], dtype=dtype)
-        found = MonotoneTransform(cubic).inv(cubic(x))
-        torch.testing.assert_close(found, x, rtol=tolerance, atol=tolerance)
+        solution = MonotoneTransform(cubic).inv(cubic(x))
+        torch.testing.assert_close(solution, x, rtol=tolerance, atol=tolerance)
 
 
 def test_gradients_of_the_inverse_are_those_of_the_implicit_function():
@@ -189,5 +189,5 @@ def test_gradients_of_the_inverse_are_those_of_the_implicit_function():
 
 
 def test_a_function_that_ends_before_y_is_refused():
-    with pytest.raises(InversionError, match="for 2: the function is not increasing, or not onto"):
+    with pytest.raises(InversionError, match="for 2: the function is not increasing, or does not reach"):
         MonotoneTransform(torch.tanh).inv(torch.tensor([0.5, 2.0]))

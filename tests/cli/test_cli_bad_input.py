@@ -271,7 +271,7 @@ def test_files_that_are_not_what_they_say(run: Path, tmp_path: Path, capsys: pyt
         (tmp_path / name).touch()
         refused(["score", run, tmp_path / name], capsys, name)
     (tmp_path / "x.txt.gz").touch()
-    refused(["score", run, tmp_path / "x.txt.gz"], capsys, "cannot tell what it holds")
+    refused(["score", run, tmp_path / "x.txt.gz"], capsys, "unknown suffix")
     (tmp_path / "folder").mkdir()
     refused(["score", run, tmp_path / "folder"], capsys, "folder")
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)

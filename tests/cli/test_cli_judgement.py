@@ -138,7 +138,7 @@ def test_class_confidence_is_that_of_the_passes_of_log_p(hybrid: Path) -> None:
         (["--against", ","], "expected at least one data set"),
         (["--against", "digits"], "trained on these data"),
         (["--against", "nois"], "unknown data set 'nois'"),
-        (["--against", "checkerboard"], "is asked for"),
+        (["--against", "checkerboard"], "expected ("),
         (["--out", "a.csv"], "must end in .png"),
         (["--background", "absent"], "absent"),
     ],

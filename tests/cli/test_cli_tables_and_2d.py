@@ -17,7 +17,7 @@ from PIL import Image
 
 from contraflow.cli import main
 from contraflow.errors import ShapeError
-from contraflow.report import ReportSettings, Subject
+from contraflow.report import ReportSettings, RunData
 from contraflow.report.densities import other_data
 from contraflow.runs import load_run
 from contraflow.runs.build import load_data_for
@@ -162,7 +162,7 @@ def test_evaluate_matches_columns_by_name(two_scales: Path, capsys: pytest.Captu
     np.save(two_scales / "ab.npy", np.loadtxt(two_scales / "ab.txt"))
     other, said = nats([run, "--data", str(two_scales / "ab.npy"), *split], capsys)
     assert other == pytest.approx(own, abs=1e-6)
-    assert "taken as they come: for columns 'a', 'b'" in said
+    assert "taken in their order as columns 'a', 'b'" in said
     assert main(["evaluate", run, "--data", "moons"]) == 2
     assert "moons: has no columns 'a', 'b'. Columns: x1, x2." in capsys.readouterr().err
 
@@ -185,7 +185,7 @@ def test_the_own_file_with_its_columns_turned(
     assert "left out" not in said
     trained = load_run(run)
     own = load_data_for(trained.columns, trained.recipe.data, trained.recipe.seed)
-    beside = other_data(Subject(trained, own, ReportSettings(other=str(turned(two_scales, "beside.csv")))))
+    beside = other_data(RunData(trained, own, ReportSettings(other=str(turned(two_scales, "beside.csv")))))
     assert all(rows[:, 0].mean() < 10 < 90 < rows[:, 1].mean() for rows in (own.test, *beside.values()))
     assert main(["ood", str(run), "--against", str(turned(two_scales, "far.csv")), "--batch", "5", "--json"]) == 0
     out, err = capsys.readouterr()

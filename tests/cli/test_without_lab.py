@@ -47,10 +47,15 @@ def test_one_missing_module_is_enough(
     assert err == f"contraflow: error: the command needs the extra `lab` (jsonargparse missing): {WORDS}.\n"
 
 
-def test_the_example_of_the_readme_needs_the_library_alone() -> None:
-    example = re.search(r"```python\n(import torch.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert example is not None
-    code = f"import sys; sys.modules |= dict.fromkeys({MODULES})\n{example[1]}"
+@pytest.mark.parametrize("page", ["README.md", "docs/tour.md"])
+def test_the_first_examples_need_the_library_alone(page: str, tmp_path: Path) -> None:
+    examples = re.findall(
+        r"^```python[^\n]*\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    code = f"import sys; sys.modules |= dict.fromkeys({MODULES})\n" + "".join(examples)
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False, cwd=tmp_path
+    )
     assert result.returncode == 0, result.stderr
+    assert "torch.Size([1000, 2])" in result.stdout, "the samples"

@@ -29,12 +29,16 @@ from test_data_idx import idx_bytes
 from test_data_large_images import archive, face, photographs, pictures
 from test_data_tables import npy_bytes
 from test_data_tfrecord import framed
+from test_published_tables import classes_of_old_pandas, frame_pickle, sensors
 
 from contraflow.data import read_image_folder, read_rows
 from contraflow.data.formats.arrays import read_npy, read_npz
 from contraflow.data.formats.csv_table import read_csv
+from contraflow.data.formats.hdf5 import read_hdf5
 from contraflow.data.formats.idx import read_idx
 from contraflow.data.formats.matlab import read_matlab
+from contraflow.data.formats.number_text import read_number_text
+from contraflow.data.formats.pickled_frame import read_pickled_frame
 from contraflow.data.formats.tables import read_parquet
 from contraflow.data.sets.celeba_hq import read_celeba_hq
 from contraflow.data.sets.cifar10 import read_cifar10, read_cifar_binary, read_cifar_python
@@ -162,6 +166,21 @@ def arrays() -> list[bytes]:
     return [*map(npy_bytes, every), npy_bytes(np.asfortranarray(every[0])), npy_bytes(np.zeros(2, "i4,f8"))]
 
 
+def frame_pickles() -> list[bytes]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        classes = classes_of_old_pandas(monkeypatch)
+        return [frame_pickle(classes, sensors(4)[:, :3], ["Time", "a", "b"], protocol) for protocol in (2, 4)]
+
+
+def hdf5_files() -> list[bytes]:
+    h5py = pytest.importorskip("h5py", reason="HDF5 needs h5py")
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file["a"] = np.arange(6.0).reshape(2, 3)
+        file.create_dataset("b", data=np.zeros((20, 3)), chunks=(5, 3), compression="gzip")
+    return [stream.getvalue()]
+
+
 POWER_HEADER = "Date;Time;Global_active_power;Global_reactive_power;Voltage;Global_intensity;a;b;c\n"
 POWER_LINES = "16/12/2006;17:24:00;4.216;0.418;234.840;18.400;0.000;1.000;17.000\n"
 GZIP: Pack = lambda content: gzip.compress(content, 1)  # noqa: E731
@@ -207,6 +226,14 @@ SUBJECTS = {
         lambda p: read_celeba_hq(p.parents[1], "train", 4), FACES, lambda: [one_face()[12:-4]], (framed,)
     ),
     "parquet": Subject(read_parquet, "t.parquet", parquet_files),
+    "pickled frame": Subject(read_pickled_frame, "f.pickle", frame_pickles),
+    "number text": Subject(
+        lambda p: read_number_text(p, [0, 2]), "t.txt", texts("3 4\n1  2 3\n4.5 6e3 -7\n", "a b\r\n1 2 3 x\r\n")
+    ),
+    "gzip of number text": Subject(
+        lambda p: read_number_text(p, [0, 2], delimiter=",", rows=5), "t.csv.gz", texts("# a,b,c\n1,2,3\n"), (GZIP,)
+    ),
+    "hdf5": Subject(lambda p: read_hdf5(p, ["a", "b"]), "h.hdf5", hdf5_files),
 }
 
 

@@ -65,7 +65,7 @@ def test_an_array_is_taken_as_it_comes(read: Reader, tmp_path: Path) -> None:
     file = written(tmp_path / "t.npy", ["b", "a"])
     found = read(file, ("a", "b"), said.append)
     assert torch.equal(found[:, 1] - found[:, 0], torch.full((20,), -100.0))
-    assert said == [f"{file}: has no names of columns, so they are taken as they come: for columns 'a', 'b'."]
+    assert said == [f"{file}: has no names of columns, so they are taken in their order as columns 'a', 'b'."]
     read(file, ("a", "b", "c"), said.append)
     assert len(said) == 1, "another width is for the flow to refuse"
 
@@ -76,7 +76,7 @@ def test_a_run_without_names_says_so(read: Reader, tmp_path: Path) -> None:
     file = written(tmp_path / "t.txt", ["b", "a"])
     data = load_matching(file, None, note=said.append)
     assert data.columns == ("b", "a")
-    assert said == [f"{file}: the run knows no names of columns, so they are taken as they come: columns 'b', 'a'."]
+    assert said == [f"{file}: the run knows no names of columns, so they are taken in their order: columns 'b', 'a'."]
 
 
 def test_splits_of_an_npz_have_no_names(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_splits_of_an_npz_have_no_names(tmp_path: Path) -> None:
     assert torch.equal(
         load_matching(tmp_path / "own.npz", ("a", "b", "c"), note=said.append).test.double(), torch.from_numpy(ROWS)
     )
-    assert "for columns 'a', 'b', 'c'" in said[0]
+    assert "as columns 'a', 'b', 'c'" in said[0]
 
 
 def test_a_named_set_is_matched_by_name_too() -> None:
@@ -109,7 +109,7 @@ def test_a_path_that_cannot_be_read_is_one_line(load: Callable[[str], Dataset], 
         (f"{tmp_path}/absent.csv", "no such file or folder"),
         ("x" * 5000 + ".csv", "cannot be read .*File name too long"),
         ("a\0b.csv", "cannot be read .*null byte"),
-        ("~nobody_of_this_name/t.csv", "Write the whole path"),
+        ("~nobody_of_this_name/t.csv", "Write the full path"),
     ]:
         with pytest.raises(DataError, match=message):
             load(name)

@@ -92,9 +92,9 @@ def test_tables(tmp_path: Path) -> None:
     assert found.rows.shape == (3, 2)
     assert (found.rows[:, 0] - found.rows[:, 1]).tolist() == [2.0] * 3
     np.save(tmp_path / "b.npy", np.zeros((40, 3)))
-    with pytest.raises(ShapeError, match=r"\(3,\), where \(2,\) is asked for"):
+    with pytest.raises(ShapeError, match=r"\(3,\), expected \(2,\)"):
         load_other_rows(str(tmp_path / "b.npy"), (2,), None, 3, columns=("z", "x"))
-    with pytest.raises(ShapeError, match="is asked for"):
+    with pytest.raises(ShapeError, match="expected"):
         load_other_rows("digits", (2,), None, 3)
     with pytest.raises(ConfigurationError, match="unknown data set 'noise'"):
         load_other_rows("noise", (2,), None, 3)

@@ -51,7 +51,7 @@ def test_every_row_can_be_kept() -> None:
 
 @pytest.mark.parametrize("count", [0, 3, 106])
 def test_counts_that_cannot_be(count: int) -> None:
-    with pytest.raises(ConfigurationError, match=rf"labels={count}: it must lie between 4.*and 105"):
+    with pytest.raises(ConfigurationError, match=rf"labels={count}: it must be between 4.*and 105"):
         keep_labels(LABELS, count)
 
 

@@ -102,7 +102,11 @@ def test_confusions_by_hand() -> None:
     guess = torch.tensor([0, 1, 1, 2, 2, 2, 0, 2])
     labels = torch.tensor([0, 0, 0, 2, 1, 1, 1, 1])
     found = confusions(torch.eye(3)[guess], labels)
-    assert [(one.label, one.guess, one.count, one.of) for one in found] == [(1, 2, 3, 4), (0, 1, 2, 3), (1, 0, 1, 4)]
+    assert [(one.label, one.prediction, one.count, one.of) for one in found] == [
+        (1, 2, 3, 4),
+        (0, 1, 2, 3),
+        (1, 0, 1, 4),
+    ]
     assert confusions(torch.eye(3)[labels], labels) == []
 
 
@@ -177,7 +181,7 @@ def test_latents_that_are_not_normal_are_seen(spoil, field) -> None:
     assert getattr(found, field) < 1e-4
     if field == "dimensions":
         assert found.worst == 2
-        assert "(2, corrected" in str(found)
+        assert "(2, with Bonferroni correction)" in str(found)
 
 
 def test_latents_are_centred_on_their_class() -> None:
@@ -186,7 +190,7 @@ def test_latents_are_centred_on_their_class() -> None:
     assert isinstance(flow, MixtureFlow)
     z = flow(x).detach()
     torch.testing.assert_close(latents(flow, x, y, batch_size=4), z - flow.base.means[y].detach())
-    with pytest.raises(ConfigurationError, match="labels are needed"):
+    with pytest.raises(ConfigurationError, match="give labels"):
         latents(flow, x)
     torch.testing.assert_close(latents(line(), torch.ones(2, 1)), torch.ones(2, 1))
 

@@ -83,7 +83,7 @@ def test_perfect_separation_is_no_certainty() -> None:
 def test_infinite_scores_take_part_and_nan_does_not() -> None:
     found = detect(torch.tensor([0.0, 1.0]), torch.tensor([math.inf, 0.5]))
     assert found.auroc == pytest.approx(0.75)
-    with pytest.raises(DomainError, match="NaN among the scores outside: row 1"):
+    with pytest.raises(DomainError, match="outside: the score of row 1 is NaN"):
         detect(torch.zeros(2), torch.tensor([0.0, math.nan]))
     with pytest.raises(DomainError, match="at least two"):
         detect(torch.zeros(1), torch.zeros(5))

@@ -143,5 +143,5 @@ def test_no_arc_is_not_finite() -> None:
         assert arc.isfinite().all()
         assert torch.allclose(arc[0], z)
         assert torch.allclose(arc[2], end, atol=1e-6)
-    with pytest.raises(ShapeError, match="no arc of 1 points"):
+    with pytest.raises(ShapeError, match="steps=1"):
         latent_arc(z, z, 1)

@@ -86,7 +86,7 @@ def test_the_statistic_of_batches() -> None:
     values = torch.tensor([0.0, 4.0, 1.0, 1.0, 0.0, 0.5, 9.0])
     assert test.statistic(values).tolist() == [1.0, 0.0, 0.75]
     assert test.rejects(values).tolist() == [True, False, False]
-    with pytest.raises(ShapeError, match="1 rows make no batch of 2"):
+    with pytest.raises(ShapeError, match="1 rows are too few for a batch of 2"):
         test.statistic(values[:1])
     with pytest.raises(ConfigurationError, match="level=1"):
         TypicalityTest.fit(values, level=1.0)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from contraflow import Chain, Flow
-from contraflow.errors import ShapeError
+from contraflow.errors import OutputError, ShapeError
 from contraflow.evaluation import (
     DetectionReport,
     density_picture,
@@ -23,7 +23,8 @@ from contraflow.evaluation import (
     scatter_picture,
     scores_histograms,
 )
-from contraflow.evaluation.pictures import density_on_grid, draw_column, save_png
+from contraflow.evaluation.figures import logarithmic, panels, png_figure, save_png
+from contraflow.evaluation.pictures import density_on_grid, draw_column
 
 
 def test_the_layout_of_a_grid() -> None:
@@ -147,3 +148,32 @@ def test_a_set_without_a_finite_score_has_a_picture(tmp_path: Path) -> None:
     scores_histograms(DetectionReport("own", scores, {}, {}, {}), tmp_path / "a.png")
     scores["own"]["log p(x)"] = 1e9 + torch.arange(4).double() * 1e-7
     scores_histograms(DetectionReport("own", scores, {}, {}, {}), tmp_path / "b.png")
+
+
+def test_a_figure_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), png_figure(path, 1, 1):
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OutputError, match="cannot be written"), png_figure(tmp_path / "absent" / "a.png", 1, 1):
+        pass
+
+
+def test_a_logarithmic_axis_has_labels_without_formulas() -> None:
+    axes = Figure().subplots()
+    axes.plot([1.5, 4096], [1e-3, 1e2])
+    logarithmic(axes, "x", [1.5, 4096])
+    logarithmic(axes, "y")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1.5", "4,096"]
+    labels = [axes.yaxis.get_major_formatter()(value) for value in axes.get_yticks()]
+    assert "10⁻²" in labels
+    assert not any("$" in label for label in labels)
+    assert not axes.xaxis.get_minorticklocs().size
+
+
+def test_panels_beyond_the_count_are_empty() -> None:
+    figure = Figure()
+    assert len(panels(figure, 6)) == 6
+    assert [axes.axison for axes in figure.axes] == [True] * 6 + [False] * 2

@@ -98,7 +98,7 @@ def test_the_error_has_the_size_of_the_spread(distance) -> None:
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(ShapeError, match=r"\(5, 3\) and \(5, 4\)"):
         frechet_distance(torch.zeros(5, 3), torch.zeros(5, 4))
-    with pytest.raises(ShapeError, match="rows or more"):
+    with pytest.raises(ShapeError, match="at least two rows"):
         kernel_distance(torch.zeros(1, 3), torch.zeros(5, 3))
     with pytest.raises(ConfigurationError, match="10 groups"):
         with_error(frechet_distance, torch.zeros(19, 3), torch.zeros(50, 3))
@@ -179,7 +179,7 @@ def test_inception_weights_come_from_a_file(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(features(images, 256), network.eval()(images.float()).double())
     assert not features.published
-    assert features.name == "the Inception weights of mine.pth"
+    assert features.name == "Inception (weights mine.pth)"
 
 
 def test_what_is_no_inception_file(tmp_path: Path) -> None:

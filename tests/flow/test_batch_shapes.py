@@ -29,7 +29,7 @@ def flow_of(shape: tuple[int, ...]) -> Flow:
 
 @pytest.mark.parametrize("shape", [(3,), (1, 4, 4)])
 @pytest.mark.parametrize("batch", [(), (6,), (2, 3), (1, 6), (6, 1), (2, 0), (2, 1, 3)])
-def test_a_batch_of_any_shape_is_its_rows(batch: tuple[int, ...], shape: tuple[int, ...]) -> None:
+def test_results_do_not_depend_on_the_batch_shape(batch: tuple[int, ...], shape: tuple[int, ...]) -> None:
     flow, rows = flow_of(shape), torch.randn(torch.Size(batch).numel(), *shape)
     x = rows.reshape(*batch, *shape)
     torch.testing.assert_close(flow.log_prob(x), flow.log_prob(rows).reshape(batch))
@@ -40,15 +40,17 @@ def test_a_batch_of_any_shape_is_its_rows(batch: tuple[int, ...], shape: tuple[i
     torch.testing.assert_close(z, flow(x))
     torch.testing.assert_close(logdet, flow.forward_and_logdet(rows)[1].reshape(batch))
     torch.testing.assert_close(flow.inverse(z), x, atol=1e-8, rtol=0)
-    found = flow.invert(z)
-    assert found.value.shape == x.shape
-    assert found.error_bound.shape == batch
+    solution = flow.invert(z)
+    assert solution.value.shape == x.shape
+    assert solution.error_bound.shape == batch
     estimate = flow.log_prob_estimate(x, probes=2, estimator=Exact())
     torch.testing.assert_close(estimate.value, flow.log_prob(x).detach())
-    assert {one.shape for one in (estimate.standard_error, estimate.probes, estimate.reached)} == {torch.Size(batch)}
+    assert {tensor.shape for tensor in (estimate.standard_error, estimate.probes, estimate.reached)} == {
+        torch.Size(batch)
+    }
 
 
-def test_the_batch_of_torch_distributions() -> None:
+def test_batch_shapes_are_those_of_torch_distributions() -> None:
     """The Flow without a bijection is the base: the same shapes and numbers as torch's."""
     ours = Flow((3,), Chain([]))
     theirs = torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3))
@@ -86,10 +88,10 @@ def test_a_classifier_takes_batches_of_any_shape(classifier: str) -> None:
     log_prob, logits = flow.log_prob_and_logits(rows)
     for batch in ((), (2, 3)):
         x = rows[: torch.Size(batch).numel()].reshape(*batch, 3)
-        found = flow.log_prob_and_logits(x)
-        torch.testing.assert_close(found[0], log_prob[: len(x.reshape(-1, 3))].reshape(batch))
-        torch.testing.assert_close(found[1], logits[: len(x.reshape(-1, 3))].reshape(*batch, 2))
-        torch.testing.assert_close(flow.class_logits(x), found[1])
+        results = flow.log_prob_and_logits(x)
+        torch.testing.assert_close(results[0], log_prob[: len(x.reshape(-1, 3))].reshape(batch))
+        torch.testing.assert_close(results[1], logits[: len(x.reshape(-1, 3))].reshape(*batch, 2))
+        torch.testing.assert_close(flow.class_logits(x), results[1])
         assert flow.log_prob_estimate(x, probes=1).class_probabilities.shape == (*batch, 2)
 
 
@@ -118,13 +120,13 @@ def test_numbers_and_shapes_of_samples(n: object, batch: tuple[int, ...]) -> Non
 
 
 @pytest.mark.parametrize("n", [5.0, (2, 3.0), "5", None, torch.tensor(5.0), (-1,), (2, -3)])
-def test_what_is_no_number_of_samples(n: object) -> None:
+def test_an_invalid_number_of_samples_is_refused(n: object) -> None:
     for draw in (flow_of((2,)).sample, flow_of((2,)).rsample):
         with pytest.raises(ConfigurationError, match="n="):
             draw(n)  # type: ignore[arg-type]
 
 
-def test_what_does_not_end_in_the_event_is_refused() -> None:
+def test_an_input_of_another_event_shape_is_refused() -> None:
     flow = maf((3,))
     for x in (torch.zeros(4, 2), torch.zeros(3, 4), torch.zeros(()), np.zeros((4, 3)), [[0.0, 0, 0]]):
         with pytest.raises(ShapeError, match=r"shape \(batch, 3\), not .*any number of dimensions"):

@@ -1,4 +1,4 @@
-"""Context: refused where none is taken, checked as x is where one is."""
+"""Contexts: refused by flows that take none, and checked like x by conditional flows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def seeded() -> Generator:
 
 
 def conditional(name: str = "real_nvp", features: int = 3) -> Flow:
-    """A conditional flow of two numbers, away from the identity."""
+    """A conditional flow in two dimensions that is not the identity."""
     sizes = {"hidden": (16, 16)} if name == "nice" else {"hidden": 16, "levels": 1}
     flow = ARCHITECTURES[name]((2,), context_features=features, **sizes)
     flow.log_prob(torch.randn(50, 2), torch.randn(50, features))
@@ -76,7 +76,7 @@ def test_rows_of_a_batch_have_their_own_context(name: str, use: str) -> None:
 
 
 @pytest.mark.parametrize("use", USES)
-def test_one_row_of_context_is_for_all(use: str) -> None:
+def test_one_row_of_context_serves_all_samples(use: str) -> None:
     flow, x, context = conditional(), torch.randn(5, 2), torch.randn(3)
     expected = USES[use](flow, x, context.expand(5, 3))
     for one in (context, context[None]):
@@ -94,8 +94,8 @@ def test_the_conditional_density_integrates_to_one() -> None:
 BAD: dict[str, tuple[object, type[ContraflowError], str]] = {
     "missing": (None, ShapeError, r"needs a context of shape \(batch, 3\), and none"),
     "width": (torch.zeros(5, 4), ShapeError, r"takes a context of shape \(batch, 3\), not \(5, 4\)"),
-    "rows": (torch.zeros(4, 3), ShapeError, r"batch of \(4,\) was given for samples in a batch of \(5,\)"),
-    "no rows": (torch.zeros(0, 3), ShapeError, r"batch of \(0,\)"),
+    "rows": (torch.zeros(4, 3), ShapeError, r"batch shape \(4,\) and the samples have batch shape \(5,\)"),
+    "no rows": (torch.zeros(0, 3), ShapeError, r"batch shape \(0,\)"),
     "list": ([[0.0] * 3] * 5, ShapeError, "takes a context .* not a list"),
     "nan": (torch.tensor([[0.0, 0, 0]] * 4 + [[0, math.nan, 0]]), DomainError, "NaN or infinity in sample 4 of the co"),
     "half": (torch.zeros(5, 3, dtype=torch.float16), DomainError, r"a context of dtype torch\.float16"),
@@ -106,9 +106,9 @@ BAD: dict[str, tuple[object, type[ContraflowError], str]] = {
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("case", BAD)
 def test_a_context_is_checked_as_x_is(case: str, use: str) -> None:
-    context, error, says = BAD[case]
+    context, error, message = BAD[case]
     flow = conditional()
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         USES[use](flow, torch.randn(5, 2), context)
 
 
@@ -120,7 +120,7 @@ def test_a_context_of_any_dtype_is_computed_in_that_of_the_flow() -> None:
         torch.testing.assert_close(flow.log_prob(x, whole.to(dtype)), expected)
 
 
-def test_a_flow_of_ones_own_names_the_shape_of_its_context() -> None:
+def test_a_custom_flow_declares_the_shape_of_its_context() -> None:
     parts = halves(2)
     body = Chain([ActNorm(2), Coupling(parts, MLP(parts.seen, 2 * parts.changed, (8,), context_features=1))])
     x, context = torch.randn(5, 2), torch.randn(5, 1)
@@ -134,7 +134,7 @@ def test_a_flow_of_ones_own_names_the_shape_of_its_context() -> None:
 
 
 @pytest.mark.parametrize("classifier", ["branches", "base"])
-def test_labels_are_no_context(classifier: str) -> None:
+def test_only_classifiers_accept_labels(classifier: str) -> None:
     """Where labels have a meaning they are taken, one for all or one each; elsewhere they are refused."""
     options = {"blocks": (1,), "hidden": 4, "branch_features": 4, "classes": 3}
     flow = hybrid((2,), classifier=classifier, **options).with_logdet(Exact())
@@ -150,6 +150,6 @@ def test_labels_are_no_context(classifier: str) -> None:
     drawn: list[Tensor] = [flow.sample(4, one, generator=seeded()) for one in (torch.tensor(1), torch.full((4,), 1))]
     assert torch.equal(*drawn)
     assert flow.sample((2, 3), y.clamp(min=0).reshape(2, 3)).shape == (2, 3, 2)
-    for thing in (1, torch.tensor([0, 1]), torch.tensor([[0] * 6])):
+    for labels in (1, torch.tensor([0, 1]), torch.tensor([[0] * 6])):
         with pytest.raises(ShapeError, match="labels of"):
-            flow.log_prob(x, thing)  # type: ignore[arg-type]
+            flow.log_prob(x, labels)  # type: ignore[arg-type]

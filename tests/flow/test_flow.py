@@ -1,4 +1,4 @@
-"""Flow: a density that integrates to one, in nats of the data as given, with the gradients that it claims."""
+"""Flow: its density integrates to one and is in nats of the data as given, and its gradients are right."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_a_one_dimensional_density_integrates_to_one():
     assert torch.trapezoid(density, x).item() == pytest.approx(1, abs=1e-6)
 
 
-def test_a_density_behind_a_logit_integrates_to_one_over_the_unit_interval():
-    """alpha cuts the latent's tails off: what is missing is the base's mass outside f([0, 1])."""
+def test_a_density_with_logit_transform_integrates_to_one_over_the_unit_interval():
+    """The integral falls short of 1 by the mass of the base outside f([0, 1])."""
     x = torch.linspace(0, 1, 40_001)
     flow = steep_flow(1, preprocessing=Logit(0.05))
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_samples_follow_the_density():
     assert abs(squares.mean() - variance) < 5 * squares.std() / math.sqrt(4000)
 
 
-def test_sample_inverts_what_the_base_drew_times_the_temperature():
+def test_sample_inverts_draws_of_the_base_scaled_by_the_temperature():
     flow = steep_flow(2)
     z = flow.base.sample(3, generator=torch.Generator().manual_seed(1))
     x = flow.sample(3, generator=torch.Generator().manual_seed(1), temperature=0.5)
@@ -100,7 +100,7 @@ def test_sample_inverts_what_the_base_drew_times_the_temperature():
 
 
 @pytest.mark.parametrize(
-    ("x", "error", "says"),
+    ("x", "error", "message"),
     [
         (torch.zeros(5, 3), ShapeError, r"shape \(batch, 2\), not \(5, 3\)"),
         (torch.zeros(3), ShapeError, r"not \(3,\)"),
@@ -112,10 +112,10 @@ def test_sample_inverts_what_the_base_drew_times_the_temperature():
         (torch.zeros(5, 2, dtype=torch.complex64), DomainError, r"torch\.complex64"),
     ],
 )
-def test_wrong_input_gets_a_named_error(x, error, says):
+def test_wrong_input_gets_a_named_error(x, error, message):
     flow = residual_flow((2,), blocks=1, hidden=(4,))
     for method in (flow.log_prob, flow.forward, flow.bits_per_dim):
-        with pytest.raises(error, match=says):
+        with pytest.raises(error, match=message):
             method(x)
 
 
@@ -129,7 +129,7 @@ def test_any_data_dtype_is_computed_in_the_dtype_of_the_flow():
 
 
 @pytest.mark.parametrize("make", [lambda: steep_flow(3, logdet=TRAINING), lambda: image_flow(logdet=TRAINING)])
-def test_one_seed_one_value_and_no_global_stream(make):
+def test_a_seed_determines_the_value_and_the_global_generator_is_not_used(make):
     flow = make()
     x = torch.randn(8, *flow.event_shape)
     values, samples = [], []
@@ -175,7 +175,7 @@ def test_the_score_of_an_evaluation_flow_is_unbiased():
 
 
 @pytest.mark.parametrize("make", [lambda: steep_flow(3, logdet=TRAINING), lambda: image_flow(logdet=TRAINING)])
-def test_with_logdet_shares_parameters_and_leaves_the_original_alone(make):
+def test_with_logdet_shares_parameters_and_does_not_change_the_original(make):
     flow = make()
     twin = flow.with_logdet(Exact())
     assert all(block.logdet is TRAINING for block in flow.modules() if isinstance(block, ResidualBlock))
@@ -195,7 +195,7 @@ def test_with_logdet_shares_parameters_and_leaves_the_original_alone(make):
     assert all(parameter.grad is not None for parameter in flow.parameters())
 
 
-def test_with_logdet_of_an_unset_flow_sets_both():
+def test_initialising_a_copy_made_by_with_logdet_initialises_both():
     flow = residual_flow((2,), blocks=1, hidden=(4,))
     twin = flow.with_logdet(Exact())
     twin.log_prob(5 + torch.randn(20, 2))

@@ -69,26 +69,26 @@ def test_stopping_at_a_running_standard_error_would_not_cover():
     def draw(rows: Tensor) -> Tensor:
         return torch.randn(len(rows), generator=generator)
 
-    found = two_stage_means(draw, 4000, 0.3, 10_000, 4096)
+    estimate = two_stage_means(draw, 4000, 0.3, 10_000, 4096)
     from scipy.stats import t
 
-    hits = int((found.value.abs() <= t.ppf(0.975, 15) * found.standard_error).sum())
+    hits = int((estimate.value.abs() <= t.ppf(0.975, 15) * estimate.standard_error).sum())
     assert within_binomial(hits, 4000), hits
-    assert (found.standard_error <= 0.3).all()
+    assert (estimate.standard_error <= 0.3).all()
 
 
 def test_the_number_of_draws_follows_each_samples_own_noise():
     generator = torch.Generator().manual_seed(0)
     spread = torch.tensor([0.0, 0.1, 1.0, 3.0])
-    found = two_stage_means(
+    estimate = two_stage_means(
         lambda rows: spread[rows] * torch.randn(len(rows), generator=generator), 4, 0.1, 100_000, 1000
     )
-    assert found.draws[0] == found.draws[1] == 4
-    assert found.draws[2] < found.draws[3]
-    assert 30 < found.draws[2] < 300
+    assert estimate.draws[0] == estimate.draws[1] == 4
+    assert estimate.draws[2] < estimate.draws[3]
+    assert 30 < estimate.draws[2] < 300
 
 
-def test_a_budget_is_kept_and_said_to_be_used_up():
+def test_the_budget_is_not_exceeded_and_its_exhaustion_is_reported():
     flow = steep_flow()
     twin = flow.log_prob_estimate(torch.randn(5, 6), target_error=1e-9, budget=40, estimator=NOISY)
     assert not twin.reached.any()
@@ -122,22 +122,22 @@ def test_the_same_seed_gives_the_same_numbers_and_a_stratified_roulette_is_made_
     assert torch.equal(runs[0].standard_error, runs[1].standard_error)
 
 
-def test_one_probe_has_no_standard_error_and_no_rows_are_fine():
+def test_one_probe_has_no_standard_error_and_an_empty_batch_works():
     flow = steep_flow()
     assert flow.log_prob_estimate(torch.randn(3, 6), probes=1).standard_error.isnan().all()
     for options in ({"probes": 3}, {"target_error": 0.1}):
         assert flow.log_prob_estimate(torch.zeros(0, 6), **options).value.shape == (0,)
 
 
-def test_a_mean_of_fixed_draws_is_that_of_log_prob_itself():
+def test_a_mean_of_fixed_draws_equals_the_mean_of_log_prob():
     flow, x = steep_flow(), torch.randn(300, 6)
     estimator = RussianRoulette(exact_terms=2, stratified=False)
-    found = flow.log_prob_estimate(x, probes=4, estimator=estimator, generator=torch.Generator().manual_seed(0))
+    estimate = flow.log_prob_estimate(x, probes=4, estimator=estimator, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         values = torch.stack([flow.with_logdet(estimator).log_prob(x, generator=generator) for _ in range(4)])
-    torch.testing.assert_close(found.value, values.mean(dim=0))
-    torch.testing.assert_close(found.standard_error, values.std(dim=0) / 2)
+    torch.testing.assert_close(estimate.value, values.mean(dim=0))
+    torch.testing.assert_close(estimate.standard_error, values.std(dim=0) / 2)
 
 
 def test_score_reaches_a_target_row_by_row():
@@ -152,7 +152,7 @@ def test_score_reaches_a_target_row_by_row():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_error": 0.1, "probes": 3}, "give one"),
+        ({"target_error": 0.1, "probes": 3}, "exclude each other"),
         ({"target_error": 0.0}, "positive"),
         ({"target_error": float("nan")}, "positive"),
         ({"probes": 0}, "at least 1"),
@@ -167,12 +167,12 @@ def test_impossible_requests_are_refused(options, message):
 
 def test_fixed_means_count_every_draw():
     seen: list[int] = []
-    found = fixed_means(lambda rows: seen.extend(rows.tolist()) or rows.double(), 3, 5, 4)
+    estimate = fixed_means(lambda rows: seen.extend(rows.tolist()) or rows.double(), 3, 5, 4)
     assert sorted(seen) == [0] * 5 + [1] * 5 + [2] * 5
-    assert torch.equal(found.value, torch.arange(3.0))
+    assert torch.equal(estimate.value, torch.arange(3.0))
 
 
-def test_an_interval_without_scipy_says_what_installs_it(monkeypatch):
+def test_an_interval_without_scipy_names_the_extra(monkeypatch):
     estimate = steep_flow().log_prob_estimate(torch.randn(2, 6), probes=2, estimator=NOISY)
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'contraflow\[intervals\]'"):

@@ -1,4 +1,4 @@
-"""Half precision, denormals, huge values, constant columns, one row, no row: right or refused."""
+"""Unusual inputs: half precision, subnormal and huge values, constant columns, one sample, no sample."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_samples_of_half_precision_weights_are_refused() -> None:
 
 
 def network(flow: Flow) -> LipschitzMLP:
-    return next(one for one in flow.modules() if isinstance(one, LipschitzMLP))
+    return next(module for module in flow.modules() if isinstance(module, LipschitzMLP))
 
 
 BOUNDS = {
@@ -64,7 +64,7 @@ BOUNDS = {
 
 
 @pytest.mark.parametrize("use", BOUNDS)
-def test_no_bound_is_proved_in_half_precision(use: str) -> None:
+def test_certificates_are_refused_in_half_precision(use: str) -> None:
     """Under autocast norms were estimated in half precision: a certificate then lay below the norm of what was used."""
     torch.set_default_dtype(torch.float32)
     flow = flow_in(torch.float32)
@@ -81,7 +81,7 @@ def test_no_bound_is_proved_in_half_precision(use: str) -> None:
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_rows_that_are_not_finite_are_named(bad: float, use: str) -> None:
+def test_samples_that_are_not_finite_are_named(bad: float, use: str) -> None:
     x = torch.zeros(9, 2, dtype=torch.float32)
     x[1, 0] = x[4:, 1] = bad
     with pytest.raises(DomainError, match="NaN or infinity in samples 1, 4, 5, 6, 7 and 1 more"):
@@ -89,7 +89,7 @@ def test_rows_that_are_not_finite_are_named(bad: float, use: str) -> None:
 
 
 @pytest.mark.parametrize("use", USES)
-def test_values_beyond_float32_are_not_made_infinite(use: str) -> None:
+def test_values_beyond_the_range_of_float32_are_refused(use: str) -> None:
     x = torch.zeros(3, 2, dtype=torch.float64)
     x[1, 1] = 1e39
     with pytest.raises(DomainError, match=r"beyond the range of torch\.float32 in sample 1\..*flow\.double"):
@@ -97,29 +97,29 @@ def test_values_beyond_float32_are_not_made_infinite(use: str) -> None:
 
 
 @pytest.mark.parametrize("value", [1e30, -1e30, 1e18, 5e-324, 1e-310, 1e-40, 0.0])
-def test_extreme_values_in_double(value: float) -> None:
+def test_extreme_values_in_float64(value: float) -> None:
     """Against the dense Jacobian: log p = log N(f(x)) + log|det J|, with f and J by autograd."""
     flow = flow_in(torch.float64)
     x = torch.tensor([[value, -value], [0.0, value]], dtype=torch.float64)
-    for row, found in zip(x, flow.log_prob(x), strict=True):
+    for row, log_prob in zip(x, flow.log_prob(x), strict=True):
         jacobian = torch.autograd.functional.jacobian(lambda one: flow(one[None])[0], row)
         expected = flow.base.log_prob(flow(row[None]))[0] + torch.linalg.slogdet(jacobian)[1]
-        assert math.isfinite(found.item())
-        assert found.item() == pytest.approx(expected.item(), rel=1e-12, abs=1e-9)
+        assert math.isfinite(log_prob.item())
+        assert log_prob.item() == pytest.approx(expected.item(), rel=1e-12, abs=1e-9)
 
 
 @pytest.mark.parametrize("value", [1e30, -1e30, 1e18, 1e-45, 1e-40])
-def test_extreme_values_in_single_are_those_of_double_rounded(value: float) -> None:
+def test_extreme_values_in_float32_agree_with_float64(value: float) -> None:
     flow = flow_in(torch.float32)
     x = torch.tensor([[value, -value], [0.0, value]], dtype=torch.float32)
     expected = copy.deepcopy(flow).double().log_prob(x.double())
     within = expected > -torch.finfo(torch.float32).max
-    found = flow.log_prob(x).double()
-    assert torch.allclose(found[within], expected[within], rtol=1e-5)
-    assert bool((found[~within] == -math.inf).all())
+    log_prob = flow.log_prob(x).double()
+    assert torch.allclose(log_prob[within], expected[within], rtol=1e-5)
+    assert bool((log_prob[~within] == -math.inf).all())
 
 
-def test_an_overflow_on_the_way_is_refused_by_name() -> None:
+def test_an_intermediate_overflow_is_refused() -> None:
     table = TablePreprocessing(torch.zeros(2, dtype=torch.float32), torch.full((2,), 1e-30, dtype=torch.float32))
     torch.manual_seed(0)
     flow = Flow((2,), residual_flow((2,), blocks=2, hidden=(8,)).bijection, preprocessing=table).float()
@@ -128,14 +128,14 @@ def test_an_overflow_on_the_way_is_refused_by_name() -> None:
     x[401] = 1e30
     with pytest.raises(DomainError, match="sample 401 is NaN"):
         flow.log_prob_estimate(x, probes=2)
-    with pytest.raises(DomainError, match=r"among rows 400 to 449, counted from 400: .*sample 1 is NaN"):
+    with pytest.raises(DomainError, match=r"rows 400 to 449, numbered from 400: .*sample 1 is NaN"):
         score(flow, x, batch_size=200)
     assert flow.double().log_prob_estimate(x[400:402], probes=1).value.isfinite().all()
 
 
 @pytest.mark.parametrize("rows", [0, 1])
 @pytest.mark.parametrize("fresh", [True, False])
-def test_no_row_and_one_row(rows: int, fresh: bool) -> None:
+def test_batches_of_zero_and_one_samples(rows: int, fresh: bool) -> None:
     flow = residual_flow((2,), blocks=2, hidden=(8,)) if fresh else flow_in(torch.float64)
     x = torch.randn(rows, 2)
     assert flow.log_prob(x).shape == (rows,)
@@ -146,11 +146,11 @@ def test_no_row_and_one_row(rows: int, fresh: bool) -> None:
     assert estimate.value.shape == estimate.reached.shape == (rows,)
     assert flow.sample(rows).shape == flow.rsample(rows).shape == (rows, 2)
     assert score(flow, x, draws=2).log_prob.shape == (rows,)
-    ready = {bool(one.initialised) for one in flow.modules() if isinstance(one, ActNorm)}
+    ready = {bool(module.initialised) for module in flow.modules() if isinstance(module, ActNorm)}
     assert ready == {rows > 0 or not fresh}, "an empty batch initialises nothing"
 
 
-def test_one_row_is_the_row_of_a_batch() -> None:
+def test_a_single_sample_gives_the_same_result_as_in_a_batch() -> None:
     flow = flow_in(torch.float64)
     x = torch.randn(5, 2)
     torch.testing.assert_close(torch.cat([flow.log_prob(row[None]) for row in x]), flow.log_prob(x))
@@ -168,10 +168,10 @@ def test_an_empty_batch_of_images() -> None:
     assert flow.sample(0).shape == (0, 1, 4, 4)
 
 
-@pytest.mark.parametrize("thing", [[[0.0, 0.0]], None, 1.0, torch.tensor(1.0)])
-def test_what_is_no_batch(thing: object) -> None:
+@pytest.mark.parametrize("x", [[[0.0, 0.0]], None, 1.0, torch.tensor(1.0)])
+def test_an_invalid_batch_is_refused(x: object) -> None:
     with pytest.raises(ShapeError, match=r"shape \(batch, 2\)"):
-        flow_in(torch.float64).log_prob(thing)  # type: ignore[arg-type]
+        flow_in(torch.float64).log_prob(x)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1.0, 1e30])
@@ -191,7 +191,7 @@ def test_a_first_batch_of_any_size_leaves_finite_scales(scale: float, dtype: tor
     [
         ([[1.0, 2.0]], "train has one row"),
         ([[1.0, 2.0], [2.0, 2.0]], "column 1 is constant"),
-        ([[1.0, 1.7e308], [2.0, 1.6e308]], "column 1: mean inf"),
+        ([[1.0, 1.7e308], [2.0, 1.6e308]], "column 1 has mean inf"),
         ([[1.0, 0.0], [2.0, 5e-324]], "column 1.*std"),
     ],
 )
@@ -211,28 +211,28 @@ def test_a_table_of_any_unit_is_standardised(scale: float, dtype: torch.dtype) -
     assert logdet[0].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_number_of_threads_changes_no_draw() -> None:
+def test_draws_do_not_depend_on_the_number_of_threads() -> None:
     """Threads may round otherwise, to 1e-4 here; another draw of the noise would differ by tenths."""
     torch.manual_seed(0)
     flow = residual_flow((64,), blocks=2, hidden=(128,)).float()
     x = torch.randn(100, 64, dtype=torch.float32)
     flow.log_prob(x)
-    found: list[Tensor] = []
+    results: list[Tensor] = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
         try:
             generator = Generator().manual_seed(7)
-            found.append(score(flow, x, draws=2, batch_size=50, generator=generator, estimator=EVALUATION).log_prob)
-            found[-1] = torch.cat([found[-1], torch.rand(1, generator=generator).double()])
+            results.append(score(flow, x, draws=2, batch_size=50, generator=generator, estimator=EVALUATION).log_prob)
+            results[-1] = torch.cat([results[-1], torch.rand(1, generator=generator).double()])
         finally:
             torch.set_num_threads(1)
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], atol=1e-3, rtol=1e-5)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], atol=1e-3, rtol=1e-5)
     other = score(flow, x, draws=2, batch_size=50, generator=Generator().manual_seed(8)).log_prob
-    assert (other - found[0][:-1]).abs().median() > 0.01, "the test can tell another draw"
+    assert (other - results[0][:-1]).abs().median() > 0.01, "the test can tell another draw"
 
 
-def test_without_noise_the_batch_size_changes_nothing() -> None:
+def test_results_without_noise_do_not_depend_on_the_batch_size() -> None:
     flow = flow_in(torch.float64)
     x = torch.randn(37, 2)
     whole = score(flow, x, estimator=Exact()).log_prob

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contraflow.bijections import Chain
 from contraflow.errors import ConfigurationError, DomainError, ShapeError
 from contraflow.preprocessing import (
     ImagePreprocessing,
@@ -44,10 +45,10 @@ def test_logdet_is_that_of_the_jacobian(arguments):
     preprocessing = ImagePreprocessing(**arguments).double()
     x = pixels(preprocessing).double()
     z, logdet = preprocessing.forward_and_logdet(x, generator=seeded())
-    for one, image in enumerate(z):
+    for index, image in enumerate(z):
         jacobian = torch.autograd.functional.jacobian(preprocessing.inverse, image[None])
         dense = torch.linalg.slogdet(jacobian.reshape(12, 12))[1]
-        torch.testing.assert_close(-dense, logdet[one], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(-dense, logdet[index], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(preprocessing.inverse_and_logdet(z)[1], -logdet, rtol=1e-8, atol=1e-8)
 
 
@@ -142,7 +143,7 @@ def test_bit_reduction_keeps_the_high_bits():
         (torch.zeros(1, 1, 2, 2, dtype=torch.bool), "bool"),
     ],
 )
-def test_bad_pixels_are_repeated(bad, message):
+def test_errors_repeat_invalid_pixels(bad, message):
     with pytest.raises(DomainError, match=message):
         ImagePreprocessing().forward(bad)
 
@@ -150,7 +151,7 @@ def test_bad_pixels_are_repeated(bad, message):
 def test_bad_shapes_and_arguments():
     with pytest.raises(ShapeError, match=r"\(2, 3\)"):
         ImagePreprocessing().forward(torch.zeros(2, 3))
-    with pytest.raises(ShapeError, match="3 channels, the images have 2"):
+    with pytest.raises(ShapeError, match="3 channels, but the images have 2"):
         ImagePreprocessing(alpha=None, standardise=([0.0] * 3, [1.0] * 3)).forward(torch.zeros(1, 2, 4, 4))
     with pytest.raises(DomainError, match="NaN"):
         quantise(torch.tensor([math.nan]), 256)
@@ -203,12 +204,12 @@ def test_crop_is_a_window_of_the_reflected_image():
     out = flip_and_crop(images, flip=False, crop_padding=2, generator=seeded())
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
     windows = padded.unfold(2, 5, 1).unfold(3, 7, 1)  # (n, C, 5, 5, 5, 7)
-    found = (windows == out[:, :, None, None]).flatten(4).all(4).all(1)
-    assert (found.flatten(1).sum(1) == 1).all()
-    assert int(found.any(0).sum()) > 12, "offsets vary"
+    matches = (windows == out[:, :, None, None]).flatten(4).all(4).all(1)
+    assert (matches.flatten(1).sum(1) == 1).all()
+    assert int(matches.any(0).sum()) > 12, "offsets vary"
 
 
-def test_augment_does_nothing_unless_asked_and_never_changes_its_argument():
+def test_augment_does_nothing_by_default_and_does_not_change_its_argument():
     images = pixels(ImagePreprocessing(), (4, 3, 8, 8)).to(torch.uint8)
     assert ImagePreprocessing().augment(images) is images
     before = images.clone()
@@ -243,7 +244,7 @@ def test_table_errors_name_the_column():
         TablePreprocessing.fit(rows)
     with pytest.raises(DomainError, match="std 0"):
         TablePreprocessing([0.0], [0.0])
-    with pytest.raises(ShapeError, match="one length"):
+    with pytest.raises(ShapeError, match="same length"):
         TablePreprocessing([0.0], [1.0, 2.0])
     with pytest.raises(ShapeError, match=r"\(batch, 1\)"):
         TablePreprocessing([0.0], [1.0]).forward(rows)
@@ -255,3 +256,11 @@ def test_table_configuration():
     assert again.columns == ("a", "b", "c")
     assert torch.equal(again.std, preprocessing.std)
     assert set(again.state_dict()) == {"mean", "std"}
+
+
+def test_each_map_states_the_noise_that_it_adds():
+    assert Chain([]).dequantisation is None
+    assert ImagePreprocessing().dequantisation == "uniform"
+    assert ImagePreprocessing(dequantisation="variational", channels=1).dequantisation == "variational"
+    assert TablePreprocessing([0.0], [1.0]).dequantisation is None
+    assert TablePreprocessing([0.0], [1.0], ranges=[(0, 3)]).dequantisation == "uniform"

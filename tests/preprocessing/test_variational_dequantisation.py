@@ -1,4 +1,4 @@
-"""q(u|x) is the density of what is drawn, bounds log P from below, and travels with the flow."""
+"""Variational dequantisation: q(u|x) is the density of the noise, gives a lower bound on log P, and is saved."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ SHORT = [
 Z = 4.0
 
 
-def stirred(channels: int = 1, scale: float = 0.4) -> VariationalDequantisation:
-    """Last layers away from zero, so that q is far from uniform and depends on x."""
+def perturbed(channels: int = 1, scale: float = 0.4) -> VariationalDequantisation:
+    """A network whose last layers are not zero, so that q is far from uniform and depends on x."""
     torch.manual_seed(1)
     noise = VariationalDequantisation(channels, hidden=8).double()
     with torch.no_grad():
@@ -53,7 +53,7 @@ def seeded(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_it_starts_as_uniform_noise():
+def test_the_noise_is_uniform_at_initialisation():
     x = torch.rand(50, 2, 4, 4, dtype=torch.float64)
     u, log_q = VariationalDequantisation(2).double()(x, seeded())
     assert torch.equal(u, u.clamp(0, 1))
@@ -63,7 +63,7 @@ def test_it_starts_as_uniform_noise():
 
 def test_log_q_is_log_density_of_the_dense_jacobian():
     """log q(u|x) = log p(ε) - log|det ∂u/∂ε|, the determinant of the autograd Jacobian, with ε from the same seed."""
-    noise = stirred(2)
+    noise = perturbed(2)
     x = torch.rand(4, 2, 3, 3, dtype=torch.float64)
     u, log_q = noise(x, seeded())
     epsilon = torch.rand(x.shape, dtype=torch.float64, generator=seeded()).logit()
@@ -80,7 +80,7 @@ def test_log_q_is_log_density_of_the_dense_jacobian():
 
 def test_one_over_q_integrates_to_the_volume_of_the_cube():
     """E_q[1/q(u|x)] = 1: a z-test with a false alarm of 6e-5."""
-    _, log_q = stirred(scale=0.2)(torch.full((20_000, 1, 2, 2), 0.25, dtype=torch.float64), seeded())
+    _, log_q = perturbed(scale=0.2)(torch.full((20_000, 1, 2, 2), 0.25, dtype=torch.float64), seeded())
     ratio = (-log_q).exp()
     assert abs(ratio.mean() - 1) < Z * ratio.std() / math.sqrt(len(ratio))
     assert ratio.std() > 0.1
@@ -119,20 +119,20 @@ def test_the_bound_lies_below_the_truth_and_tightens_when_q_is_fitted():
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        found = elbo(noise, density, 5000, 1000)
+        bounds = elbo(noise, density, 5000, 1000)
     truth = torch.stack([density.log_mass(level) for level in range(4)])
-    error = found.std(0) / math.sqrt(len(found))
+    error = bounds.std(0) / math.sqrt(len(bounds))
     assert (before < truth - 0.3).all()
-    assert (found.mean(0) > truth - 0.15).all()
-    assert (found.mean(0) < truth + Z * error).all()
-    weights = (found - truth).exp()
+    assert (bounds.mean(0) > truth - 0.15).all()
+    assert (bounds.mean(0) < truth + Z * error).all()
+    weights = (bounds - truth).exp()
     assert ((weights.mean(0) - 1).abs() < Z * weights.std(0) / math.sqrt(len(weights))).all()
 
 
 def variational(**options) -> ImagePreprocessing:
-    """An image preprocessing with a stirred q."""
+    """An image preprocessing whose q is far from uniform."""
     preprocessing = ImagePreprocessing(dequantisation="variational", channels=1, **options).double()
-    preprocessing.noise = stirred()
+    preprocessing.noise = perturbed()
     return preprocessing
 
 
@@ -148,7 +148,7 @@ def test_preprocessing_adds_minus_log_q():
 
 
 @pytest.mark.parametrize("scale", [50.0, -50.0])
-def test_noise_pushed_to_an_end_stays_in_its_pixel(scale):
+def test_extreme_noise_stays_within_its_pixel(scale):
     preprocessing = ImagePreprocessing(dequantisation="variational", channels=1)
     with torch.no_grad():
         preprocessing.noise.nets[0][-1].bias.fill_(scale)
@@ -168,7 +168,7 @@ def test_the_log_probability_of_a_flow_trains_q():
     assert report.as_dict()["variational"] is True
 
 
-def test_the_generator_alone_is_asked():
+def test_noise_comes_only_from_the_generator():
     preprocessing, x = variational(), torch.randint(0, 256, (3, 1, 4, 4)).double()
     before = torch.get_rng_state()
     one, two = (preprocessing.forward_and_logdet(x, generator=seeded()) for _ in range(2))
@@ -184,7 +184,7 @@ def test_configuration_and_arguments():
     for arguments, match in (
         ({"dequantisation": "variationl"}, "Did you mean 'variational'"),
         ({"dequantisation": "variational"}, "give channels"),
-        ({"dequantisation": "variational", "channels": 0}, "of 0 channels"),
+        ({"dequantisation": "variational", "channels": 0}, "channels=0"),
         ({"dequantisation": "variational", "channels": 10**12}, "1…1024"),
     ):
         with pytest.raises(ConfigurationError, match=match):

@@ -28,11 +28,12 @@ from contraflow.cli import main
 from contraflow.data import Dataset
 from contraflow.errors import ConfigurationError, DomainError, InversionError, ShapeError
 from contraflow.evaluation import Reconstruction
+from contraflow.evaluation.figures import PALETTE
 from contraflow.flow import Flow
 from contraflow.report import (
     SECTIONS,
     ReportSettings,
-    Subject,
+    RunData,
     calibration,
     classifier,
     report_page,
@@ -43,7 +44,6 @@ from contraflow.report.calibration import integral_histograms
 from contraflow.report.classifier import confused_pairs
 from contraflow.report.curves import likelihood_curve, training
 from contraflow.report.densities import other_data, score_histograms
-from contraflow.report.drawing import PALETTE
 from contraflow.report.images import interpolations, nearest_training, temperature_sweep
 from contraflow.report.invertibility import invertibility, reconstruction
 from contraflow.report.origin import origin
@@ -132,8 +132,8 @@ def read(run: Path) -> tuple[Run, Dataset]:
     return trained, load_data(trained.recipe.data, trained.recipe.seed)
 
 
-def subject_of(run: Path, **settings: object) -> Subject:
-    return Subject(*read(run), ReportSettings(**{"rows": 40, **settings}))  # type: ignore[arg-type]
+def subject_of(run: Path, **settings: object) -> RunData:
+    return RunData(*read(run), ReportSettings(**{"rows": 40, **settings}))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -226,32 +226,32 @@ def test_confused_pairs_and_reliability(kind: str, pages: dict[str, str], reques
         pair for pair in zip(subject.test_labels.tolist(), guess.tolist(), strict=True) if pair[0] not in (-1, pair[1])
     ]
     found = section(pages[kind], "Classifier")
-    pairs = re.findall(r"<th>(\d+) taken for (\d+)</th><td>(\d+) of (\d+)</td>", found)
+    pairs = re.findall(r"<th>(\d+) classified as (\d+)</th><td>(\d+) of (\d+)</td>", found)
     assert len(pairs) == min(10, len(set(wrong)))
     for label, other, count, of in pairs:
         assert int(count) == wrong.count((int(label), int(other)))
         assert int(of) == (subject.test_labels == int(label)).sum()
-    assert 'aria-label="accuracy of rows over the confidence' in found
+    assert 'aria-label="accuracy against the confidence' in found
 
 
 def test_the_pairs_left_out_are_counted() -> None:
     """Twelve pairs: label 0 taken for 1 to 12, the k-th k times."""
     guess = torch.arange(1, 13).repeat_interleave(torch.arange(1, 13))
     (found,) = confused_pairs(torch.eye(13)[guess], torch.zeros(len(guess), dtype=torch.long))
-    counts = re.findall(r"<th>0 taken for (\d+)</th><td>(\d+) of 78</td>", found)
+    counts = re.findall(r"<th>0 classified as (\d+)</th><td>(\d+) of 78</td>", found)
     assert counts == [(f"{k}", f"{k}") for k in range(12, 2, -1)]
-    assert " 3 wrong guesses are of other pairs" in found
+    assert " 3 other errors are not listed" in found
 
 
 def test_nothing_is_confused_by_a_perfect_classifier() -> None:
-    assert "No class is taken for another" in confused_pairs(torch.eye(3), torch.arange(3))[0]
+    assert "All rows are classified correctly" in confused_pairs(torch.eye(3), torch.arange(3))[0]
 
 
 def test_samples_are_of_the_class_they_stand_beside(labelled: Path, pages: dict[str, str]) -> None:
     """About (0, 0) for class 0 and (4, 0) for class 1: the mean of 100 is closer to its own than to the other's."""
     drawn: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "columns_by_class", lambda subject, samples: drawn.append(samples) or "picture")
+        patch.setattr(classifier, "columns_by_class", lambda run, samples: drawn.append(samples) or "picture")
         subject = subject_of(labelled)
         classifier.samples_by_class(subject, subject.trained.flow)
     assert drawn[0].shape == (2, 100, 2)
@@ -272,7 +272,7 @@ def test_a_class_that_is_hardly_ever_drawn_is_said(hybrid: Path) -> None:
     assert isinstance(flow, BranchedFlow)
     with torch.no_grad():
         flow.classifier.bias[7] = -1e4
-    (said,) = classifier.samples_by_class(Subject(replace(trained, flow=flow), data), flow)
+    (said,) = classifier.samples_by_class(RunData(replace(trained, flow=flow), data), flow)
     assert "Samples of each class are not shown" in said
     assert "[7]" in said
 
@@ -280,7 +280,7 @@ def test_a_class_that_is_hardly_ever_drawn_is_said(hybrid: Path) -> None:
 def test_a_flow_with_classes_and_data_without_labels(labelled: Path) -> None:
     """Nothing to compare the classes with, and no class to centre a latent on."""
     trained, data = read(labelled)
-    subject = Subject(trained, replace(data, test_labels=None))
+    subject = RunData(trained, replace(data, test_labels=None))
     assert subject.classification is None
     assert classifier.classifier(subject) is None
     assert calibration.calibration(subject) is None
@@ -289,7 +289,7 @@ def test_a_flow_with_classes_and_data_without_labels(labelled: Path) -> None:
 def test_the_band_of_integrals_counts_the_samples(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[tuple[torch.Tensor, int | None]] = []
 
-    def drawn(axes: object, values: torch.Tensor, colours: object, samples: int | None = None) -> None:
+    def drawn(axes: object, values: torch.Tensor, samples: int | None = None) -> None:
         found.append((values, samples))
 
     monkeypatch.setattr(calibration, "draw_uniform", drawn)
@@ -423,7 +423,7 @@ def test_without_a_log(images: Path, tmp_path: Path) -> None:
     (run / "log.jsonl").unlink()
     subject = subject_of(run)
     assert training(subject) is None
-    assert "no log beside the checkpoint" in str(facts(subject))
+    assert "no training log" in str(facts(subject))
 
 
 def test_a_damaged_log(images: Path, tmp_path: Path) -> None:
@@ -436,12 +436,12 @@ def test_a_damaged_log(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_section_that_fails_says_so(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(subject: Subject) -> list[str]:
+    def fail(subject: RunData) -> list[str]:
         raise InversionError("block 3 <stuck>")
 
     monkeypatch.setattr(report_sections, "SECTIONS", {"Samples": fail, "Columns": lambda subject: None, "End": origin})
     page = report_page(subject_of(images))
-    assert "Could not be computed: block 3 <stuck>" in words(page)
+    assert "This section could not be computed: block 3 <stuck>" in words(page)
     assert titles(page) == ["Samples", "End"]
 
 
@@ -560,7 +560,7 @@ def test_json_for_another_program(
     assert f"{values['value']:.3f} ± {values['standard_error']:.3f}" in out.read_text()
 
 
-def reconstructed(subject: Subject, error: list[float]) -> str:
+def reconstructed(subject: RunData, error: list[float]) -> str:
     """What the figure of a reconstruction with these errors says."""
     none = torch.zeros(len(error), dtype=torch.float64)
     found = Reconstruction(torch.tensor(error, dtype=torch.float64), none, none, none.long(), None)
@@ -573,10 +573,10 @@ def test_rows_that_come_back_exactly_have_no_bar(table: Path) -> None:
     """An error of 0 has no place on a logarithmic axis: `math domain error`, once."""
     subject = subject_of(table)
     said = reconstructed(subject, [0.0, 0.0, 1e-7, 3e-6])
-    assert "2 of the rows come back bit for bit and have no bar" in said
+    assert "2 rows are reconstructed exactly and have no bar" in said
     assert "The largest error is 3e-06" in said
-    assert "4 of the rows come back" in reconstructed(subject, [0.0] * 4)
-    assert "1 do not come back to a finite number" in reconstructed(subject, [1e-3, math.inf])
+    assert "4 rows are reconstructed exactly" in reconstructed(subject, [0.0] * 4)
+    assert "The reconstruction of 1 rows is not finite" in reconstructed(subject, [1e-3, math.inf])
     assert "no bar" not in reconstructed(subject, [1e-30, 1e30])
 
 
@@ -591,7 +591,7 @@ def test_small_tables_of_any_scale_have_a_report(scales: tuple[float, ...], tmp_
     run = train(tmp_path, "table", f"data.name={tmp_path / 't.npy'}", *TINY_ROWS)
     assert main(["report", str(run), "--out", str(tmp_path / "a.html")]) == 0
     page = (tmp_path / "a.html").read_text()
-    assert "Could not be computed" not in page
+    assert "could not be computed" not in page
     assert "Reconstruction." in page
 
 
@@ -599,7 +599,7 @@ def test_a_test_score_that_is_not_finite_leaves_a_curve(table: Path) -> None:
     subject = replace(subject_of(table))
     scored = subject.test_score
     subject.__dict__["test_score"] = replace(scored, report=replace(scored.report, value=-math.inf))
-    assert "Likelihood while training" in likelihood_curve(subject)
+    assert "Likelihood during training" in likelihood_curve(subject)
 
 
 def test_no_finite_score_is_said_in_its_section(table: Path) -> None:

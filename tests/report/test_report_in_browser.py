@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contraflow.report.drawing import drawing, pixels
+from contraflow.evaluation.figures import png_image, svg_figure
 from contraflow.report.page import Section, figure, gallery, paragraph, render, table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -43,9 +43,9 @@ def console(page: str, folder: Path, *flags: str) -> tuple[list[str], str]:
 @pytest.fixture(scope="module")
 def page() -> str:
     """Every kind of block that pages are made of."""
-    with drawing("line", "a line") as picture:
+    with svg_figure("line", "a line") as picture:
         picture.figure.subplots().plot([0, 1], [1, 3])
-    image = pixels(np.zeros((4, 4), np.uint8), "black", 40)
+    image = png_image(np.zeros((4, 4), np.uint8), "black", 40)
     blocks = [
         paragraph("a `b` <c>"),
         figure(picture.svg, "Line.", "It rises."),

@@ -1,4 +1,4 @@
-"""Flows as the papers built them: a function each, and one dict of them."""
+"""Published flows: a function that builds each, and the dict `ARCHITECTURES` of named settings."""
 
 from contraflow.architectures.architecture import Architecture
 from contraflow.architectures.autoregressive import iaf, made, maf, naf, nsf

@@ -1,4 +1,4 @@
-"""What a named architecture is, and the shapes that its function takes."""
+"""`Architecture`, a named flow with its settings, and checks of event shapes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from contraflow.flow import Flow
 
 @dataclass(frozen=True)
 class Architecture:
-    """A named flow of a paper, or one sized down for CPUs.
+    """A named flow with the settings of a paper, or with smaller settings for CPUs.
 
     Args:
-        build: makes the flow for an event shape; keywords edit it.
-        event_shape: the shape that the name stands for.
-        about: paper, year and what it is for.
-        small: event shape → keywords that make a tiny flow of it, one for every kind of shape that `build` takes.
-        learning_rate: of short runs under a cosine; ``None`` where it is the recipe's.
-        extra: the optional dependency without which it cannot be built.
+        build: a function that builds the flow for an event shape; keywords change its settings.
+        event_shape: the default event shape.
+        about: paper, year and purpose, for tables of architectures.
+        small: event shape → keywords for a tiny flow, with one entry for every kind of event that `build` accepts.
+        learning_rate: initial learning rate of short runs with a cosine schedule; ``None`` for that of the recipe.
+        extra: the optional dependency that the flow needs.
     """
 
     build: Callable[..., Flow]
@@ -35,25 +35,33 @@ class Architecture:
 
 
 def vector_features(event_shape: Sequence[int]) -> int:
-    """D of an event shape ``(D,)``."""
+    """D of an event shape ``(D,)``.
+
+    Raises:
+        ShapeError: events are not vectors.
+    """
     if len(event_shape) != 1:
-        raise ShapeError(f"a dense flow takes vectors, event shape (D,), not {tuple(event_shape)}.")
+        raise ShapeError(f"a dense flow takes vectors, of event shape (D,), not {tuple(event_shape)}.")
     return int(event_shape[0])
 
 
 def image_shape(event_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Channels, height and width of an event shape ``(C, H, W)``."""
+    """Channels, height and width of an event shape ``(C, H, W)``.
+
+    Raises:
+        ShapeError: events are not images.
+    """
     if len(event_shape) != 3:
-        raise ShapeError(f"an image flow takes images, event shape (C, H, W), not {tuple(event_shape)}.")
+        raise ShapeError(f"an image flow takes images, of event shape (C, H, W), not {tuple(event_shape)}.")
     channels, height, width = event_shape
     return int(channels), int(height), int(width)
 
 
 def context_shape(context_features: int) -> tuple[int] | None:
-    """What `Flow` calls the shape of a context of so many features; ``None`` where there are none.
+    """The `context_shape` of a `Flow` whose context has this many features; ``None`` for 0.
 
     Raises:
-        ConfigurationError: a negative number.
+        ConfigurationError: the number is negative.
     """
     if context_features < 0:
         raise ConfigurationError(f"context_features={context_features}: it cannot be negative.")
@@ -61,10 +69,10 @@ def context_shape(context_features: int) -> tuple[int] | None:
 
 
 def check_halvings(sides: tuple[int, int], halvings: int, levels: int) -> None:
-    """Refuse images whose sides do not divide by 2^halvings.
+    """Check that height and width of images are multiples of 2^halvings.
 
     Raises:
-        ShapeError: they do not; the message says that fewer than `levels` levels would do.
+        ShapeError: they are not; the message asks for fewer levels.
     """
     height, width = sides
     if height % 2**halvings or width % 2**halvings:

@@ -1,8 +1,8 @@
-"""Autoregressive flows, their masked networks from zuko: MADE, MAF, IAF, NAF and neural spline flows.
+"""Autoregressive flows with masked networks of zuko: MADE, MAF, IAF, NAF and neural spline flows.
 
-z_i = τ(x_i; h_i(x_1 … x_{i-1})): the Jacobian is triangular, log|det| = Σ_i log|∂τ/∂x_i|. One direction costs one pass
-of the network, the other D passes, one number after another. Images are flattened. ActNorm stands before every
-transform, where MAF's authors put batch normalisation.
+z_i = τ(x_i; h_i(x_1 … x_{i-1})), so the Jacobian is triangular and log|det| = Σ_i log|∂τ/∂x_i|. One direction takes one
+pass of the network; the other takes D sequential passes, one for each dimension. Images are flattened. An ActNorm
+precedes every transform, in place of the batch normalisation of MAF's authors.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def made(
     actnorm: bool = True,
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """A masked autoencoder with Gaussian conditionals: z_i = exp(a_i) x_i + b_i, one transform.
+    """A masked autoencoder with Gaussian conditionals, z_i = exp(a_i) x_i + b_i, as a single transform.
 
     Germain, Gregor, Murray, Larochelle, MADE, 2015 (arXiv:1502.03509), in the form of Papamakarios et al. 2017. A
-    density costs one pass of the network, a sample D.
+    density takes one pass of the network, a sample takes D passes.
 
     Args:
         event_shape: ``(D,)``, or ``(C, H, W)``, which is flattened.
-        hidden: widths of the masked network.
-        actnorm: ActNorm before the transform.
+        hidden: widths of the hidden layers of the masked network.
+        actnorm: whether an ActNorm precedes the transform.
         preprocessing: as for `Flow`.
 
     Raises:
@@ -55,9 +55,9 @@ def maf(
     actnorm: bool = True,
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """A masked autoregressive flow: MADEs on top of each other, the order of the numbers turned around in between.
+    """A masked autoregressive flow: several MADEs, each of which reverses the order of dimensions of the previous one.
 
-    Papamakarios, Pavlakou, Murray, 2017 (arXiv:1705.07057). A density costs one pass of every network, a sample D.
+    Papamakarios, Pavlakou, Murray, 2017 (arXiv:1705.07057). A density takes one pass of every network, a sample D.
 
     Args:
         transforms: number of MADEs.
@@ -78,10 +78,10 @@ def iaf(
     actnorm: bool = True,
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """An inverse autoregressive flow: MAF's transforms the other way round.
+    """An inverse autoregressive flow: the inverses of MAF's transforms.
 
-    Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling, 2016 (arXiv:1606.04934). A sample costs one pass of every
-    network; the density of given data goes the slow way, D passes, in training too.
+    Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling, 2016 (arXiv:1606.04934). A sample takes one pass of every
+    network; the density of given data takes D passes, also in training.
 
     Args:
         transforms, event_shape, hidden, actnorm, preprocessing: as for `maf`.
@@ -103,15 +103,15 @@ def naf(
     actnorm: bool = True,
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """A neural autoregressive flow: τ is a network with positive weights, increasing in x_i.
+    """A neural autoregressive flow: τ is a network with positive weights, so it is increasing in x_i.
 
-    Huang, Krueger, Lacoste, Courville, 2018 (arXiv:1804.00779). A density costs one pass of every network. A sample
-    costs D passes with a bisection in each, down to the precision of the dtype: `MonotoneTransform`. τ is onto the
-    line, so no number needs to be clipped on the way.
+    Huang, Krueger, Lacoste, Courville, 2018 (arXiv:1804.00779). A density takes one pass of every network. A sample
+    takes D passes with a bisection in each, to the precision of the dtype: `MonotoneTransform`. The range of τ is the
+    whole real line, so values need not be clipped before the inverse.
 
     Args:
-        signal: numbers by which the masked network steers each τ.
-        monotone: widths of τ's hidden layers, even numbers.
+        signal: number of outputs of the masked network that condition each τ.
+        monotone: widths of τ's hidden layers, which must be even.
         transforms, event_shape, hidden, actnorm, preprocessing: as for `maf`.
 
     Raises:
@@ -138,12 +138,12 @@ def nsf(
 ) -> Flow:
     """An autoregressive neural spline flow: τ is a rational-quadratic spline on [-bound, bound], the identity outside.
 
-    Durkan, Bekasov, Murray, Papamakarios, 2019 (arXiv:1906.04032). A density costs one pass of every network, a sample
-    D; the splines are inverted in closed form.
+    Durkan, Bekasov, Murray, Papamakarios, 2019 (arXiv:1906.04032). A density takes one pass of every network, a sample
+    D passes; the splines have inverses in closed form.
 
     Args:
-        bins: pieces of a spline.
-        bound: half width of the interval; ActNorm brings the data into it.
+        bins: number of pieces of each spline.
+        bound: half the width of the interval; ActNorm scales the data into it.
         transforms, event_shape, hidden, actnorm, preprocessing: as for `maf`.
 
     Raises:
@@ -160,11 +160,11 @@ def nsf(
 
 
 class MonotoneNetwork(nn.Module):
-    """τ(x_i; signal_i) of every feature i: positive weights, increasing and onto the line.
+    """τ(x_i; signal_i) for every feature i: a network with positive weights that increases from -∞ to ∞ in x_i.
 
     Args:
-        features: D, one network each.
-        signal: inputs of each besides x_i.
+        features: D, the number of networks.
+        signal: number of inputs of each network besides x_i.
         hidden: widths of the hidden layers.
     """
 
@@ -178,8 +178,8 @@ class MonotoneNetwork(nn.Module):
         """The transform for signals ``(batch, D, signal)``."""
 
         def increasing(x: Tensor) -> Tensor:
-            steered = signal.expand(*x.shape, signal.shape[-1])
-            return self.network(torch.cat((x[..., None], steered), dim=-1)).squeeze(-1)
+            signals = signal.expand(*x.shape, signal.shape[-1])
+            return self.network(torch.cat((x[..., None], signals), dim=-1)).squeeze(-1)
 
         return MonotoneTransform(increasing)
 
@@ -190,9 +190,9 @@ def _layers(
     hidden: Sequence[int],
     univariate: Callable[[], dict[str, Any]] = dict,
 ) -> Callable[[int], Bijection]:
-    """Number of a transform → the transform, its order of the numbers turned around in every second one.
+    """A function of the index of a transform that builds it; every second transform reverses the order of dimensions.
 
-    zuko computes its masks while it builds, which the meta device cannot: modules are built on the CPU and moved.
+    zuko computes masks in its constructors, which fails on the meta device, so modules are built on the CPU and moved.
     """
     try:
         from zuko.flows import MaskedAutoregressiveTransform
@@ -202,13 +202,13 @@ def _layers(
         raise ConfigurationError(f"transforms={transforms}: there must be at least 1.")
     features = math.prod(event_shape)
 
-    def make(number: int) -> Bijection:
+    def make(index: int) -> Bijection:
         order = torch.arange(features, device="cpu")
         device = torch.get_default_device()
         with torch.device("cpu"):
             transform = MaskedAutoregressiveTransform(
                 features,
-                order=order.flip(0) if number % 2 else order,
+                order=order.flip(0) if index % 2 else order,
                 hidden_features=hidden,
                 activation=nn.ELU,
                 **univariate(),

@@ -1,4 +1,4 @@
-"""The one dict of architectures."""
+"""The dict of all named architectures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FFJORD. Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, ICLR 2019 (arXiv:1810.01367)."""
+"""FFJORD, a continuous flow. Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, ICLR 2019 (arXiv:1810.01367)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from contraflow.errors import ShapeError, unknown_name
 from contraflow.flow import Flow
 from contraflow.logdet import Divergence, ExactDivergence, Hutchinson
 from contraflow.logdet.probes import Gaussian
-from contraflow.nets import VectorField, conv_field, dense_field
-from contraflow.numerics import OdeSolver
+from contraflow.nets import VectorField, conv_field, dense_field, with_zero_output
+from contraflow.numerics import METHODS, FixedStepSolver, OdeSolver
 
 DIVERGENCES: dict[str, Divergence] = {
     "exact": ExactDivergence(),
@@ -36,31 +36,40 @@ def ffjord(
     solver: str = "dopri5",
     tolerance: float = 1e-5,
     max_evaluations: int = 2000,
+    training_solver: str | None = None,
+    training_steps: int = 4,
+    training_tolerance: float = 1e-4,
     adjoint: bool = True,
     kinetic_weight: float = 0.0,
     jacobian_weight: float = 0.0,
+    start_at_identity: bool = False,
     preprocessing: Bijection | None = None,
 ) -> Flow:
     """A continuous flow of vectors or images.
 
-    Images go through levels as in Real NVP: `steps` flows, a squeeze, `steps` flows, and half of the channels leave
-    for the latent vector; the last level is `steps` flows alone.
+    For images, the flow has levels as in Real NVP. Each level is a sequence of `steps` flows, a squeeze and another
+    `steps` flows, after which half of the channels are factored out; the last level is a sequence of `steps` flows.
 
     Args:
         event_shape: ``(D,)`` or ``(C, H, W)``.
-        steps: continuous flows in a row, each with a field of its own over t in [0, 1].
-        hidden: widths of the fields' hidden layers; for images, channels.
+        steps: number of continuous flows in a sequence, each with its own vector field over t in [0, 1].
+        hidden: widths of the fields' hidden layers; for images, numbers of channels.
         activation: name in `contraflow.nets.FIELD_ACTIVATIONS`.
-        layer: how time enters the fields' layers, name in `contraflow.nets.FIELD_LAYERS`.
-        levels: of an image.
+        layer: how time enters the fields' layers, a name in `contraflow.nets.FIELD_LAYERS`.
+        levels: number of levels for images.
         divergence: name in `DIVERGENCES`.
         solver, tolerance, max_evaluations: as for `contraflow.numerics.OdeSolver`.
+        training_solver: method for training: of `training_steps` steps of one size (`FIXED_METHODS` of
+            `contraflow.numerics`, best with adjoint=False), or adaptive to `training_tolerance` (`METHODS`). Training
+            solves as evaluation does when not given.
+        training_steps, training_tolerance: of that method.
         adjoint, kinetic_weight, jacobian_weight: as for `contraflow.bijections.ContinuousFlow`.
+        start_at_identity: whether the last layer of every field is zero at first, so that the flow starts as x ↦ x.
         preprocessing: as for `Flow`.
 
     Raises:
         ShapeError: the image cannot be halved between the levels.
-        ConfigurationError: unknown name.
+        ConfigurationError: a name is unknown.
 
     >>> ffjord((1, 8, 8), hidden=(8,)).base.event_shape
     (64,)
@@ -68,12 +77,19 @@ def ffjord(
     if divergence not in DIVERGENCES:
         raise unknown_name("divergence", divergence, DIVERGENCES)
 
+    training: OdeSolver | FixedStepSolver | None = None
+    if training_solver in METHODS:
+        training = OdeSolver(training_solver, training_tolerance, max_evaluations)
+    elif training_solver is not None:
+        training = FixedStepSolver(training_solver, training_steps)
+
     def flows(field: Callable[[], VectorField]) -> list[Bijection]:
         return [
             ContinuousFlow(
-                field(),
+                with_zero_output(field()) if start_at_identity else field(),
                 DIVERGENCES[divergence],
                 OdeSolver(solver, tolerance, max_evaluations),
+                training_solver=training,
                 adjoint=adjoint,
                 kinetic_weight=kinetic_weight,
                 jacobian_weight=jacobian_weight,
@@ -91,12 +107,12 @@ def ffjord(
 
 
 def _levels(shape: tuple[int, int, int], levels: int, flows: Callable[[int], list[Bijection]]) -> MultiScale:
-    """Levels with a squeeze and a factor-out between them; `flows` makes those of so many channels."""
+    """Levels with sequences of flows built by `flows(channels)`; half of the channels are factored out after each."""
     channels, height, width = shape
     if levels < 1 or height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
         raise ShapeError(
-            f"levels={levels}: images of {height}×{width} cannot be halved {levels - 1} times; use at least one level "
-            "and fewer than that."
+            f"levels={levels}: images of {height}×{width} cannot be halved {levels - 1} times; use fewer levels, but "
+            "at least one."
         )
     chains: list[Bijection] = []
     shapes: list[tuple[int, int, int]] = []
@@ -110,7 +126,7 @@ def _levels(shape: tuple[int, int, int], levels: int, flows: Callable[[int], lis
 
 
 _EXACT = {"solver": "dopri8", "tolerance": 1e-11, "adjoint": False}
-#: Of `ffjord` alone: the laws take seconds at this tolerance, and the others are the same function with other numbers.
+#: Only for `ffjord`: tests take seconds at this tolerance, and the other architectures call the same function.
 _SMALL: dict[tuple[int, ...], dict[str, Any]] = {
     (2,): {"hidden": (4,), **_EXACT},
     (1, 2, 2): {"hidden": (2,), **_EXACT},
@@ -120,7 +136,7 @@ _architecture = partial(Architecture, learning_rate=1e-3)
 
 
 def _table(features: int, layers: int, multiplier: int, steps: int, activation: str, name: str) -> Architecture:
-    """A row of the paper's Table 4: hidden layers as wide as a multiple of D."""
+    """A row of the paper's Table 4; the hidden width is a multiple of D."""
     hidden = (features * multiplier,) * layers
     build = partial(ffjord, steps=steps, hidden=hidden, activation=activation, divergence="gaussian", tolerance=1e-6)
     return _architecture(build, (features,), f"{_PAPER}: {name}")
@@ -128,13 +144,13 @@ def _table(features: int, layers: int, multiplier: int, steps: int, activation: 
 
 _images = partial(ffjord, steps=2, layer="concat")
 
-#: Name → architecture; the learning rate is the paper's. Tables: its Table 4, with the noise of the authors' code and
-#: its relative tolerance, beside which the absolute one is 1e-8 there and the same here. Images: the multi-scale flows
-#: of its Appendix B.1, which reach 0.99 and 3.40 bits/dim. In 2-D: the defaults of the authors' code. Time runs over
-#: [0, 1], where that code learns its end. The text has time concatenated in every layer of every flow; the code does
-#: so for images, and for vectors takes layers that time gates, as here. `rnode` is as small as `ffjord`; its weights
-#: are those of its authors' commands for MNIST and CIFAR-10, whose flows are FFJORD's with a last layer that starts
-#: at zero.
+#: Name → architecture, with the learning rate of the paper. Tables: the paper's Table 4, with the noise and the
+#: relative tolerance of the authors' code; the absolute tolerance equals the relative one here and is 1e-8 there.
+#: Images: the multi-scale flows of Appendix B.1, which reach 0.99 and 3.40 bits/dim in the paper. 2-D: the defaults of
+#: the authors' code. Time runs over [0, 1] here, while that code learns the end time. In the paper's text, time is
+#: concatenated to the input of every layer; in the code, this holds for images, and the layers for vectors are gated by
+#: time, as here. `rnode` has the size of `ffjord`. Its weights are those of its authors' commands for MNIST and
+#: CIFAR-10, whose flows are FFJORD's with a last layer that is zero at initialisation.
 FFJORDS: dict[str, Architecture] = {
     "ffjord": _architecture(ffjord, (1, 8, 8), f"{_PAPER}: continuous flow, tables and images on a CPU", _SMALL),
     "ffjord_small": _architecture(

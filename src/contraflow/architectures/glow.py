@@ -1,4 +1,4 @@
-"""Glow: ActNorm, invertible 1×1 convolution, coupling. Kingma and Dhariwal, 2018 (arXiv:1807.03039)."""
+"""Glow: ActNorm, invertible 1×1 convolutions, couplings. Kingma and Dhariwal, 2018 (arXiv:1807.03039)."""
 
 from __future__ import annotations
 
@@ -50,34 +50,35 @@ def glow(
     context_features: int = 0,
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """Steps of ActNorm, an invertible 1×1 convolution and a coupling of the two halves of the channels.
+    """Glow, whose steps are an ActNorm, an invertible 1×1 convolution and a coupling of two halves of the channels.
 
-    Images: every level squeezes, makes its steps, and half of the channels leave; an ActNorm at the end is the learned
-    prior of what is left. Vectors: levels × steps steps, with a dense conditioner of two hidden layers, and an ActNorm;
-    nothing leaves. Every coupling starts as the identity.
+    For images, every level is a squeeze and its steps, after which half of the channels are factored out; a final
+    ActNorm serves as the learned prior of the last level. For vectors, there are levels × steps steps, whose
+    conditioners are dense networks with two hidden layers, and a final ActNorm. Every coupling is the identity at
+    initialisation.
 
     Args:
         event_shape: ``(D,)`` with D >= 2, or ``(C, H, W)``.
         levels: L of the paper.
-        steps: K, the steps of a level.
-        hidden: channels of a conditioner's hidden layers, or their width.
-        affine: affine couplings, or additive ones.
-        linear: the 1×1 convolution, plu, qr or matrix (the weight itself).
-        learned_prior: the mean and scale of the half that leaves are a 3×3 convolution of the half that stays.
-        scale_bound: c of `Coupling` and `LearnedPrior`, in nats per number.
-        context_features: width of the context that every coupling and prior is given; 0 for none.
+        steps: K of the paper, the number of steps in each level.
+        hidden: channels (for vectors, width) of the conditioners' hidden layers.
+        affine: whether couplings are affine; otherwise they are additive.
+        linear: parametrisation of the 1×1 convolution: ``"plu"``, ``"qr"`` or ``"matrix"`` (without factorisation).
+        learned_prior: whether the mean and scale of the factored-out half are a 3×3 convolution of the other half.
+        scale_bound: c of `Coupling` and `LearnedPrior`, in nats per element.
+        context_features: width of the context, an input of every coupling and prior; 0 for no context.
         preprocessing: as for `Flow`.
 
     Raises:
-        ConfigurationError: an unknown `linear`, or `context_features` is negative.
-        ShapeError: a vector of one number, or an image that cannot be halved as often as there are levels.
+        ConfigurationError: `linear` is unknown, or `context_features` is negative.
+        ShapeError: vectors have a single element, or images cannot be halved as often as there are levels.
 
     >>> glow((1, 8, 8), steps=1, hidden=4).dimensions
     64
     """
     if linear not in LINEARS:
         raise unknown_name("linear", linear, LINEARS)
-    given = context_shape(context_features)
+    shape_of_context = context_shape(context_features)
 
     def step(channels: int, net: Callable[[int, int], nn.Module]) -> Chain:
         parts = halves(channels)
@@ -90,16 +91,16 @@ def glow(
         dense = partial(MLP, hidden=(hidden, hidden), context_features=context_features)
         chain: list[Bijection] = [step(features, dense) for _ in range(levels * steps)]
         dense_chain = Chain([*chain, ActNorm(features)])
-        return Flow(event_shape, dense_chain, None, preprocessing, given)
+        return Flow(event_shape, dense_chain, None, preprocessing, shape_of_context)
     channels, height, width = image_shape(event_shape)
     check_halvings((height, width), levels, levels)
     convolutional = partial(ConvNet, context_features=context_features)
-    wide = partial(convolutional, hidden=hidden)
+    conditioner = partial(convolutional, hidden=hidden)
     body: list[Bijection] = []
     shapes: list[tuple[int, int, int]] = []
     for level in range(levels):
         channels, height, width = 4 * channels, height // 2, width // 2
-        chain = [Squeeze(), *(step(channels, wide) for _ in range(steps))]
+        chain = [Squeeze(), *(step(channels, conditioner) for _ in range(steps))]
         if level == levels - 1:
             chain.append(ActNorm(channels))
         elif learned_prior:
@@ -109,7 +110,7 @@ def glow(
         shapes.append((channels, height, width))
         channels //= 2
     base = StandardNormal((math.prod(event_shape),))
-    return Flow(event_shape, MultiScale(body, shapes), base, preprocessing, given)
+    return Flow(event_shape, MultiScale(body, shapes), base, preprocessing, shape_of_context)
 
 
 _PAPER = "Kingma and Dhariwal 2018"
@@ -118,8 +119,8 @@ _named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL}, learning
 _paper = partial(partial, glow, hidden=512)
 
 #: Name → architecture. Levels, steps, couplings, the conditioners' 512 channels and the learning rate are those of the
-#: authors' commands. Their 1×1 convolution is the weight itself, ``linear="matrix"``, with LU factors as a switch; ours
-#: has PLU factors. Their affine scale is σ(a + 2), ours is bounded by `scale_bound`.
+#: authors' commands. There, 1×1 convolutions are not factorised by default (``linear="matrix"``), with LU factors as an
+#: option; here they have PLU factors. There, affine scales are σ(a + 2); here `scale_bound` bounds them.
 GLOWS: dict[str, Architecture] = {
     "glow": _named(glow, (1, 8, 8), f"{_PAPER}: Glow for tables, 2-D and images on a CPU"),
     "glow_cifar10": _named(_paper(levels=3, steps=32), (3, 32, 32), f"{_PAPER}: Glow for CIFAR-10"),

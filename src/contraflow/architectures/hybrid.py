@@ -1,4 +1,4 @@
-"""Hybrid models: a flow and a classifier on the way. Chen et al. 2019 (arXiv:1906.02735), section 5.3."""
+"""Hybrid models: a flow with a classifier. Chen et al. 2019 (arXiv:1906.02735), section 5.3."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from contraflow.logdet import TRAINING, Contraction, LogDetEstimator
 from contraflow.nets import MLP, ConvNet
 from contraflow.numerics import FixedPointSolver
 
-#: Kinds of blocks, and of classifiers.
+#: Kinds of blocks and of classifiers.
 BLOCKS = ("residual", "coupling", "coupling_conv1x1")
 CLASSIFIERS = ("branches", "base")
 
@@ -58,35 +58,40 @@ def hybrid(
     gradient: str = "dual",
     preprocessing: Bijection | None = None,
 ) -> HybridFlow:
-    r"""A flow with a classifier: log p(x) and log p(y|x) of one pass.
+    r"""A flow with a classifier, which computes log p(x) and log p(y|x) in one pass.
 
-    Levels of blocks, ActNorm before the first block and after every one; images are squeezed between the levels and
-    have dense blocks at the end, as in `residual_flow_images`. With ``classifier="branches"`` a branch leaves after
-    every level (for images, after its squeeze): 3×3 convolution → ActNorm → ReLU → average pool, dense → ActNorm →
-    ReLU for vectors; all branches together go through one linear softmax. With ``classifier="base"`` every class has
-    its own Gaussian in the latent space, and p(y|x) follows by Bayes' rule.
+    The flow has levels of blocks, with an ActNorm before the first block and after every block. Images are squeezed
+    between levels and pass dense blocks at the end, as in `residual_flow_images`.
 
-    Blocks are the same networks, 3×3 → 1×1 → 3×3 or dense, in another role: *residual*, x + g(x) with a bound on every
-    layer; *coupling*, affine, whose conditioner has ReLU and no bound, of checkerboards before the first squeeze and
-    of halves of the channels after it; *coupling_conv1x1*, with an invertible 1×1 convolution (a linear map for
-    vectors) before each, where there are two channels or more.
+    With ``classifier="branches"``, the output of every level (for images, after its squeeze) is also the input of a
+    branch: for images, 3×3 convolution → ActNorm → ReLU → average pooling; for vectors, linear layer → ActNorm → ReLU.
+    The features of all branches together are the input of one linear softmax layer. With ``classifier="base"``, every
+    class has its own Gaussian in the latent space, and p(y|x) follows by Bayes' rule.
+
+    All kinds of blocks contain the same networks, 3×3 → 1×1 → 3×3 or dense:
+
+    - ``"residual"``: x + g(x), with a bound on the norm of every layer of g.
+    - ``"coupling"``: affine couplings, whose conditioner has ReLU activations and no bound on its norms. Partitions are
+      checkerboards before the first squeeze and halves of the channels after it.
+    - ``"coupling_conv1x1"``: the same, with an invertible 1×1 convolution (for vectors, a linear map) before every
+      coupling of two channels or more.
 
     Args:
         event_shape: ``(D,)`` or ``(C, H, W)``.
         classes: number of classes.
-        block: residual, coupling or coupling_conv1x1.
-        classifier: branches or base.
-        branch_features: features of each branch.
-        blocks: blocks of each level.
-        hidden: channels, or width, of the two hidden layers of g.
-        dense_blocks: for images, blocks on the flattened image at the end.
-        dense_hidden: their width.
+        block: kind of the blocks, see above.
+        classifier: ``"branches"`` or ``"base"``.
+        branch_features: number of features of each branch.
+        blocks: number of blocks in each level.
+        hidden: channels (for vectors, width) of the two hidden layers of g.
+        dense_blocks: for images, number of blocks on the flattened image at the end.
+        dense_hidden: width of the dense blocks.
         bound, activation, norms, logdet, inverse, gradient: of residual blocks, as for `residual_flow`.
         preprocessing: as for `Flow`.
 
     Raises:
-        ConfigurationError: an unknown block or classifier, fewer than two classes, or no blocks.
-        ShapeError: an image that cannot be halved as often as there are levels.
+        ConfigurationError: the block or classifier is unknown, or there are fewer than two classes or no levels.
+        ShapeError: images cannot be halved as often as there are levels.
 
     >>> import torch
     >>> flow = hybrid((3,), classes=2, blocks=(1, 1), hidden=8, branch_features=4)
@@ -102,15 +107,15 @@ def hybrid(
         raise unknown_name("block", block, BLOCKS)
     if block == "residual":
         residual = partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient)
-        make: _Blocks = _ResidualBlocks(residual, {"bound": bound, "activation": activation, "norms": norms})
+        builder: _BlockBuilder = _ResidualBlocks(residual, {"bound": bound, "activation": activation, "norms": norms})
     else:
-        make = _Couplings(tuple(event_shape)[1:], linear=block == "coupling_conv1x1")
+        builder = _Couplings(tuple(event_shape)[1:], linear=block == "coupling_conv1x1")
     if len(event_shape) == 1:
         features = vector_features(event_shape)
-        body = _vector_levels(features, blocks, partial(make.dense, hidden=hidden))
+        body = _vector_levels(features, blocks, partial(builder.dense, hidden=hidden))
         branch, widths = _dense_branch, [features] * len(blocks)
     else:
-        conv, dense = partial(make.conv, hidden=hidden), partial(make.dense, hidden=dense_hidden)
+        conv, dense = partial(builder.conv, hidden=hidden), partial(builder.dense, hidden=dense_hidden)
         body = cast(
             Chain, residual_levels(event_shape, conv, dense, blocks=blocks, dense_blocks=dense_blocks).bijection
         )
@@ -122,8 +127,8 @@ def hybrid(
     return BranchedFlow(event_shape, body, branches, branch_features, classes, base, preprocessing)
 
 
-class _Blocks(Protocol):
-    """Makes the blocks of images and of vectors."""
+class _BlockBuilder(Protocol):
+    """Builds the blocks for images and for vectors."""
 
     def conv(self, channels: int, size: tuple[int, int], first: bool, hidden: int) -> Bijection: ...
 
@@ -143,14 +148,21 @@ class _ResidualBlocks:
 
 
 class _Couplings:
+    """Builds couplings that swap the two parts from one to the next.
+
+    Args:
+        size: height and width before the first squeeze, where partitions are checkerboards.
+        linear: whether a linear map precedes each coupling.
+    """
+
     def __init__(self, size: tuple[int, ...], linear: bool) -> None:
         self.size, self.linear = size, linear
         self.swap = itertools.cycle((False, True))
 
     def conv(self, channels: int, size: tuple[int, int], first: bool, hidden: int) -> Bijection:
         swap = next(self.swap)
-        board = size == self.size
-        part: Partition = Checkerboard((channels, *size), swap) if board else halves(channels, swap)
+        unsqueezed = size == self.size
+        part: Partition = Checkerboard((channels, *size), swap) if unsqueezed else halves(channels, swap)
         return self._coupling(channels, part, ConvNet(part.seen, 2 * part.changed, hidden))
 
     def dense(self, features: int, hidden: int) -> Bijection:
@@ -173,7 +185,7 @@ def _vector_levels(features: int, blocks: Sequence[int], dense: Callable[[int], 
 
 
 def _channels(channels: int, levels: int) -> list[int]:
-    """Channels behind each level: a squeeze ends all but the last."""
+    """Number of channels at the end of each level; all levels but the last end with a squeeze."""
     return [channels * 4 ** min(level + 1, levels - 1) for level in range(levels)]
 
 
@@ -191,8 +203,9 @@ _SMALL = {"blocks": (1, 1), "hidden": 4, "dense_blocks": 1, "dense_hidden": 4, "
 _named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL})
 _paper = partial(hybrid, blocks=(16, 16, 16), hidden=512, dense_blocks=0)
 
-#: Name → architecture. Those that end in a data set are those of Appendix E: the density models' blocks but the dense
-#: ones. The authors' code has no command for hybrid models, and its defaults add four dense blocks, of 128.
+#: Name → architecture. Names with a data set are the models of the paper's Appendix E, which have the blocks of the
+#: density models without dense blocks. The authors' code has no command for hybrid models; its defaults add four dense
+#: blocks of width 128.
 HYBRIDS: dict[str, Architecture] = {
     "hybrid": _named(hybrid, (1, 8, 8), f"{_PAPER}: hybrid model, density and classifier; vectors and images on a CPU"),
     "hybrid_mnist": _named(_paper, (1, 28, 28), f"{_PAPER}: hybrid model for MNIST"),

@@ -1,4 +1,4 @@
-"""Flows that classify: log p(x) and p(y|x) of one network."""
+"""Flows that are also classifiers, with log p(x) and p(y|x) from one network."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from contraflow.flow import Flow
 from contraflow.inputs import in_batch, sample_shape
 from contraflow.lipschitz import shared_scales
 
-UNKNOWN = -1  # the label of a row without one
+UNKNOWN = -1  # the label of unlabelled samples
 
 
 class HybridFlow(Flow, ABC):
     r"""A flow that is also a classifier: log p(x, y) = log p(x) + log p(y|x).
 
-    Everything of `Flow` holds, and it takes no context. Labels y are int64 ``(*batch,)`` in 0 … classes - 1, or one
-    for all; -1 stands for an unknown one, over which p(x, y) is summed, so that log p(x) remains.
+    It has all methods of `Flow` and takes no context. Labels y are int64, ``(*batch,)`` or a single one for all
+    samples, in 0 … classes - 1. The label -1 means unknown: the sum of p(x, y) over all labels, which is p(x), takes
+    the place of p(x, y).
 
     Nalisnick, Matsukawa, Teh, Gorur, Lakshminarayanan, Hybrid models with deep and invertible features, 2019
     (arXiv:1902.02767); Chen et al. 2019 (arXiv:1906.02735), section 5.3.
@@ -40,7 +41,7 @@ class HybridFlow(Flow, ABC):
 
     @abstractmethod
     def class_logits(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """log p(y|x) up to a constant for every x, ``(*batch, classes)``; without log-determinants, so cheaper.
+        """log p(y|x) up to a constant for each x, ``(*batch, classes)``, computed without log-determinants.
 
         Args:
             x: ``(*batch, *event_shape)``; for images the integer levels as given.
@@ -48,15 +49,15 @@ class HybridFlow(Flow, ABC):
         """
 
     def log_prob(self, x: Tensor, y: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        """log p(x) in nats, ``(*batch,)``, or log p(x, y) where there are labels; unbiased as in `Flow.log_prob`.
+        """log p(x), or log p(x, y) with labels y, in nats, ``(*batch,)``; unbiased as in `Flow.log_prob`.
 
         Raises:
-            ShapeError, DomainError: as for `Flow.log_prob`; or y has another shape, dtype or range.
+            ShapeError, DomainError: as for `Flow.log_prob`, or y has the wrong shape, dtype or range.
         """
         if y is None:
             return super().log_prob(x, generator=generator)
         rows, _, batch = self._enter(x, None)
-        return in_batch(self._log_prob_and_classes(rows, self._rows_given(y, batch), generator)[0], batch)
+        return in_batch(self._log_prob_and_classes(rows, self._context_rows(y, batch), generator)[0], batch)
 
     def _log_prob_and_classes(
         self, x: Tensor, context: Tensor | None, generator: Generator | None
@@ -65,23 +66,23 @@ class HybridFlow(Flow, ABC):
         classes = logits.double().softmax(dim=1)
         return log_prob if context is None else log_prob + label_log_prob(logits, context), classes
 
-    def _rows_given(self, context: Tensor | None, batch: torch.Size) -> Tensor | None:
-        """Labels y where there are some, one for every row."""
+    def _context_rows(self, context: Tensor | None, batch: torch.Size) -> Tensor | None:
+        """The labels y, which take the place of a context, one for every row; ``None`` if there are none."""
         if context is None:
             return None
         if not isinstance(context, Tensor) or (context.numel() != 1 and context.shape != batch):
             given = f"shape {tuple(context.shape)}" if isinstance(context, Tensor) else type(context).__name__
             raise ShapeError(
-                f"labels of {given} were given for {batch.numel()} rows; they must be a tensor {tuple(batch)}, or one "
-                "label for all."
+                f"labels of {given} were given for {batch.numel()} rows; they must be a tensor {tuple(batch)}, or a "
+                "single label for all."
             )
         return self.check_labels(context.reshape(-1).expand(batch.numel()), batch.numel())
 
     def check_labels(self, y: Tensor, count: int) -> Tensor:
-        """Labels that can be some of `count` rows.
+        """The labels y, checked to be valid for `count` rows.
 
         Raises:
-            ShapeError, DomainError: another shape, dtype or range.
+            ShapeError, DomainError: y has the wrong shape, dtype or range.
         """
         if tuple(y.shape) != (count,):
             raise ShapeError(f"labels of shape {tuple(y.shape)} were given for {count} rows; they must be ({count},).")
@@ -90,40 +91,41 @@ class HybridFlow(Flow, ABC):
         if count and not (int(y.min()) >= UNKNOWN and int(y.max()) < self.classes):
             raise DomainError(
                 f"labels from {int(y.min())} to {int(y.max())} were given; this flow has {self.classes} classes, "
-                f"0 … {self.classes - 1}, and -1 for an unknown one."
+                f"0 … {self.classes - 1}, and -1 means unknown."
             )
         return y
 
-    def _wanted(self, y: Tensor, batch: torch.Size) -> Tensor:
-        """Labels to draw samples of, one for each: none of them unknown.
+    def _sample_labels(self, y: Tensor, batch: torch.Size) -> Tensor:
+        """The class of each sample to draw, checked to be known.
 
         Raises:
-            ShapeError, DomainError: another shape, dtype or range.
+            ShapeError, DomainError: y has the wrong shape, dtype or range, or a label is unknown.
         """
-        rows = cast(Tensor, self._rows_given(y, batch))
-        if len(rows) and int(rows.min()) == UNKNOWN:
-            raise DomainError("a label of -1, an unknown one, was given to draw samples of; give a class.")
-        return rows
+        labels = cast(Tensor, self._context_rows(y, batch))
+        if len(labels) and int(labels.min()) == UNKNOWN:
+            raise DomainError("samples of the label -1, which means unknown, cannot be drawn; give a class.")
+        return labels
 
 
 def label_log_prob(logits: Tensor, y: Tensor) -> Tensor:
-    """log p(y|x) in nats, ``(batch,)``; 0 for an unknown label, whose probability is that of any.
+    """log p(y|x) in nats, ``(batch,)``; 0 for an unknown label, because the probabilities of all labels add up to 1.
 
     >>> label_log_prob(torch.zeros(2, 4), torch.tensor([3, -1])).exp().tolist()
     [0.25, 1.0]
     """
-    chosen = logits.log_softmax(dim=1).gather(1, y.clamp(min=0)[:, None])[:, 0]
-    return torch.where(y == UNKNOWN, torch.zeros_like(chosen), chosen)
+    log_probs = logits.log_softmax(dim=1).gather(1, y.clamp(min=0)[:, None])[:, 0]
+    return torch.where(y == UNKNOWN, torch.zeros_like(log_probs), log_probs)
 
 
 class BranchedFlow(HybridFlow):
-    r"""p(y|x) = softmax(W h + b), h the features of branches that leave the flow on its way.
+    r"""A hybrid flow with p(y|x) = softmax(W h + b), where h are features of intermediate outputs of the bijection.
 
     Args:
         event_shape, base, preprocessing: as for `Flow`.
-        bijection: a chain; branch i is given what its i-th map gives. Maps beyond the last branch have none.
-        branches: modules that give ``(batch, features)`` each.
-        features: how many that is.
+        bijection: a chain; the input of branch i is the output of the chain's i-th map. There may be more maps than
+            branches.
+        branches: modules that return ``(batch, features)`` each.
+        features: number of features of each branch.
         classes: number of classes.
     """
 
@@ -144,29 +146,30 @@ class BranchedFlow(HybridFlow):
 
     def log_prob_and_logits(self, x: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         rows, _, batch = self._enter(x, None)
-        h, first = self._preprocess(rows, None, generator)
-        second = h.new_zeros(len(h))
-        seen = []
+        h, preprocessing_logdet = self._preprocess(rows, None, generator)
+        total = h.new_zeros(len(h))
+        outputs = []
         with shared_scales(self):
             for level in cast(Chain, self.bijection):
                 h, logdet = level.forward_and_logdet(h, generator=generator)
-                second = second + logdet
-                seen.append(h)
-        # in the order of `Flow.log_prob`, so that both give the same number to the last bit
-        return in_batch(self.base.log_prob(h) + (first + second), batch), in_batch(self._classify(seen), batch)
+                total = total + logdet
+                outputs.append(h)
+        # The sum has the same order as in `Flow.log_prob`, so that the results are equal to the last bit.
+        log_prob = self.base.log_prob(h) + (preprocessing_logdet + total)
+        return in_batch(log_prob, batch), in_batch(self._classify(outputs), batch)
 
     def class_logits(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         rows, _, batch = self._enter(x, None)
         h, _ = self._preprocess(rows, None, generator)
-        seen = []
+        outputs = []
         with shared_scales(self):
             for level in cast(Chain, self.bijection):
                 h = level(h, generator=generator)
-                seen.append(h)
-        return in_batch(self._classify(seen), batch)
+                outputs.append(h)
+        return in_batch(self._classify(outputs), batch)
 
-    def _classify(self, seen: list[Tensor]) -> Tensor:
-        features = [branch(h) for branch, h in zip(self.branches, seen, strict=False)]
+    def _classify(self, outputs: list[Tensor]) -> Tensor:
+        features = [branch(h) for branch, h in zip(self.branches, outputs, strict=False)]
         return self.classifier(torch.cat(features, dim=1))
 
     @torch.no_grad()
@@ -179,50 +182,54 @@ class BranchedFlow(HybridFlow):
         generator: Generator | None = None,
         budget: int = 1000,
     ) -> Tensor:
-        """n samples as data look, as `Flow.sample`; of the classes y, one each or one for all, where they are given.
+        """n samples as by `Flow.sample`, or n samples of given classes y.
 
-        Those are exact, by rejection: a sample x of p(x) draws its label from p(y|x) and is kept where that label is
-        still wanted, so what is kept follows p(x|y). It costs 1/p(y) draws a sample.
+        Samples of given classes are drawn exactly, by rejection: a sample x of p(x) is given a label drawn from p(y|x)
+        and is accepted if a sample of that label is still needed, so accepted samples follow p(x|y). The cost is 1/p(y)
+        draws per sample.
 
         Args:
-            budget: most draws, as a multiple of n and of the number of classes.
+            n, temperature, generator: as for `Flow.sample`.
+            y: the class of each sample, ``(*batch,)``, or a single class for all.
+            budget: largest number of rounds, each of which draws as many samples as n or the number of classes,
+                whichever is larger.
 
         Raises:
-            ShapeError, DomainError: labels of another shape, dtype or range, or unknown ones.
-            DomainError: the budget is spent, since the model hardly ever draws such a class.
+            ShapeError, DomainError: y has the wrong shape, dtype or range, or a label is unknown.
+            DomainError: the budget is exhausted, because the model hardly ever draws one of the classes.
         """
         batch = sample_shape(n, temperature)
         count = batch.numel()
         if y is None or not count:
             return super().sample(n, temperature=temperature, generator=generator)
-        y = self._wanted(y, batch)
-        wanted = y.bincount(minlength=self.classes).tolist()
-        found: list[list[Tensor]] = [[] for _ in range(self.classes)]
+        labels = self._sample_labels(y, batch)
+        needed = labels.bincount(minlength=self.classes).tolist()
+        samples: list[list[Tensor]] = [[] for _ in range(self.classes)]
         for _ in range(budget):
             x = super().sample(max(count, self.classes), temperature=temperature, generator=generator)
             probabilities = self.class_logits(x, generator=generator).softmax(dim=1)
             drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
             for row, label in zip(x, drawn.tolist(), strict=True):
-                found[label].append(row)
-            if all(len(rows) >= count for rows, count in zip(found, wanted, strict=True)):
-                streams = [iter(rows) for rows in found]
-                return in_batch(torch.stack([next(streams[label]) for label in y.tolist()]), batch)
-        short = [label for label in range(self.classes) if len(found[label]) < wanted[label]]
+                samples[label].append(row)
+            if all(len(rows) >= number for rows, number in zip(samples, needed, strict=True)):
+                streams = [iter(rows) for rows in samples]
+                return in_batch(torch.stack([next(streams[label]) for label in labels.tolist()]), batch)
+        missing = [label for label in range(self.classes) if len(samples[label]) < needed[label]]
         raise DomainError(
-            f"{budget} rounds of {max(count, self.classes)} draws do not hold the samples wanted of classes {short}: "
-            "the model hardly ever draws them. Raise the budget, or train a flow with "
+            f"{budget} rounds of {max(count, self.classes)} draws did not yield enough samples of the classes "
+            f"{missing}, which the model hardly ever draws. Raise the budget, or train a flow with "
             "architecture.options.classifier=base."
         )
 
 
 class MixtureFlow(HybridFlow):
-    r"""p(z) = Σ_y π_y N(z; μ_y, I), so that p(y|x) = p(z, y) / p(z) by Bayes' rule at z = f(x).
+    r"""A hybrid flow on a Gaussian mixture p(z) = Σ_y π_y N(z; μ_y, I), with p(y|x) = p(z, y) / p(z) at z = f(x).
 
     Izmailov, Kirichenko, Finzi, Wilson, Semi-supervised learning with normalizing flows, 2020 (arXiv:1912.13025).
 
     Args:
         event_shape, bijection, preprocessing: as for `Flow`.
-        base: the mixture, a Gaussian for every class.
+        base: the mixture, with one Gaussian for each class.
     """
 
     base: ClassNormal
@@ -255,9 +262,9 @@ class MixtureFlow(HybridFlow):
         temperature: float = 1.0,
         generator: Generator | None = None,
     ) -> Tensor:
-        """n samples as for `Flow.rsample`; of the classes y, one each or one for all, from their Gaussians."""
+        """n samples as by `Flow.rsample`; with classes y ``(*batch,)``, or one for all, from their Gaussians."""
         if y is None:
             return super().rsample(n, temperature=temperature, generator=generator)
         batch = sample_shape(n, temperature)
-        z = self.base.sample(batch.numel(), self._wanted(y, batch), temperature=temperature, generator=generator)
+        z = self.base.sample(batch.numel(), self._sample_labels(y, batch), temperature=temperature, generator=generator)
         return in_batch(self.inverse(z, generator=generator), batch)

@@ -1,4 +1,4 @@
-"""Invertible DenseNets. Perugachi-Diaz, Tomczak, Bhulai, NeurIPS 2021 (arXiv:2102.02694)."""
+"""Invertible DenseNets (i-DenseNets). Perugachi-Diaz, Tomczak, Bhulai, NeurIPS 2021 (arXiv:2102.02694)."""
 
 from __future__ import annotations
 
@@ -31,29 +31,31 @@ def idensenet(
     gradient: str = "dual",
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    r"""An i-DenseNet: a Residual Flow whose g concatenates, with learned weights and CLipSwish.
+    r"""An i-DenseNet: a Residual Flow whose g is densely connected, with learned weights and CLipSwish activations.
 
         h_l = [η̂₁ h_{l-1}, η̂₂ Φ(W_l h_{l-1} + b_l)],  g(x) = W_n h_{n-1}:  `contraflow.lipschitz.DenseConcatenation`.
 
-    Everything around g, estimator and inverse included, is as in `residual_flow` and `residual_flow_images`. A step
-    costs as many products as theirs with layers of these widths. The authors' flows for CIFAR-10 and ImageNet 32 have
-    16-16-16 and 32-32-32 blocks, depth 3, and growth 172 with both halves of CLipSwish counted: ``growth=86``. Their
-    dense blocks begin with a layer to 64 features and grow by 32 (16); here they are like the others.
+    All other parts, including estimator and inverse, are those of `residual_flow` and `residual_flow_images`. A
+    training step takes as many matrix products as theirs with layers of the same widths.
+
+    The authors' flows for CIFAR-10 and ImageNet 32 have 16-16-16 and 32-32-32 blocks, depth 3, and a growth of 172 that
+    counts both halves of CLipSwish, which is ``growth=86`` here. Their dense blocks begin with a layer to 64 features
+    and have a growth of 32 (16); here dense blocks have the same depth and growth as the others.
 
     Args:
         event_shape: ``(D,)`` or ``(C, H, W)``.
-        blocks: number of residual blocks, 10 by default; of each level for images, (4, 4) by default.
-        growth: outputs of each layer of g, which CLipSwish doubles.
-        depth: layers of g that concatenate.
-        bound: c of each layer.
-        dense_blocks: for images, blocks on the flattened image at the end.
+        blocks: number of residual blocks, by default 10; for images that of each level, by default (4, 4).
+        growth: number of outputs of each layer of g, which CLipSwish doubles.
+        depth: number of layers of g with concatenation.
+        bound: largest norm c of each layer.
+        dense_blocks: for images, number of blocks on the flattened image at the end.
         squeeze_first, factor_out: as for `residual_flow_images`; images only.
-        actnorm: ActNorm before the first block and after every one.
+        actnorm: whether there is an ActNorm before the first block and after every block.
         logdet, inverse, gradient, preprocessing: as for `residual_flow`.
 
     Raises:
-        ShapeError: neither a vector's nor an image's shape, or an image that cannot be halved as often.
-        DomainError: growth or depth below 1.
+        ShapeError: events are neither vectors nor images, or images cannot be halved as often as there are levels.
+        DomainError: growth or depth is below 1.
 
     >>> flow = idensenet((3,), blocks=2, growth=8)
     >>> flow.certify().invertible

@@ -1,4 +1,4 @@
-"""Invertible residual networks. Behrmann, Grathwohl, Chen, Duvenaud, Jacobsen, ICML 2019 (arXiv:1811.00995)."""
+"""Invertible residual networks (i-ResNets). Behrmann et al., ICML 2019 (arXiv:1811.00995)."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def iresnet(
     gradient: str = "dual",
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    r"""An i-ResNet: a residual flow trained on the power series of the log-determinant cut after n terms.
+    r"""An i-ResNet: a residual flow trained on a power series of the log-determinant that is truncated after n terms.
 
-        log|det(I + J)| ≈ Σ_{k=1}^n (-1)^(k+1)/k · vᵀJᵏv,   off by at most D·L^(n+1) / ((n+1)(1-L)) a block.
+        log|det(I + J)| ≈ Σ_{k=1}^n (-1)^(k+1)/k · vᵀJᵏv,   with an error of at most D·L^(n+1) / ((n+1)(1-L)) per block.
 
-    Beside `residual_flow`: fixed truncation, c = 0.9 a layer, ELU, and images squeezed before the first block, without
-    fully connected blocks. The truncation is the architecture's: the estimator of a training recipe does not replace
-    it, so training maximises a biased objective. `Flow.with_logdet`, `log_prob_estimate` and the evaluation of recipes
-    put an unbiased estimator in its place.
+    It differs from `residual_flow` in the fixed truncation, c = 0.9 for each layer and ELU activations; images are
+    squeezed before the first block and there are no dense blocks. The truncation belongs to the architecture: the
+    estimator of a training recipe does not replace it, so training maximises a biased objective. `Flow.with_logdet`,
+    `log_prob_estimate` and the evaluation of recipes use an unbiased estimator instead.
 
-    The authors' density model for CIFAR-10, of 16-16-16 blocks of 512, also lets half of the channels leave after every
-    level but the last, and learns the mean and scale of every latent number; neither is so here.
+    The authors' density model for CIFAR-10 has 16-16-16 blocks of 512 channels, factors out half of the channels after
+    every level but the last, and learns the mean and scale of every latent variable. This flow does none of these.
 
     Args:
         event_shape: ``(D,)`` or ``(C, H, W)``.
-        blocks: number of residual blocks, 10 by default; of each level for images, (4, 4) by default.
-        hidden: widths of the hidden layers, (128, 128) by default; channels for images, 64 by default.
+        blocks: number of residual blocks, by default 10; for images that of each level, by default (4, 4).
+        hidden: widths of the hidden layers, by default (128, 128); for images their channels, by default 64.
         terms: n; the authors' command for CIFAR-10 has 5.
-        bound: c of each layer.
+        bound: largest norm c of each layer.
         activation, norms, inverse, gradient, preprocessing: as for `residual_flow`.
 
     Raises:
-        ShapeError: neither a vector's nor an image's shape, or an image that cannot be halved as often.
+        ShapeError: events are neither vectors nor images, or images cannot be halved as often as there are levels.
 
     >>> flow = iresnet((3,), blocks=2, hidden=(8,))
     >>> flow.estimator_name

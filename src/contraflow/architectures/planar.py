@@ -1,4 +1,4 @@
-"""Planar flows. Rezende and Mohamed 2015 (arXiv:1505.05770)."""
+"""Planar flows. Rezende and Mohamed, 2015 (arXiv:1505.05770)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def planar(
     inverse: Bisection | None = None,
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """One tanh along one direction, again and again.
+    """A sequence of planar flows, each a tanh along one direction.
 
-    Each layer bends space along one hyperplane, so many are needed, and few dimensions suit it best. The paper uses it
-    from noise to samples; here a density is in closed form, O(D) a layer, and a sample takes one bisection a layer. The
-    default number of layers is ours.
+    Each layer bends space along one hyperplane, so the flow needs many layers and suits data of few dimensions. The
+    paper uses the layers from noise to samples; here a density has a closed form, at a cost of O(D) per layer, and a
+    sample takes one bisection per layer. The default number of layers is not the paper's.
 
     Args:
         event_shape: ``(D,)``, or that of images, which are flattened.
-        layers: how many.
-        actnorm: ActNorm before the first layer and after the last.
-        inverse: how exactly the layers are inverted.
+        layers: number of layers.
+        actnorm: whether there is an ActNorm before the first layer and after the last.
+        inverse: tolerance and number of iterations of the bisections.
         preprocessing: as for `Flow`.
 
     >>> planar((1, 4, 4), layers=2).dimensions

@@ -1,4 +1,4 @@
-"""Real NVP: affine couplings. Dinh, Sohl-Dickstein, Bengio, 2017 (arXiv:1605.08803)."""
+"""Real NVP, a flow of affine couplings. Dinh, Sohl-Dickstein, Bengio, 2017 (arXiv:1605.08803)."""
 
 from __future__ import annotations
 
@@ -42,35 +42,35 @@ def real_nvp(
     context_features: int = 0,
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """Affine couplings, an ActNorm after each in place of the paper's batch normalisation.
+    """Real NVP: affine couplings, each followed by an ActNorm in place of the paper's batch normalisation.
 
-    Images: a level is three couplings with checkerboards, a squeeze, three couplings with halves of the channels, and
-    half of the channels leave; the last level is four couplings with checkerboards. Conditioners are residual
-    networks, with twice the maps after every squeeze. Vectors: six couplings a level, of halves and of alternate
-    features in turn, with dense conditioners; nothing leaves.
+    For images, a level consists of three couplings with checkerboards, a squeeze and three couplings with halves of the
+    channels, after which half of the channels are factored out; the last level consists of four couplings with
+    checkerboards. Conditioners are residual networks whose number of channels doubles at every squeeze. For vectors, a
+    level consists of six couplings, which alternate between halves and every second feature, with dense conditioners.
 
     Args:
         event_shape: ``(D,)`` with D >= 2, or ``(C, H, W)``.
         levels: number of levels.
-        blocks: residual blocks of a conditioner, or hidden layers where it is dense.
-        hidden: maps of its hidden layers in the first level, or their width.
-        scale_bound: c of `Coupling`, in nats per number.
-        context_features: width of the context that every coupling is given; 0 for none.
+        blocks: number of residual blocks (for vectors, of hidden layers) of each conditioner.
+        hidden: channels of the conditioners' hidden layers in the first level; for vectors, their width.
+        scale_bound: c of `Coupling`, in nats per element.
+        context_features: width of the context, an input of every coupling; 0 for no context.
         preprocessing: as for `Flow`.
 
     Raises:
         ConfigurationError: `context_features` is negative.
-        ShapeError: a vector of one number, or an image that cannot be halved as often as there are levels to come.
+        ShapeError: vectors have a single element, or images cannot be halved between all levels.
 
     >>> real_nvp((1, 8, 8), blocks=1, hidden=4).dimensions
     64
     """
-    given = context_shape(context_features)
+    shape_of_context = context_shape(context_features)
     affine = partial(Coupling, scale_bound=scale_bound)
     if len(event_shape) == 1:
         dense = partial(MLP, hidden=(hidden,) * blocks, context_features=context_features)
-        dense_chain = _of_vectors(vector_features(event_shape), levels, affine, dense)
-        return Flow(event_shape, dense_chain, None, preprocessing, given)
+        dense_chain = _dense_couplings(vector_features(event_shape), levels, affine, dense)
+        return Flow(event_shape, dense_chain, None, preprocessing, shape_of_context)
     channels, height, width = image_shape(event_shape)
     check_halvings((height, width), levels - 1, levels)
     body: list[Bijection] = []
@@ -89,10 +89,10 @@ def real_nvp(
         shapes.append((channels, height, width))
         channels //= 2
     base = StandardNormal((math.prod(event_shape),))
-    return Flow(event_shape, MultiScale(body, shapes), base, preprocessing, given)
+    return Flow(event_shape, MultiScale(body, shapes), base, preprocessing, shape_of_context)
 
 
-def _of_vectors(
+def _dense_couplings(
     features: int, levels: int, affine: Callable[..., Coupling], net: Callable[[int, int], nn.Module]
 ) -> Chain:
     parts = [
@@ -104,7 +104,7 @@ def _of_vectors(
 def _couplings(
     parts: Sequence[Partition], channels: int, affine: Callable[..., Coupling], net: Callable[[int, int], nn.Module]
 ) -> list[Bijection]:
-    """A coupling for each partition, and an ActNorm after it."""
+    """A coupling for each partition, each followed by an ActNorm."""
     chain: list[Bijection] = []
     for part in parts:
         chain += [affine(part, net(part.seen, 2 * part.changed)), ActNorm(channels)]
@@ -115,8 +115,8 @@ _PAPER = "Dinh et al. 2017"
 _SMALL = {"levels": 2, "blocks": 1, "hidden": 4}
 _named = partial(Architecture, small={(3,): _SMALL, (2, 4, 4): _SMALL}, learning_rate=1e-3)
 
-#: Name → architecture; the learning rate is the paper's, Adam's default. For CIFAR-10 the paper's section 4.1 halves
-#: the image once and has 8 residual blocks of 64 maps.
+#: Name → architecture. The learning rate is the paper's, Adam's default. For CIFAR-10, section 4.1 of the paper halves
+#: the image once and has 8 residual blocks with 64 channels.
 REAL_NVPS: dict[str, Architecture] = {
     "real_nvp": _named(real_nvp, (1, 8, 8), f"{_PAPER}: affine couplings; tables, 2-D and images on a CPU"),
     "real_nvp_small": _named(

@@ -1,4 +1,4 @@
-"""Residual Flows. Chen, Behrmann, Duvenaud, Jacobsen, NeurIPS 2019 (arXiv:1906.02735), Appendix E."""
+"""Residual Flows. Chen, Behrmann, Duvenaud, Jacobsen, NeurIPS 2019 (arXiv:1906.02735)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def residual_flow(
     hidden: Sequence[int] = (128, 128, 128, 128),
     bound: float = 0.98,
     activation: str = "lipswish",
+    preactivation: bool = True,
     actnorm: bool = True,
     zero_start: float = 1.0,
+    initialisation: str | None = None,
     norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
@@ -37,12 +39,16 @@ def residual_flow(
     Args:
         event_shape: ``(D,)``.
         blocks: number of residual blocks.
-        hidden: widths of the hidden layers of g; the paper's 2-D flows have four of 128 and 100 blocks.
-        bound: c of each layer.
+        hidden: widths of the hidden layers of g, after concatenation where the activation concatenates; the paper's
+            2-D flows have 100 blocks with four layers of width 128.
+        bound: largest norm c of each layer.
         activation: name in `contraflow.lipschitz.ACTIVATIONS`.
-        actnorm: ActNorm before the first block and after every one.
-        zero_start: scale of the initial weight of every block's last layer.
-        norms: `Spectral()`, `MixedNorms((2, 3, 2))` with one order more than layers of g, or `LearnedNorms()`.
+        preactivation: whether g begins with an activation, not with a weight.
+        actnorm: whether there is an ActNorm before the first block and after every block.
+        zero_start: factor on the initial weights of every block's last layer.
+        initialisation: of the weights: default (torch's) or orthogonal; ``None`` for orthogonal where the activation
+            concatenates, else default.
+        norms: `Spectral()`, `MixedNorms((2, 3, 2))` with one more order than g has layers, or `LearnedNorms()`.
         logdet, inverse, gradient: as for `ResidualBlock`.
         preprocessing: as for `Flow`.
 
@@ -52,7 +58,16 @@ def residual_flow(
     features = vector_features(event_shape)
     chain: list[Bijection] = [ActNorm(features)] if actnorm else []
     for _ in range(blocks):
-        g = LipschitzMLP(features, hidden, bound=bound, activation=activation, zero_start=zero_start, norms=norms)
+        g = LipschitzMLP(
+            features,
+            hidden,
+            bound=bound,
+            activation=activation,
+            preactivation=preactivation,
+            zero_start=zero_start,
+            initialisation=initialisation,
+            norms=norms,
+        )
         chain.append(ResidualBlock(g, logdet, inverse, gradient))
         if actnorm:
             chain.append(ActNorm(features))
@@ -73,40 +88,51 @@ def residual_flow_images(
     activation: str = "lipswish",
     preactivation: bool = True,
     actnorm: bool = True,
+    zero_start: float = 1.0,
+    initialisation: str | None = None,
     norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
     gradient: str = "dual",
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """A convolutional, multi-scale Residual Flow.
+    """A convolutional, multi-scale Residual Flow for images.
 
-    Levels of blocks with a squeeze between them; ActNorm before the first block and after every one; the first block
-    of all starts without an activation, since the data have none before it to undo.
+    The flow has levels of residual blocks with a squeeze between them, and an ActNorm before the first block and after
+    every block. In every block but the very first, g begins with an activation.
 
     Args:
         event_shape: ``(C, H, W)``.
-        blocks: residual blocks of each level.
-        hidden: channels inside g.
-        squeeze_first: squeeze before the first level (images above 32×32).
-        factor_out: after every level but the last, half of the channels leave for the latent vector.
-        dense_blocks: fully connected blocks at the end.
-        dense_hidden: their width.
+        blocks: number of residual blocks in each level.
+        hidden: number of channels of the hidden layers of g, after concatenation where the activation concatenates.
+        squeeze_first: whether there is a squeeze before the first level (for images above 32×32).
+        factor_out: whether half of the channels are factored out after every level but the last.
+        dense_blocks: number of fully connected blocks at the end.
+        dense_hidden: width of the dense blocks.
         kernels: kernel sizes of g.
         bound, activation, logdet, inverse, gradient, preprocessing: as for `residual_flow`.
-        preactivation: g begins with its activation.
+        preactivation: whether g begins with an activation in all blocks but the first.
         actnorm: whether to use ActNorm.
+        zero_start, initialisation: as for `residual_flow`, in the convolutional and in the dense blocks.
         norms: as for `residual_flow`, in the convolutional and in the dense blocks, which have three layers each.
 
     Raises:
-        ShapeError: the image cannot be halved as often as there are levels.
+        ShapeError: images cannot be halved as often as there are levels.
     """
-    options: dict[str, Any] = {"bound": bound, "activation": activation, "norms": norms}
+    options: dict[str, Any] = {
+        "bound": bound,
+        "activation": activation,
+        "zero_start": zero_start,
+        "initialisation": initialisation,
+        "norms": norms,
+    }
     block = partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient)
 
     def conv(channels: int, size: tuple[int, int], first: bool) -> ResidualBlock:
-        begins = preactivation and not first
-        return block(LipschitzConvNet(channels, hidden, size, kernels=kernels, preactivation=begins, **options))
+        g = LipschitzConvNet(
+            channels, hidden, size, kernels=kernels, preactivation=preactivation and not first, **options
+        )
+        return block(g)
 
     def dense(features: int) -> ResidualBlock:
         return block(LipschitzMLP(features, (dense_hidden, dense_hidden), **options))
@@ -128,13 +154,13 @@ _PAPER = "Chen et al. 2019"
 _images = partial(Architecture, small={(2, 4, 4): {"blocks": (1, 1), "hidden": 4}})
 _vectors = partial(Architecture, small={(3,): {"blocks": 2, "hidden": (6, 6)}})
 
-#: Name → architecture. The first eight are the rows of the paper's Appendix E, with 3×3 → 1×1 → 3×3 blocks of 512
-#: channels, dense blocks for the density of MNIST and CIFAR-10 alone, and factoring out above 32×32. The rest are the
-#: commands of the authors' code. Those for ImageNet leave on the four dense blocks of its defaults, against Appendix E;
-#: later papers count 47.1 million parameters for ImageNet 32, which are those of ``dense_blocks=4``. There is none for
-#: SVHN, whose hybrid model has the blocks of CIFAR-10, nor for 5-bit CelebA 64. The
-#: 2-D flow has the defaults of its script. On images that code draws the number of terms from a Poisson law, where the
-#: paper's text and this library take the geometric one.
+#: Name → architecture. The first eight are the rows of the paper's Appendix E: 3×3 → 1×1 → 3×3 blocks of 512 channels,
+#: dense blocks only for the density of MNIST and CIFAR-10, and factoring out above 32×32. Everything that Appendix E
+#: does not state follows the commands of the authors' code. Its commands for ImageNet keep the default of four dense
+#: blocks, in contradiction to Appendix E; the 47.1 million parameters that later papers count for ImageNet 32 are those
+#: of ``dense_blocks=4``. The code has no command for SVHN, whose hybrid model has the blocks of CIFAR-10, nor for 5-bit
+#: CelebA 64. The 2-D flow has the defaults of the script for 2-D data. For images, the
+#: code draws the number of terms from a Poisson law; the paper's text and this library use the geometric law.
 RESIDUAL_FLOWS: dict[str, Architecture] = {
     "residual_flow_mnist": _images(residual_flow_images, (1, 28, 28), f"{_PAPER}: MNIST"),
     "residual_flow_cifar10": _images(residual_flow_images, (3, 32, 32), f"{_PAPER}: CIFAR-10"),

@@ -1,4 +1,4 @@
-"""The levels of an image flow, whatever its blocks."""
+"""The multi-scale structure of residual flows for images, for any kind of block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contraflow.bijections import ActNorm, Bijection, Chain, Flatten, Inverse, M
 from contraflow.distributions import StandardNormal
 from contraflow.flow import Flow
 
-#: (channels, (height, width), whether it is the very first block) → block.
+#: (channels, (height, width), whether it is the first block of the flow) → block.
 MakeConv = Callable[[int, tuple[int, int], bool], Bijection]
 
 
@@ -26,20 +26,20 @@ def residual_levels(
     actnorm: bool = True,
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """Levels of blocks with a squeeze between them; ActNorm before the first block and after every one.
+    """A flow of levels of blocks with squeezes between them, and an ActNorm before the first and after every block.
 
     Args:
         event_shape: ``(C, H, W)``.
-        conv, dense: make the block of an image and of a vector with so many features.
-        blocks: blocks of each level.
-        dense_blocks: blocks on the flattened image at the end.
-        squeeze_first: squeeze before the first level.
-        factor_out: after every level but the last, half of the channels leave for the latent vector.
+        conv, dense: functions that build a block for images, and for vectors of a given number of features.
+        blocks: number of blocks in each level.
+        dense_blocks: number of blocks on the flattened image at the end.
+        squeeze_first: whether there is a squeeze before the first level.
+        factor_out: whether half of the channels are factored out after every level but the last.
         actnorm: whether to use ActNorm.
         preprocessing: as for `Flow`.
 
     Raises:
-        ShapeError: the image cannot be halved as often as there are levels.
+        ShapeError: images cannot be halved as often as there are levels.
     """
     channels, height, width = image_shape(event_shape)
     check_halvings((height, width), len(blocks) - 1 + squeeze_first, len(blocks))
@@ -74,7 +74,7 @@ def residual_levels(
 def _dense_end(
     shape: tuple[int, int, int], count: int, dense: Callable[[int], Bijection], actnorm: bool
 ) -> list[Bijection]:
-    """Fully connected blocks on the flattened image, and back to the image's shape."""
+    """Blocks on the flattened image, between a flattening and its inverse."""
     if not count:
         return []
     features = math.prod(shape)

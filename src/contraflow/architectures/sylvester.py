@@ -1,4 +1,4 @@
-"""Sylvester flows. Van den Berg, Hasenclever, Tomczak and Welling 2018 (arXiv:1803.05649)."""
+"""Sylvester flows. Van den Berg, Hasenclever, Tomczak, Welling, 2018 (arXiv:1803.05649)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ def sylvester(
     inverse: Bisection | None = None,
     preprocessing: Bijection | None = None,
 ) -> Flow:
-    """Several tanh along orthonormal directions, Q by Householder reflections, again and again.
+    """A sequence of Sylvester flows, each with tanh along M orthonormal directions given by Householder reflections.
 
-    The paper uses it from noise to samples; here a density is in closed form, O(DM) a layer, and a sample takes M
-    bisections a layer, one after another. The authors' example on MNIST has 4 layers on 64 latent numbers, with M = 8
-    for orthogonal Q and 8 reflections for Householder's; 16 layers, for densities of data, are ours.
+    The paper uses the layers from noise to samples; here a density has a closed form, at a cost of O(DM) per layer, and
+    a sample takes M successive bisections per layer. The authors' example on MNIST has 4 layers on 64 latent variables,
+    with M = 8 for orthogonal Q and 8 reflections for Householder Q; the default of 16 layers here is for densities of
+    data.
 
     Args:
         event_shape: ``(D,)``, or that of images, which are flattened.
-        layers: how many.
-        components: M of each layer; D where that is less.
+        layers: number of layers.
+        components: M of each layer, reduced to D if D is smaller.
         actnorm, inverse, preprocessing: as for `planar`.
 
     >>> sylvester((1, 4, 4), layers=2).dimensions

@@ -1,10 +1,10 @@
-"""Invertible maps, one a file, under one contract."""
+"""Invertible maps with log-determinants, one in each file; `Bijection` is their common interface."""
 
 from contraflow.bijections.actnorm import ActNorm
 from contraflow.bijections.bent_identity import BentIdentity
 from contraflow.bijections.bijection import Bijection, with_logdet
 from contraflow.bijections.chain import Chain, Inverse
-from contraflow.bijections.continuous import ContinuousFlow, ContinuousSolve, watch_solves
+from contraflow.bijections.continuous import ContinuousFlow, ContinuousSolve, training_solves
 from contraflow.bijections.coupling import Coupling
 from contraflow.bijections.elementwise import Affine, Logit
 from contraflow.bijections.inversion import BlockInverse, InverseSolution, invert, with_inverse
@@ -54,7 +54,7 @@ __all__ = [
     "from_transform",
     "halves",
     "invert",
-    "watch_solves",
+    "training_solves",
     "with_inverse",
     "with_logdet",
 ]

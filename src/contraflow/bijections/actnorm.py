@@ -1,4 +1,4 @@
-"""ActNorm: a scale and a shift per channel, set by the first batch."""
+"""ActNorm: a scale and a shift per channel, initialised by the first batch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Generator, Tensor, nn
 
 from contraflow.bijections.bijection import Bijection
-from contraflow.errors import DomainError, ShapeError, UnstartedWarning
+from contraflow.errors import DomainError, ShapeError, UninitialisedWarning
 
 
 class ActNorm(Bijection):
     r"""z = (x + b)·exp(s) per channel; log|det| = (elements per channel)·Σ s.
 
-    The first batch that goes forward in training mode sets b and s so that every channel leaves with mean 0 and
-    variance 1; a channel that is constant in that batch, or a batch of one vector, keeps scale 1. A loaded checkpoint
-    counts as initialised, so it is never set again. Until then it is the identity, and says so by an
-    `UnstartedWarning` where it is used all the same: by an inverse, or forward in evaluation mode.
+    The first forward batch in training mode sets b and s so that the output of every channel has mean 0 and variance 1.
+    Channels that are constant in that batch keep scale 1, and so do all channels if the batch is a single vector. An
+    ActNorm loaded from a checkpoint is initialised if the saved one was. Before its initialisation ActNorm is the
+    identity; an inverse, or a forward pass in evaluation mode, then issues an `UninitialisedWarning`.
 
     Kingma and Dhariwal, Glow, 2018 (arXiv:1807.03039).
 
@@ -49,16 +49,15 @@ class ActNorm(Bijection):
         """
         rows = x.detach().transpose(0, 1).flatten(1)
         std, mean = torch.std_mean(rows, dim=1, correction=0)
-        # A spread at the level of rounding is no spread: the channel is constant.
-        # Below the normal numbers it has no finite inverse.
+        # A channel is constant if its spread is of the size of rounding errors, or subnormal, without a finite inverse.
         limits = torch.finfo(std.dtype)
         constant = std <= (100 * limits.eps * rows.abs().amax(dim=1)).clamp(min=limits.tiny)
         try:
             self.shift.copy_(-mean)
-        except RuntimeError as error:  # torch.func.vmap shows one row at a time, and allows no writing
+        except RuntimeError as error:  # inside torch.func.vmap there is one row, and buffers cannot be written
             raise DomainError(
-                "ActNorm has seen no batch yet, and torch.func cannot show it one: give flow.log_prob a batch of data "
-                "first."
+                "ActNorm has seen no batch yet and cannot be initialised inside torch.func: call flow.log_prob on a "
+                "batch of data first."
             ) from error
         self.log_scale.copy_(-torch.where(constant, torch.ones_like(std), std).log())
         self.initialised.fill_(True)
@@ -86,7 +85,7 @@ class ActNorm(Bijection):
             if self.training:
                 self.initialise(x)
             else:
-                _warn_unstarted()
+                _warn_uninitialised()
         shift, log_scale, logdet = self._per_channel(x)
         return (x + shift) * log_scale.exp(), logdet
 
@@ -95,7 +94,7 @@ class ActNorm(Bijection):
     ) -> tuple[Tensor, Tensor]:
         self._check(z)
         if z.shape[0] and not self._is_ready():
-            _warn_unstarted()
+            _warn_uninitialised()
         shift, log_scale, logdet = self._per_channel(z)
         return z * (-log_scale).exp() - shift, -logdet
 
@@ -103,11 +102,11 @@ class ActNorm(Bijection):
         return (-self.log_scale).exp().max().item()
 
 
-def _warn_unstarted() -> None:
+def _warn_uninitialised() -> None:
     warnings.warn(
-        "ActNorm has seen no batch yet and is the identity: the first batch in training mode sets it, after which "
-        "samples and densities are others. Give flow.log_prob a batch of data, or load a checkpoint, before this.",
-        UnstartedWarning,
+        "ActNorm has seen no batch yet and is the identity: the first batch in training mode initialises it, which "
+        "changes samples and densities. Call flow.log_prob on a batch of data, or load a checkpoint, before this.",
+        UninitialisedWarning,
         stacklevel=4,
     )
 

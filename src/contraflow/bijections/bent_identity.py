@@ -1,4 +1,4 @@
-"""A leaky slope that bends smoothly, and back in closed form."""
+"""The bent identity: a smooth leaky ReLU with an inverse in closed form."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contraflow.errors import ShapeError
 
 
 class BentIdentity(Bijection):
-    r"""z = x + c(√(1 + x²) - 1) per feature, |c| < 1: slope 1 - c far to the left, 1 + c far to the right.
+    r"""z = x + c(√(1 + x²) - 1) per feature, |c| < 1, with slope 1 - c as x → -∞ and 1 + c as x → ∞.
 
-    log|det| = Σ log(1 + c x/√(1 + x²)) over the event; x = (y - c√(y² + 1 - c²)) / (1 - c²) with y = z + c, a branch of
-    the same hyperbola. c = r/√(1 + r²) for a free r, which starts at random: with r = 0 everywhere a stack of linear
-    maps would stay linear on symmetric data. The activation of that name is c = 1/2.
+    log|det| = Σ log(1 + c x/√(1 + x²)) over the event. The inverse is x = (y - c√(y² + 1 - c²)) / (1 - c²), y = z + c.
+    c = r/√(1 + r²) for an unconstrained parameter r, which is initialised at random: from r = 0 everywhere, a stack of
+    linear maps trained on symmetric data would stay linear. The activation called bent identity has c = 1/2.
 
     Args:
         features: size of dimension 1, for vectors ``(batch, features)`` and images alike.
@@ -47,7 +47,7 @@ class BentIdentity(Bijection):
         return x, -torch.log1p(c * x / torch.hypot(x, torch.ones_like(x))).flatten(1).sum(dim=1)
 
     def inverse_lipschitz_bound(self) -> float:
-        """1 / (1 - |c|), written so that it is not lost to rounding for large r."""
+        """1 / (1 - |c|), computed without cancellation for large r."""
         r = self.r.detach().abs().double()
         length = torch.hypot(r, torch.ones_like(r))
         return (length * (length + r)).max().item()

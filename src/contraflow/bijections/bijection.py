@@ -1,4 +1,4 @@
-"""The contract that every map keeps."""
+"""`Bijection`, the interface of every invertible map."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ _M = TypeVar("_M", bound=nn.Module)
 class Bijection(nn.Module, ABC):
     r"""An invertible map f between data x and latent z, with its log-determinant.
 
-    `forward` goes from data to latent, z = f(x); `inverse` goes back, x = f⁻¹(z). A log-determinant belongs to the
-    direction called, is meant to be *added* to a log-density, has shape ``(batch,)`` and is in nats:
+    `forward` maps data to latent, z = f(x); `inverse` maps back, x = f⁻¹(z). Each direction returns its own
+    log-determinant, which has shape ``(batch,)``, is in nats and is *added* to a log-density:
 
         log p_X(x) = log p_Z(f(x)) + log|det ∂f/∂x|.
 
-    A subclass writes the two abstract methods. Where the log-determinant costs more than the map (a residual block),
-    it also writes `forward` and `inverse`, which otherwise drop it.
+    A subclass implements the two abstract methods. By default `forward` and `inverse` call them and drop the
+    log-determinant; a map whose log-determinant costs more than its value (a residual block) overrides them.
 
     All methods take:
         x or z: Tensor ``(batch, *event)``; never changed in place.
         context: conditioning input ``(batch, …)``, or ``None``.
-        generator: source of all randomness; ``None`` means torch's default one.
+        generator: source of all randomness; ``None`` means torch's default generator.
 
     Attributes:
-        estimator_name: how the log-determinant is estimated, for reports; ``None`` where it is in closed form.
-        in_float64: whether a `Flow` hands it float64 and integer data as they are where it is the preprocessing, and
-            casts what it gives: differences of large numbers need that. Others are handed the flow's dtype.
+        estimator_name: how the log-determinant is estimated, for reports; ``None`` if it has a closed form.
+        in_float64: whether this map, as the preprocessing of a `Flow`, receives float64 and integer data in float64,
+            because differences of large numbers need all digits; the `Flow` casts the result to its own dtype. Other
+            maps receive data in the flow's dtype.
+        dequantisation: the noise that this map adds to integer data, ``"uniform"`` or ``"variational"``; ``None`` if it
+            adds none.
     """
 
     estimator_name: str | None = None
     in_float64: bool = False
+    dequantisation: str | None = None
 
     @abstractmethod
     def forward_and_logdet(
@@ -60,28 +64,28 @@ class Bijection(nn.Module, ABC):
         return self.inverse_and_logdet(z, context, generator=generator)[0]
 
     def adopt(self, logdet: LogDetEstimator) -> None:
-        """Use another estimator of the log-determinant; `with_logdet` calls it on its copy of this map.
+        """Use another estimator of the log-determinant; `with_logdet` calls this on its copy of the map.
 
-        A map in closed form has nothing to adopt. The children of a map that overrides it are its own matter, and are
-        not copied.
+        By default there is no estimator to replace. A map that overrides this method also handles its own submodules,
+        which `with_logdet` then does not copy.
         """
 
     def quantise(self, x: Tensor) -> Tensor:
-        """Samples as data look, where this map is a flow's preprocessing: integers where it adds noise to integers.
+        """Samples x in the form of the data: rounded to integers where this map adds noise to integers.
 
-        A map that adds no noise leaves samples as they are.
+        `Flow.sample` calls this method of its preprocessing. A map that adds no noise returns x.
         """
         return x
 
     def inverse_lipschitz_bound(self) -> float:
-        """A number with ‖f⁻¹(z) - f⁻¹(z')‖₂ <= it · ‖z - z'‖₂, from above; infinity where none is known."""
+        """An upper bound L with ‖f⁻¹(z) - f⁻¹(z')‖₂ <= L·‖z - z'‖₂; infinity if none is known."""
         return math.inf
 
 
 def with_logdet(module: _M, logdet: LogDetEstimator) -> _M:
-    """The same module, sharing all parameters and buffers, whose maps use another log-determinant estimator.
+    """A copy of the module whose maps use another log-determinant estimator; parameters and buffers are shared.
 
-    `module` itself is not changed: training and evaluation estimators live side by side.
+    `module` itself is not changed, so a flow for training and a flow for evaluation can be used side by side.
     """
     twin = copy.copy(module)
     if isinstance(twin, Bijection) and type(twin).adopt is not Bijection.adopt:

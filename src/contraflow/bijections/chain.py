@@ -1,4 +1,4 @@
-"""Composition and inversion."""
+"""Compositions and inverses of bijections."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from contraflow.bijections.reshape import Rearrangement
 
 
 class Chain(Bijection):
-    r"""f = f_n ∘ … ∘ f_1; log-determinants add up.
+    r"""The composition f = f_n ∘ … ∘ f_1, whose log-determinant is the sum of theirs.
 
     Args:
-        bijections: f_1 … f_n, the one nearest to the data first; none at all is the identity.
+        bijections: f_1 … f_n, starting with the one nearest to the data; an empty chain is the identity.
     """
 
     def __init__(self, bijections: Iterable[Bijection]) -> None:
         super().__init__()
         self.bijections = nn.ModuleList(bijections)
-        self.in_float64 = len(self) > 0 and all(one.in_float64 for one in self)
+        self.in_float64 = len(self) > 0 and all(bijection.in_float64 for bijection in self)
 
     def __iter__(self) -> Iterator[Bijection]:
         return iter(self.bijections)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ class Chain(Bijection):
 
 
 class Inverse(Bijection):
-    """f⁻¹ as a bijection of its own.
+    """f⁻¹ as a bijection, which maps in the opposite direction of f.
 
     Args:
         bijection: f.

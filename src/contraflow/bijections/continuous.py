@@ -1,4 +1,4 @@
-"""The continuous flow dz/dt = f(t, z)."""
+"""Continuous flows, dz/dt = f(t, z)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Generator, Tensor, nn
 from contraflow.bijections.bijection import Bijection
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.logdet import Divergence, Exact, ExactDivergence, Hutchinson, LogDetEstimator
-from contraflow.numerics import OdeSolver, alias, transforms_active
+from contraflow.numerics import FixedStepSolver, OdeSolver, alias, transforms_active
 
 
 @dataclass(frozen=True)
 class ContinuousSolve:
-    """One solve of a continuous flow.
+    """The cost of one solve of a continuous flow's differential equation.
 
     Attributes:
-        evaluations: of the vector field on the way there (NFE); those of the adjoint are not among them.
-        penalty: what training adds to -log p, ``(batch,)``; zero without weights.
+        evaluations: number of evaluations of the vector field (NFE) in the forward solve, without those of the adjoint.
+        penalty: the penalty that training adds to -log p, ``(batch,)``; zero without weights.
     """
 
     evaluations: int
@@ -33,33 +33,37 @@ class ContinuousSolve:
 class ContinuousFlow(Bijection):
     r"""z = z(1) for dz/dt = f(t, z), z(0) = x;  log|det ∂z/∂x| = ∫₀¹ tr ∂f/∂z dt.
 
-    The inverse is the same from 1 to 0. Any f that is Lipschitz in z will do. A solve costs NFE evaluations of f, which
-    grow as f gets stiffer, each with as many products with (∂f/∂z)ᵀ as the divergence has vectors. `forward` and
-    `inverse` need none. The noise of the divergence is drawn once a solve, so that the solver sees a smooth equation.
+    The inverse solves the same equation from t = 1 to 0; f can be any function that is Lipschitz in z. A solve takes
+    NFE evaluations of f, a number that grows as f becomes stiffer. For the log-determinant, each evaluation also
+    computes a product with (∂f/∂z)ᵀ for every vector of the divergence; `forward` and `inverse` omit these. The noise
+    of the divergence is drawn once per solve, so that the equation is smooth.
 
     Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, FFJORD, 2019 (arXiv:1810.01367). Gradients by the adjoint
     equation as in Chen et al., Neural Ordinary Differential Equations, 2018 (arXiv:1806.07366): docs/maths/adjoint.md.
 
-    The weights add a penalty to the training loss, integrated in the same solve, which keeps f smooth and NFE low:
+    Two weights add a penalty to the training loss, integrated in the same solve, which keeps f smooth and NFE low:
 
         λ_K ∫ ‖f‖² dt + λ_J ∫ ‖∂f/∂z‖_F² dt,
 
-    Finlay, Jacobsen, Nurbekyan, Oberman, How to train your neural ODE, 2020 (arXiv:2002.02798). Log-densities stay what
-    they are; `contraflow.bijections.watch_solves` collects the penalties.
+    Finlay, Jacobsen, Nurbekyan, Oberman, How to train your neural ODE, 2020 (arXiv:2002.02798). The penalty does not
+    change log-densities; `contraflow.bijections.training_solves` collects it.
 
     Args:
-        field: f, a module of (t, z) with t a scalar tensor and z ``(batch, *event)``, sample by sample, twice
-            differentiable. Gradients go to its parameters.
+        field: f, a module called with a scalar tensor t and z ``(batch, *event)``, twice differentiable, that treats
+            samples independently. Gradients go to its parameters.
         divergence: `Hutchinson(probe, probes)`, or `ExactDivergence()` for small D.
-        solver: method, tolerance, most evaluations.
-        adjoint: gradients from a second solve backwards in time, at constant memory; else through the solver's steps,
-            exact for those steps, with the memory of all of them.
+        solver: method, tolerance and largest number of evaluations.
+        training_solver: solver inside `training_solves`, where the training loop solves; `solver` when not given. With
+            a `FixedStepSolver` and adjoint=False, every training step costs the same. Densities and samples always come
+            from `solver`.
+        adjoint: whether gradients come from a second solve backwards in time, with constant memory; otherwise they are
+            computed through the solver's steps, exactly for these steps, with memory for all of them.
         kinetic_weight: λ_K >= 0; the paper's is 0.01.
         jacobian_weight: λ_J >= 0; the paper's is 0.01. The Frobenius norm is estimated with the divergence's vectors.
 
     Raises:
-        DomainError: a negative weight.
-        SolverError: a solve, or its adjoint, did not come to its end.
+        DomainError: a weight is negative.
+        SolverError: a solve, or its adjoint, failed or exceeded its number of evaluations.
 
     >>> from contraflow.nets import dense_field
     >>> flow = ContinuousFlow(dense_field(3, (8,)), ExactDivergence())
@@ -74,6 +78,7 @@ class ContinuousFlow(Bijection):
         divergence: Divergence | None = None,
         solver: OdeSolver | None = None,
         *,
+        training_solver: OdeSolver | FixedStepSolver | None = None,
         adjoint: bool = True,
         kinetic_weight: float = 0.0,
         jacobian_weight: float = 0.0,
@@ -86,10 +91,11 @@ class ContinuousFlow(Bijection):
         self.field = field
         self.divergence = divergence if divergence is not None else Hutchinson()
         self.solver = solver if solver is not None else OdeSolver()
+        self.training_solver = training_solver if training_solver is not None else self.solver
         self.adjoint = adjoint
         self.kinetic_weight = kinetic_weight
         self.jacobian_weight = jacobian_weight
-        #: Told of every solve; `watch_solves` sets it.
+        #: Called after every solve; set by `training_solves`.
         self.observer: Callable[[ContinuousSolve], None] | None = None
 
     @property
@@ -97,7 +103,7 @@ class ContinuousFlow(Bijection):
         return f"{self.divergence}, {self.solver}"
 
     def adopt(self, logdet: LogDetEstimator) -> None:
-        """Exact() makes the divergence exact; the others are made for log|det(I + J)| and change nothing here."""
+        """Exact() makes the divergence exact; other estimators are of log|det(I + J)| and have no effect here."""
         if isinstance(logdet, Exact):
             self.divergence = ExactDivergence()
 
@@ -120,64 +126,67 @@ class ContinuousFlow(Bijection):
         return self._solve(z, 1.0, 0.0)[0]
 
     def _solve(self, start_value: Tensor, start: float, end: float, vectors: Tensor | None = None) -> list[Tensor]:
-        """z(end) from z(start) and, with vectors, ∫ tr ∂f/∂z dt; the observer gets the rest."""
+        """z(end) from z(start) and, with vectors, ∫ tr ∂f/∂z dt; NFE and penalty go to the observer."""
         if transforms_active():
             return list(solve_transformed(self, start_value, vectors, start, end))
-        penalised = vectors is not None and self.observer is not None and self._weighted
-        scalars = 0 if vectors is None else 1 + penalised
+        training = self.observer is not None
+        solver = self.training_solver if training else self.solver
+        penalised = vectors is not None and training and self._has_penalty
+        integrals = 0 if vectors is None else 1 + penalised
         rates = _Rates(self, vectors, end - start if penalised else 0.0)
         if self.adjoint and torch.is_grad_enabled():
-            parameters = [one for one in self.field.parameters() if one.requires_grad]
-            evaluations, *values = _Adjoint.apply(self.solver, rates, scalars, start, end, start_value, *parameters)
+            parameters = [parameter for parameter in self.field.parameters() if parameter.requires_grad]
+            evaluations, *values = _Adjoint.apply(solver, rates, integrals, start, end, start_value, *parameters)
         else:
-            found = self.solver.solve(rates.of_state, _with_zeros(start_value, scalars), start, end)
-            evaluations, values = found.evaluations, list(found.state)
+            solution = solver.solve(rates.of_state, _with_zeros(start_value, integrals), start, end)
+            evaluations, values = solution.evaluations, list(solution.state)
         if self.observer is not None:
             penalty = values.pop() if penalised else start_value.new_zeros(start_value.shape[0])
             self.observer(ContinuousSolve(evaluations, penalty))
         return values
 
     @property
-    def _weighted(self) -> bool:
+    def _has_penalty(self) -> bool:
         return self.kinetic_weight > 0 or self.jacobian_weight > 0
 
 
 @contextmanager
-def watch_solves(module: nn.Module) -> Iterator[list[ContinuousSolve]]:
-    """Collects every solve of the continuous flows in `module` while the context is open: NFE and penalties.
+def training_solves(module: nn.Module) -> Iterator[list[ContinuousSolve]]:
+    """A context in which the continuous flows of a module solve with their `training_solver` and integrate their
+    penalties; it collects NFE and penalty of every solve.
 
     >>> from contraflow.nets import dense_field
     >>> flow = ContinuousFlow(dense_field(3, (8,)), kinetic_weight=0.01)
-    >>> with watch_solves(flow) as solves:
+    >>> with training_solves(flow) as solves:
     ...     _ = flow.forward_and_logdet(torch.ones(2, 3))
     >>> solves[0].penalty.shape, bool((solves[0].penalty > 0).all())
     (torch.Size([2]), True)
     """
     solves: list[ContinuousSolve] = []
-    flows = [one for one in module.modules() if isinstance(one, ContinuousFlow)]
-    for one in flows:
-        one.observer = solves.append
+    flows = [flow for flow in module.modules() if isinstance(flow, ContinuousFlow)]
+    for flow in flows:
+        flow.observer = solves.append
     try:
         yield solves
     finally:
-        for one in flows:
-            one.observer = None
+        for flow in flows:
+            flow.observer = None
 
 
 class _Rates:
-    """(t, z) ↦ f, tr ∂f/∂z and the penalty's rate: z and its integrals, none of which the rates depend on.
+    """The function (t, z) ↦ f, tr ∂f/∂z and the rate of the penalty, whose integrals a solve computes.
 
     Args:
         flow: field and weights.
         vectors: of the divergence; None for f alone.
-        sign: of the direction of time, for a penalty that is positive either way; 0 for no penalty.
+        sign: of the direction of time, so that the penalty is positive in both directions; 0 for no penalty.
     """
 
     def __init__(self, flow: ContinuousFlow, vectors: Tensor | None, sign: float) -> None:
         self.flow, self.vectors, self.sign = flow, vectors, sign
 
     def bound(self, parameters: dict[str, Tensor]) -> _Rates:
-        """The same with other parameters of the field."""
+        """The same function with other parameters of the field."""
         return _Rates(_with_field(self.flow, parameters), self.vectors, self.sign)
 
     def __call__(self, t: Tensor, z: Tensor) -> tuple[Tensor, ...]:
@@ -192,7 +201,7 @@ class _Rates:
             if self.sign:
                 kinetic = self.flow.kinetic_weight * f.square().flatten(1).sum(dim=1)
                 rates.append(self.sign * (kinetic + self.flow.jacobian_weight * _inner(products, products)))
-        return tuple(rates) if differentiable else tuple(one.detach() for one in rates)
+        return tuple(rates) if differentiable else tuple(rate.detach() for rate in rates)
 
     @staticmethod
     def _product(f: Tensor, z: Tensor, v: Tensor, differentiable: bool) -> Tensor:
@@ -200,21 +209,22 @@ class _Rates:
         return torch.autograd.grad(f, z, v, retain_graph=True, create_graph=differentiable)[0]
 
     def of_state(self, t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The same as a function of z and its integrals."""
+        """The same as a function of the solver's state: z, followed by the integrals, on which it does not depend."""
         return self(t, state[0])
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """Σ_p ⟨a_p, b_p⟩ of every sample, for ``(vectors, batch, *event)``."""
+    """Σ_p ⟨a_p, b_p⟩ for every sample, from ``(vectors, batch, *event)``."""
     return torch.linalg.vecdot(a.flatten(2), b.flatten(2)).sum(dim=0)
 
 
-def _with_zeros(z: Tensor, scalars: int) -> tuple[Tensor, ...]:
-    return (z, *(z.new_zeros(z.shape[0]) for _ in range(scalars)))
+def _with_zeros(z: Tensor, integrals: int) -> tuple[Tensor, ...]:
+    """The initial state of a solve: z, and a zero for each sample and integral."""
+    return (z, *(z.new_zeros(z.shape[0]) for _ in range(integrals)))
 
 
 class _Adjoint(torch.autograd.Function):
-    r"""A solve differentiated by a solve backwards in time: docs/maths/adjoint.md.
+    r"""A solve whose gradients are computed by a solve backwards in time: docs/maths/adjoint.md.
 
     With upstream gradients a(1) of z and ℓ̄ of the integrals of r, and s(t) = ⟨a, f(t, z)⟩ + ⟨ℓ̄, r(t, z)⟩,
 
@@ -223,82 +233,91 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, solver: OdeSolver, rates: _Rates, scalars: int, start: float, end: float, z: Tensor, *params: Tensor
+        ctx: Any,
+        solver: OdeSolver | FixedStepSolver,
+        rates: _Rates,
+        integrals: int,
+        start: float,
+        end: float,
+        z: Tensor,
+        *params: Tensor,
     ) -> tuple[Any, ...]:
-        found = solver.solve(rates.of_state, _with_zeros(z, scalars), start, end)
+        solution = solver.solve(rates.of_state, _with_zeros(z, integrals), start, end)
         ctx.solver, ctx.rates, ctx.start, ctx.end = solver, rates, start, end
         ctx.params = params
-        ctx.save_for_backward(z, found.state[0], *params)
-        return found.evaluations, *found.state
+        ctx.save_for_backward(z, solution.state[0], *params)
+        return solution.evaluations, *solution.state
 
     @staticmethod
     def backward(ctx: Any, _: None, grad_z: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        first, z, *_params = ctx.saved_tensors  # read in full, so that parameters changed since are refused
+        z_start, z, *_ = ctx.saved_tensors  # all are unpacked, so that autograd detects parameters changed in place
         if torch.is_grad_enabled():
-            return *[None] * 5, *_Adjoint._through_the_steps(ctx, first, (grad_z, *grads))
-        # The caller's gradients may be tiny (a mean over many samples), and the tolerance is absolute too.
-        scale = torch.stack([one.abs().max() for one in (grad_z, *grads)]).max() if len(z) else z.new_ones(())
+            return *[None] * 5, *_Adjoint._through_the_steps(ctx, z_start, (grad_z, *grads))
+        # The upstream gradients may be tiny (a mean over many samples), and the solver also has an absolute tolerance.
+        scale = torch.stack([grad.abs().max() for grad in (grad_z, *grads)]).max() if len(z) else z.new_ones(())
         scale = scale.clamp_min(torch.finfo(z.dtype).tiny)
-        integrals = [one / scale for one in grads]
+        weights = [grad / scale for grad in grads]
 
         def backwards(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             with torch.enable_grad():
-                now = state[0].detach().requires_grad_()
-                f, *others = ctx.rates(t, now)
-                pairs = zip((f, *others), (state[1], *integrals), strict=True)
+                z_t = state[0].detach().requires_grad_()
+                f, *others = ctx.rates(t, z_t)
+                pairs = zip((f, *others), (state[1], *weights), strict=True)
                 total = torch.stack([(rate * weight).sum() for rate, weight in pairs]).sum()
-                slopes = torch.autograd.grad(total, (now, *ctx.params), allow_unused=True, materialize_grads=True)
-            return f.detach(), *(-one for one in slopes)
+                slopes = torch.autograd.grad(total, (z_t, *ctx.params), allow_unused=True, materialize_grads=True)
+            return f.detach(), *(-slope for slope in slopes)
 
-        state = (z, grad_z / scale, *(torch.zeros_like(one) for one in ctx.params))
-        found = ctx.solver.solve(backwards, state, ctx.end, ctx.start)
-        _, grad_start, *grad_params = found.state
-        return *[None] * 5, grad_start * scale, *(one * scale for one in grad_params)
+        state = (z, grad_z / scale, *(torch.zeros_like(parameter) for parameter in ctx.params))
+        _, grad_start, *grad_params = ctx.solver.solve(backwards, state, ctx.end, ctx.start).state
+        return *[None] * 5, grad_start * scale, *(grad * scale for grad in grad_params)
 
     @staticmethod
-    def _through_the_steps(ctx: Any, first: Tensor, grads: Sequence[Tensor]) -> list[Tensor | None]:
-        """Gradients with a graph of their own, for a backward pass under ``create_graph``: through the solver's steps,
-        with the memory of all of them."""
-        wanted = ctx.needs_input_grad[5:]
-        z, *params = map(alias, (first, *ctx.params))
+    def _through_the_steps(ctx: Any, z_start: Tensor, grads: Sequence[Tensor]) -> list[Tensor | None]:
+        """Differentiable gradients, for a backward pass under ``create_graph``, through the steps of a second forward
+        solve, with memory for all steps."""
+        needs_grad = ctx.needs_input_grad[5:]
+        z, *params = map(alias, (z_start, *ctx.params))
         z = z if z.requires_grad else z.detach().requires_grad_()
-        names = [name for name, one in ctx.rates.flow.field.named_parameters() if one.requires_grad]
+        field = ctx.rates.flow.field
+        names = [name for name, parameter in field.named_parameters() if parameter.requires_grad]
         rates = ctx.rates.bound(dict(zip(names, params, strict=True)))
-        found = ctx.solver.solve(rates.of_state, _with_zeros(z, len(grads) - 1), ctx.start, ctx.end)
-        asked = [one for one, need in zip((z, *params), wanted, strict=True) if need]
-        slopes = iter(torch.autograd.grad(found.state, asked, grads, create_graph=True, allow_unused=True))
-        return [next(slopes) if need else None for need in wanted]
+        solution = ctx.solver.solve(rates.of_state, _with_zeros(z, len(grads) - 1), ctx.start, ctx.end)
+        inputs = [tensor for tensor, need in zip((z, *params), needs_grad, strict=True) if need]
+        slopes = iter(torch.autograd.grad(solution.state, inputs, grads, create_graph=True, allow_unused=True))
+        return [next(slopes) if need else None for need in needs_grad]
 
 
 def solve_transformed(
     flow: ContinuousFlow, start_value: Tensor, vectors: Tensor | None, start: float, end: float
 ) -> tuple[Tensor, ...]:
-    """A solve inside transforms of `torch.func`: the solver chooses its steps by values, which vmap hides, so vmap is a
-    loop here. It has first derivatives."""
+    """A solve inside transforms of `torch.func`, with first derivatives only.
+
+    The solver chooses its steps by values, which vmap hides, so vmap is a loop over samples here.
+    """
     parameters = dict(flow.field.named_parameters())
-    given = (start_value,) if vectors is None else (start_value, vectors)
+    arguments = (start_value,) if vectors is None else (start_value, vectors)
 
     def solve(*tensors: Tensor) -> tuple[Tensor, ...]:
-        twin = _with_field(flow, dict(zip(parameters, tensors[len(given) :], strict=True)))
+        twin = _with_field(flow, dict(zip(parameters, tensors[len(arguments) :], strict=True)))
         twin.observer = None
-        return tuple(twin._solve(tensors[0], start, end, *tensors[1 : len(given)]))
+        return tuple(twin._solve(tensors[0], start, end, *tensors[1 : len(arguments)]))
 
-    return _Transformed.apply(solve, *given, *parameters.values())
+    return _Transformed.apply(solve, *arguments, *parameters.values())
 
 
 def _with_field(flow: ContinuousFlow, parameters: dict[str, Tensor]) -> ContinuousFlow:
-    """The same flow with other parameters of its field."""
+    """A copy of the flow with other parameters of its field."""
     twin = copy.copy(flow)
     twin._modules = {**flow._modules, "field": _BoundField(flow.field, parameters)}
     return twin
 
 
 class _BoundField(nn.Module):
-    """A field with other parameters."""
+    """A field called with other parameters."""
 
     def __init__(self, field: nn.Module, values: dict[str, Tensor]) -> None:
         super().__init__()
-        self._bound = [field], values  # a list: the field is no child of this module
+        self._bound = [field], values  # in a list, so that the field is not a submodule
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         return iter(self._bound[1].values())  # type: ignore[arg-type]
@@ -309,7 +328,7 @@ class _BoundField(nn.Module):
 
 
 class _Transformed(torch.autograd.Function):
-    """solve(*tensors), opaque to vmap."""
+    """solve(*tensors), whose vmap is a loop."""
 
     @staticmethod
     def forward(solve: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -325,16 +344,16 @@ class _Transformed(torch.autograd.Function):
         return None, *_TransformedGradient.apply(ctx.solve, len(grads), *grads, *ctx.saved_tensors)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        return _looped(_Transformed, info.batch_size, in_dims, given)
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        return _looped(_Transformed, info.batch_size, in_dims, inputs)
 
 
 class _TransformedGradient(torch.autograd.Function):
-    """The gradients of solve(*tensors), opaque to vmap."""
+    """The gradients of solve(*tensors), whose vmap is a loop."""
 
     @staticmethod
-    def forward(solve: Callable[..., tuple[Tensor, ...]], count: int, *given: Tensor) -> tuple[Tensor, ...]:
-        grads, tensors = given[:count], [one.detach().requires_grad_() for one in given[count:]]
+    def forward(solve: Callable[..., tuple[Tensor, ...]], count: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+        grads, tensors = inputs[:count], [tensor.detach().requires_grad_() for tensor in inputs[count:]]
         with torch.enable_grad():
             values = solve(*tensors)
         return torch.autograd.grad(values, tensors, grads, allow_unused=True, materialize_grads=True)
@@ -346,21 +365,22 @@ class _TransformedGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         raise ConfigurationError(
-            "a continuous flow has first derivatives inside torch.func; for second ones use torch.autograd."
+            "a continuous flow has only first derivatives inside torch.func; use torch.autograd for second ones."
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *given: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        return _looped(_TransformedGradient, info.batch_size, in_dims, given)
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        return _looped(_TransformedGradient, info.batch_size, in_dims, inputs)
 
 
 def _looped(
-    function: type[torch.autograd.Function], size: int, in_dims: tuple[int | None, ...], given: tuple[Any, ...]
+    function: type[torch.autograd.Function], size: int, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """The function of each of `size` slices of its arguments, stacked."""
+    """The results of a function on each of `size` slices of its inputs, stacked."""
     slices = (
-        [one if dim is None else one.select(dim, index) for one, dim in zip(given, in_dims, strict=True)]
+        [value if dim is None else value.select(dim, index) for value, dim in zip(inputs, in_dims, strict=True)]
         for index in range(size)
     )
-    stacked = tuple(torch.stack(each) for each in zip(*(function.apply(*some) for some in slices), strict=True))
+    results = zip(*(function.apply(*arguments) for arguments in slices), strict=True)
+    stacked = tuple(torch.stack(outputs) for outputs in results)
     return stacked, (0,) * len(stacked)

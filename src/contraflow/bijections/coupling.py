@@ -1,4 +1,4 @@
-"""Coupling layers: one part of an event is changed by functions of the other."""
+"""Coupling layers: one part of an event is scaled and shifted by functions of the other part."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from contraflow.errors import ConfigurationError, ShapeError
 
 
 class Coupling(Bijection):
-    r"""z = x·exp(s) + t, where s and t are functions of the kept numbers and zero at them; log|det| = Σ s.
+    r"""z = x·exp(s) + t, where s and t are functions of the kept elements of x and zero at them; log|det| = Σ s.
 
-    The kept numbers pass unchanged, so the inverse x = (z - t)·exp(-s) knows s and t and costs the same. The scale is
-    bounded for stability, s = c·tanh(a/c) with a of the conditioner: near 0 it is a, and no number is scaled by more
-    than exp(±c).
+    The kept elements pass unchanged, so the inverse x = (z - t)·exp(-s) computes the same s and t at the same cost.
+    For stability the log-scale is bounded, s = c·tanh(a/c) for an output a of the conditioner: s ≈ a near 0, and every
+    scale lies between exp(-c) and exp(c).
 
     Additive: Dinh et al., NICE, 2014 (arXiv:1410.8516). Affine: Dinh et al., Real NVP, 2017 (arXiv:1605.08803).
 
     Args:
-        partition: which numbers are kept.
-        conditioner: called as ``conditioner(kept)``, or ``conditioner(kept, context)`` under a context; gives t and,
-            behind it in dimension 1, a where affine. Any `nn.Module` may be one, as long as samples do not see each
-            other in it.
-        affine: whether there is a scale; otherwise s = 0.
-        scale_bound: c > 0, in nats per number.
+        partition: which elements are kept.
+        conditioner: called as ``conditioner(kept)``, or ``conditioner(kept, context)`` if there is a context. It
+            returns t, or t and a concatenated along dimension 1 if affine. It can be any `nn.Module` that treats
+            samples independently.
+        affine: whether elements are scaled as well as shifted; otherwise s = 0.
+        scale_bound: c > 0, in nats per element.
 
     Raises:
         ConfigurationError: c is not positive.
-        ShapeError: the conditioner gives another shape, or x does not fit the partition.
+        ShapeError: the conditioner's output has the wrong shape, or x does not fit the partition.
 
     >>> import torch
     >>> from contraflow.bijections import halves
@@ -48,7 +48,7 @@ class Coupling(Bijection):
         self.scale_bound = check_scale_bound(scale_bound)
 
     def _parameters_at(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """t and s in the shape of x; no s where additive."""
+        """t and s in the shape of x; s is ``None`` if the coupling is additive."""
         kept = self.partition.keep(x)
         channels = self.partition.changed * (1 + self.affine)
         raw = conditioned(self.conditioner, kept, context, channels)
@@ -78,32 +78,34 @@ class Coupling(Bijection):
 
 
 def bounded(log_scale: Tensor, bound: float) -> Tensor:
-    """c·tanh(a/c): a where it is small, within (-c, c) everywhere."""
+    """c·tanh(a/c), which is close to a near 0 and always lies in (-c, c)."""
     return bound * (log_scale / bound).tanh()
 
 
 def check_scale_bound(bound: float) -> float:
-    """A bound of log-scales that can be one.
+    """The bound on log-scales, if it is positive.
 
     Raises:
-        ConfigurationError: it is not positive.
+        ConfigurationError: the bound is not positive.
     """
     if not bound > 0:
-        raise ConfigurationError(f"scale_bound={bound}: it must be positive, in nats; use affine=False for no scale.")
+        raise ConfigurationError(
+            f"scale_bound={bound}: it must be positive, in nats; use affine=False for additive couplings."
+        )
     return bound
 
 
 def conditioned(conditioner: nn.Module, kept: Tensor, context: Tensor | None, channels: int) -> Tensor:
-    """What the conditioner gives, of the shape that it must have.
+    """The conditioner's output, checked to have `channels` channels.
 
     Raises:
-        ShapeError: it has another.
+        ShapeError: the output has another shape.
     """
     raw = conditioner(kept) if context is None else conditioner(kept, context)
     expected = (kept.shape[0], channels, *kept.shape[2:])
     if tuple(raw.shape) != expected:
         raise ShapeError(
-            f"the conditioner {type(conditioner).__name__} gives {tuple(raw.shape)} for an input of "
+            f"the conditioner {type(conditioner).__name__} returns {tuple(raw.shape)} for an input of "
             f"{tuple(kept.shape)}; the coupling needs {expected}."
         )
     return raw

@@ -1,4 +1,4 @@
-"""Maps of single numbers, applied to every element."""
+"""Elementwise maps: the logit transform and a fixed affine map."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from contraflow.errors import DomainError
 
 
 class Logit(Bijection):
-    r"""z = log s - log(1 - s) with s = α + (1 - 2α)x, from [0, 1] to the line.
+    r"""z = log s - log(1 - s) with s = α + (1 - 2α)x, from [0, 1] to the real line.
 
     log|dz/dx| = log(1 - 2α) - log s - log(1 - s), summed over the event. Dinh et al., Real NVP, 2017
     (arXiv:1605.08803), section 4.1; the code of Residual Flows uses α = 1e-6 for MNIST and 0.05 elsewhere.
 
     Args:
-        alpha: distance that s keeps from 0 and 1, in (0, 0.5).
+        alpha: smallest distance of s from 0 and 1, in (0, 0.5).
 
     Raises:
-        DomainError: alpha out of range, or x outside [0, 1].
+        DomainError: alpha is out of range, or x lies outside [0, 1].
     """
 
     def __init__(self, alpha: float = 0.05) -> None:
@@ -36,10 +36,10 @@ class Logit(Bijection):
     ) -> tuple[Tensor, Tensor]:
         if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
             raise DomainError(
-                f"the logit transform takes values in [0, 1] and got [{x.min().item():g}, {x.max().item():g}]. "
+                f"the logit transform takes values in [0, 1], not [{x.min().item():g}, {x.max().item():g}]. "
                 "Scale the data first."
             )
-        # 1 - s from 1 - x: subtracting s near 1 would lose α = 1e-6 to rounding in float32.
+        # 1 - s is computed from 1 - x: in float32, subtracting an s near 1 would lose α = 1e-6 to rounding.
         log_s = torch.log(self.alpha + (1 - 2 * self.alpha) * x)
         log_1ms = torch.log(self.alpha + (1 - 2 * self.alpha) * (1 - x))
         return log_s - log_1ms, self._logdet(log_s, log_1ms)
@@ -61,13 +61,13 @@ class Logit(Bijection):
 
 
 class Affine(Bijection):
-    r"""Normalisation with fixed numbers: z = (x - shift) / scale; log|det| = -Σ log|scale| over the event.
+    r"""Normalisation by constants: z = (x - shift) / scale; log|det| = -Σ log|scale| over the event.
 
     Args:
-        shift, scale: broadcast against one event, for instance ``(C, 1, 1)`` for images; scale without zeros.
+        shift, scale: constants that broadcast against one event, for instance ``(C, 1, 1)`` for images; scale is not 0.
 
     Raises:
-        DomainError: a zero or non-finite scale.
+        DomainError: a scale is zero, or a constant is not finite.
     """
 
     in_float64 = True
@@ -78,7 +78,7 @@ class Affine(Bijection):
         super().__init__()
         shift, scale = torch.broadcast_tensors(torch.as_tensor(shift), torch.as_tensor(scale))
         if not bool((scale.isfinite() & (scale != 0)).all()) or not bool(shift.isfinite().all()):
-            raise DomainError("Affine: shift and scale must be finite and no scale zero; drop constant columns.")
+            raise DomainError("Affine: shift and scale must be finite and scale must not be 0; drop constant columns.")
         self.register_buffer("shift", shift.clone())
         self.register_buffer("scale", scale.clone())
 

@@ -1,4 +1,4 @@
-"""What an inverse through many blocks reports: every block's solution, and a bound on the error of the whole."""
+"""Inverses with a report: the solution of every residual block and a bound on the error of the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from contraflow.bijections.residual import ResidualBlock
 from contraflow.numerics import FixedPoint, FixedPointSolver
 
 _M = TypeVar("_M", bound=nn.Module)
-# Name of a block, the block, its copy that may be changed
+# Called with the name of a block, the block, and a copy of it to change.
 Change = Callable[[str, ResidualBlock, ResidualBlock], None]
 
 
@@ -28,27 +28,27 @@ class BlockInverse:
 
     Attributes:
         name: of the block in the module that was inverted.
-        found: solution, evaluations, residual.
-        error_bound: on ‖x - x*‖₂ for the z that the block was given, ``(batch,)``.
-        lipschitz_bound: on Lip(f⁻¹) in the Euclidean norm: how much errors in that z may grow.
+        solution: the fixed point with its number of iterations and residual.
+        error_bound: on ‖x - x*‖₂ for the input z of the block, ``(batch,)``.
+        lipschitz_bound: on Lip(f⁻¹) in the Euclidean norm, the largest factor by which an error in z grows.
     """
 
     name: str
-    found: FixedPoint
+    solution: FixedPoint
     error_bound: Tensor
     lipschitz_bound: float
 
 
 @dataclass(frozen=True)
 class InverseSolution:
-    """x = f⁻¹(z) and what is known about it.
+    """x = f⁻¹(z) with bounds on its error.
 
     Attributes:
         value: x, ``(batch, *event)``.
-        blocks: reports of the residual blocks, in the order they were inverted: from the latent to the data.
-        error_bound: on ‖x - f⁻¹(z)‖₂, ``(batch,)``: the errors of all blocks, carried through the inverses nearer to
-            the data with their Lipschitz bounds. Proved, save for the rounding of the arithmetic, and pessimistic by
-            orders of magnitude where there are many blocks; infinite where a layer gives no bound.
+        blocks: reports of the residual blocks in the order of their inversion, from the latent to the data.
+        error_bound: on ‖x - f⁻¹(z)‖₂, ``(batch,)``: the error bound of every block, multiplied by the Lipschitz bounds
+            of all inverses between it and the data. It is a proof except for rounding errors, and pessimistic by orders
+            of magnitude for many blocks; infinite if a layer has no bound.
     """
 
     value: Tensor
@@ -57,18 +57,19 @@ class InverseSolution:
 
     @property
     def evaluations(self) -> Tensor:
-        """Evaluations of all g together, for each sample, ``(batch,)``."""
-        return sum((one.found.iterations for one in self.blocks), torch.zeros(len(self.value), dtype=torch.long))
+        """Total number of evaluations of all g for each sample, ``(batch,)``."""
+        iterations = (block.solution.iterations for block in self.blocks)
+        return sum(iterations, torch.zeros(len(self.value), dtype=torch.long))
 
 
 @torch.no_grad()
 def invert(
     module: Bijection | nn.Module, layers: Bijection, z: Tensor, context: Tensor | None = None
 ) -> InverseSolution:
-    """The inverse of `module` with a report; docs/maths/fixed-point-inverse.md derives the bound.
+    """The inverse of a module with a report; docs/maths/fixed-point-inverse.md derives the error bound.
 
     Args:
-        module: what is inverted, and whose submodules' names the reports carry.
+        module: the module to invert, a bijection or a flow; reports name blocks by their path in it.
         layers: its layers from the data to the latent.
         z: ``(batch, *event)``.
 
@@ -78,7 +79,7 @@ def invert(
     blocks: dict[ResidualBlock, BlockInverse] = {}
 
     def observe(name: str, block: ResidualBlock, twin: ResidualBlock) -> None:
-        twin.observer = lambda found: blocks.update({block: _report(name, block, found)})
+        twin.observer = lambda solution: blocks.update({block: _report(name, block, solution)})
 
     value = _twin(module, observe).inverse(z, context)  # type: ignore[operator]
     bound, growth = z.new_zeros(len(z)), 1.0
@@ -92,7 +93,7 @@ def invert(
 
 
 def with_inverse(module: _M, solver: FixedPointSolver) -> _M:
-    """The same module, sharing all parameters and buffers, whose residual blocks are inverted by another solver."""
+    """A copy of the module whose residual blocks use another fixed-point solver; parameters and buffers are shared."""
 
     def change(name: str, block: ResidualBlock, twin: ResidualBlock) -> None:
         twin.solver = solver
@@ -100,16 +101,16 @@ def with_inverse(module: _M, solver: FixedPointSolver) -> _M:
     return _twin(module, change)
 
 
-def _report(name: str, block: ResidualBlock, found: FixedPoint) -> BlockInverse:
-    dimensions = found.value[0].numel() if len(found.value) else 1
-    between_norms = dimensions ** abs(0.5 - 1 / found.order)
+def _report(name: str, block: ResidualBlock, solution: FixedPoint) -> BlockInverse:
+    dimensions = solution.value[0].numel() if len(solution.value) else 1
+    norm_ratio = dimensions ** abs(0.5 - 1 / solution.order)  # from the norm of g to the Euclidean norm and back
     bound = block.g.lipschitz_bound()
-    lipschitz = between_norms / (1 - bound) if bound < 1 else math.inf
-    return BlockInverse(name, found, block.inverse_error_bound(found), lipschitz)
+    lipschitz = norm_ratio / (1 - bound) if bound < 1 else math.inf
+    return BlockInverse(name, solution, block.inverse_error_bound(solution), lipschitz)
 
 
 def _leaves(bijection: Bijection) -> Iterator[Bijection]:
-    """Layers from the data to the latent; what a multi-scale flow has factored out is joined without error."""
+    """Layers from the data to the latent; joining the factored-out parts of a multi-scale flow adds no error."""
     parts = bijection if isinstance(bijection, Chain) else bijection.levels if isinstance(bijection, MultiScale) else ()
     if not isinstance(bijection, (Chain, MultiScale)):
         yield bijection

@@ -1,4 +1,4 @@
-"""Linear maps of features or channels, by the factorisation that makes determinant and inverse cheap."""
+"""Linear maps of features or channels, factorised so that determinants and inverses are cheap."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from contraflow.numerics import below_diagonal, householder, random_reflections,
 
 
 class LinearMap(Bijection):
-    r"""z = W x along dimension 1, at every position alike; log|det| = (positions)·log|det W|.
+    r"""z = W x along dimension 1, with the same W at every position; log|det| = (positions)·log|det W|.
 
-    For vectors ``(batch, features)`` a linear layer, for images ``(batch, channels, H, W)`` an invertible 1×1
-    convolution. All start at a random orthogonal W, drawn from torch's generator.
+    For vectors ``(batch, features)`` this is a linear layer, for images ``(batch, channels, H, W)`` an invertible 1×1
+    convolution. W is initialised by a random orthogonal matrix, drawn from torch's global generator.
 
     Args:
         features: size of dimension 1.
 
     Raises:
-        ShapeError: an input with another number of features.
+        ShapeError: an input has another number of features.
     """
 
     def __init__(self, features: int) -> None:
@@ -42,7 +42,7 @@ class LinearMap(Bijection):
 
     @abstractmethod
     def solve(self, columns: Tensor) -> Tensor:
-        """W⁻¹ times ``(features, any)``."""
+        """W⁻¹ times a matrix ``(features, columns)``."""
 
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
@@ -77,16 +77,15 @@ class LinearMap(Bijection):
 
 
 class MatrixLinear(LinearMap):
-    r"""W a free matrix; log|det W| and W⁻¹ cost O(features³).
+    r"""An unconstrained matrix W; log|det W| and W⁻¹ cost O(features³).
 
-    Nothing keeps W away from singular matrices but the likelihood itself. Kingma and Dhariwal, Glow, 2018
-    (arXiv:1807.03039).
+    Only the likelihood keeps W away from singular matrices. Kingma and Dhariwal, Glow, 2018 (arXiv:1807.03039).
 
     Args:
         features: size of dimension 1.
 
     Raises:
-        InversionError: the inverse of a singular W.
+        InversionError: W is singular, on an inverse.
 
     >>> z, logdet = MatrixLinear(3).forward_and_logdet(torch.randn(5, 3))
     >>> bool(logdet.abs().max() < 1e-5)
@@ -114,10 +113,9 @@ class MatrixLinear(LinearMap):
 
 
 class PLULinear(LinearMap):
-    r"""W = P L (U + diag(s)); log|det W| = Σ log|s|, the inverse by two triangular solves, O(features²) a position.
-
-    P is a permutation and stays what it was at the start, L is unit lower and U strictly upper triangular; the signs
-    of s are fixed, and log|s| is learned, so W is never singular. Kingma and Dhariwal, Glow, 2018 (arXiv:1807.03039).
+    r"""W = P L (U + diag(s)); log|det W| = Σ log|s|; an inverse takes two triangular solves, O(features²) per position.
+    L is unit lower triangular and U strictly upper triangular. The permutation P and the signs of s are fixed at
+    initialisation; log|s| is learned, so W is never singular. Kingma and Dhariwal, Glow, 2018 (arXiv:1807.03039).
 
     Args:
         features: size of dimension 1.
@@ -160,11 +158,11 @@ class PLULinear(LinearMap):
 
 
 class QRLinear(LinearMap):
-    r"""W = Q R; log|det W| = Σ log r_ii, the inverse by a transpose and a triangular solve.
+    r"""W = Q R; log|det W| = Σ log r_ii; the inverse takes a transpose and a triangular solve.
 
-    Q is a product of Householder reflections, R upper triangular with a positive diagonal r_ii = exp(log_scale), so W
-    is never singular, and conditioned no worse than R. Every W up to a reflection is of this form. Hoogeboom, van den
-    Berg and Welling, Emerging convolutions, 2019 (arXiv:1901.11137).
+    Q is a product of Householder reflections and R is upper triangular with a positive diagonal r_ii = exp(log_scale).
+    W is therefore never singular and has the condition number of R. Every invertible W has this form up to a
+    reflection. Hoogeboom, van den Berg and Welling, Emerging convolutions, 2019 (arXiv:1901.11137).
 
     Args:
         features: size of dimension 1.
@@ -198,18 +196,21 @@ class QRLinear(LinearMap):
 
 
 class OrthogonalLinear(LinearMap):
-    r"""W orthogonal; log|det W| = 0, W⁻¹ = Wᵀ.
+    r"""An orthogonal W; log|det W| = 0 and W⁻¹ = Wᵀ.
 
-    ``"householder"``: a product of as many reflections as features, of determinant (-1)^features; Tomczak and Welling
-    2016 (arXiv:1611.09630). ``"exponential"``: W = exp(A - Aᵀ), A strictly lower triangular, any rotation; Lezcano-
-    Casado and Martínez-Rubio 2019 (arXiv:1901.08428). Both have features·(features - 1)/2 parameters.
+    - ``"householder"``: W is a product of as many Householder reflections as features, with determinant (-1)^features.
+      Tomczak and Welling 2016 (arXiv:1611.09630).
+    - ``"exponential"``: W = exp(A - Aᵀ) for a strictly lower triangular A, which reaches every rotation. Lezcano-Casado
+      and Martínez-Rubio 2019 (arXiv:1901.08428).
+
+    Both have features·(features - 1)/2 parameters.
 
     Args:
         features: size of dimension 1.
         parametrisation: ``"householder"`` or ``"exponential"``.
 
     Raises:
-        ConfigurationError: another parametrisation.
+        ConfigurationError: the parametrisation is unknown.
 
     >>> x = torch.randn(5, 3)
     >>> torch.allclose(OrthogonalLinear(3)(x).norm(dim=1), x.norm(dim=1))
@@ -252,7 +253,7 @@ _ORTHOGONAL = {"householder": _reflected, "exponential": _rotation}
 
 
 def _random_orthogonal(features: int) -> Tensor:
-    start = torch.empty(features, features)
-    if start.is_meta:  # only its shape is wanted
-        return start
+    placeholder = torch.empty(features, features)
+    if placeholder.is_meta:  # only the shape is needed
+        return placeholder
     return householder(random_reflections(features, features), features, features)

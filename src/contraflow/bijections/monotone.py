@@ -1,4 +1,4 @@
-"""Increasing functions of one number, inverted by bisection."""
+"""Increasing functions of one variable, inverted by bisection."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ _DOUBLINGS = 40
 
 
 class MonotoneTransform(Transform):
-    r"""y = f(x), element by element, for an increasing f from the line onto the line; log|dy/dx| by autograd.
+    r"""y = f(x), elementwise, for an increasing function f from the real line onto itself; log|dy/dx| by autograd.
 
-    The inverse doubles a bracket around 0 until it holds the solution, halves it until it is 2⁻²⁰ (float32) or 2⁻³⁴
-    (float64) of what it was, and takes one Newton step, which doubles the bits where f is smooth on that scale.
-    What remains is the rounding error of f, times 1/f'(x). Derivatives are those of the implicit function theorem,
-    ∂x/∂y = 1/f'(x), ∂x/∂θ = -∂_θ f/f'(x), and the second ones.
+    The inverse doubles a bracket around 0 until it contains the solution, bisects it until it is 2²⁰ (float32) or 2³⁴
+    (float64) times smaller, and takes one Newton step, which doubles the number of correct bits where f is smooth on
+    that scale. The remaining error is the rounding error of f times 1/f'(x). First and second derivatives follow
+    from the implicit function theorem: ∂x/∂y = 1/f'(x), ∂x/∂θ = -∂_θ f/f'(x).
 
     Args:
-        function: f; ``(*shape)`` to ``(*shape)``.
+        function: f, from ``(*shape)`` to ``(*shape)``.
 
     Raises:
-        InversionError: no bracket up to 2⁴⁰ holds the solution: f is not increasing, or ends before y.
+        InversionError: no bracket up to ±2⁴⁰ contains the solution, because f is not increasing or does not reach y.
 
     >>> transform = MonotoneTransform(lambda x: x + x**3)
     >>> transform.inv(torch.tensor([10.0]))
@@ -62,7 +62,7 @@ class MonotoneTransform(Transform):
         return self._value_and_slope(x)[1].log()
 
     def call_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """f(x) and log f'(x) from one evaluation, as zuko asks for them."""
+        """f(x) and log f'(x) from one evaluation; zuko calls this method where a transform has it."""
         value, slope = self._value_and_slope(x)
         return value, slope.log()
 
@@ -70,12 +70,12 @@ class MonotoneTransform(Transform):
         if transforms_active():
             value, pullback = torch.func.vjp(self.function, x)  # type: ignore[misc]
             return value, pullback(torch.ones_like(value))[0]
-        wanted = torch.is_grad_enabled()
+        differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             x = x.clone().requires_grad_()  # a clone: parameters of f may depend on the caller's x too
             value = self.function(x)
-            (slope,) = torch.autograd.grad(value.sum(), x, create_graph=wanted)
-        return (value, slope) if wanted else (value.detach(), slope)
+            (slope,) = torch.autograd.grad(value.sum(), x, create_graph=differentiable)
+        return (value, slope) if differentiable else (value.detach(), slope)
 
     def _bisect(self, y: Tensor) -> Tensor:
         width = torch.ones_like(y)
@@ -87,12 +87,12 @@ class MonotoneTransform(Transform):
         else:
             raise InversionError(
                 f"no solution between -2^{_DOUBLINGS} and 2^{_DOUBLINGS} for {y[outside][0].item():g}: the function is "
-                "not increasing, or not onto the line. Look for weights that are not finite, or all zero."
+                "not increasing, or does not reach all real numbers. Look for weights that are not finite, or all zero."
             )
         halving = Bisection(max_iterations=_halvings(y.dtype))
         return halving.solve(lambda x: self.function(x) - y, -width, width).value
 
 
 def _halvings(dtype: torch.dtype) -> int:
-    """Half of the bits of a dtype and 8 more: the Newton step doubles them."""
+    """Half of the bits of a dtype and 8 more, since the Newton step doubles the number of correct bits."""
     return 8 - math.floor(math.log2(torch.finfo(dtype).eps)) // 2

@@ -1,4 +1,4 @@
-"""Which numbers of an event a coupling layer keeps, and which it changes."""
+"""Partitions of an event into the elements that a coupling layer keeps and those that it changes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from contraflow.errors import ShapeError
 
 
 class Partition(nn.Module, ABC):
-    """The two parts of an event.
+    """A partition of an event into kept and changed elements.
 
     Attributes:
-        seen: channels (or features) of what the conditioner is given.
-        changed: channels (or features) that one parameter of the coupling has.
+        seen: number of channels (or features) of the conditioner's input.
+        changed: number of channels (or features) of each parameter of the coupling, its shift or its log-scale.
     """
 
     seen: int
@@ -24,22 +24,22 @@ class Partition(nn.Module, ABC):
 
     @abstractmethod
     def keep(self, x: Tensor) -> Tensor:
-        """What the conditioner is given: the kept numbers of x, ``(batch, seen, …)``."""
+        """The conditioner's input, made of the kept elements of x: ``(batch, seen, …)``."""
 
     @abstractmethod
     def spread(self, parameter: Tensor) -> Tensor:
-        """A parameter ``(batch, changed, …)`` in the shape of x, zero at the kept numbers."""
+        """A parameter ``(batch, changed, …)`` expanded to the shape of x, with zeros at the kept elements."""
 
 
 class ChannelPartition(Partition):
-    """A partition of dimension 1: features of vectors, channels of images.
+    """A partition of dimension 1: of the features of vectors, or of the channels of images.
 
     Args:
-        kept: numbers of the features that are kept.
-        changed: numbers of the others.
+        kept: indices of the features that are kept.
+        changed: indices of the features that are changed.
 
     Raises:
-        ShapeError: a part is empty, or the two are no partition of 0 … n-1.
+        ShapeError: a part is empty, or the two together are not 0 … n-1.
 
     >>> halves(4).keep(torch.tensor([[0.0, 1, 2, 3]])).tolist()
     [[0.0, 1.0]]
@@ -50,20 +50,22 @@ class ChannelPartition(Partition):
 
     def __init__(self, kept: Sequence[int], changed: Sequence[int]) -> None:
         super().__init__()
-        both = [*kept, *changed]
-        if not kept or not changed or sorted(both) != list(range(len(both))):
+        indices = [*kept, *changed]
+        if not kept or not changed or sorted(indices) != list(range(len(indices))):
             raise ShapeError(
                 f"kept={list(kept)}, changed={list(changed)}: a coupling needs two parts, neither of them empty, that "
-                f"together are the features 0 … {len(both) - 1}."
+                f"together are the features 0 … {len(indices) - 1}."
             )
         self.seen, self.changed = len(kept), len(changed)
         self.register_buffer("kept_index", torch.tensor(kept), persistent=False)
-        back = sorted(range(len(both)), key=both.__getitem__)
-        self.register_buffer("order", torch.tensor(back), persistent=False)
+        order = sorted(range(len(indices)), key=indices.__getitem__)
+        self.register_buffer("order", torch.tensor(order), persistent=False)
 
     def keep(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x.shape[1] != self.seen + self.changed:
-            raise ShapeError(f"a coupling of {self.seen + self.changed} features got an input of {tuple(x.shape)}.")
+            raise ShapeError(
+                f"a coupling of {self.seen + self.changed} features got an input of shape {tuple(x.shape)}."
+            )
         return x[:, self.kept_index]
 
     def spread(self, parameter: Tensor) -> Tensor:
@@ -72,27 +74,30 @@ class ChannelPartition(Partition):
 
 
 def halves(features: int, swap: bool = False) -> ChannelPartition:
-    """The first half is kept, or the second where `swap`; the first is the larger one of an odd number."""
-    return _of_two(range((features + 1) // 2), range((features + 1) // 2, features), swap)
+    """Keep the first half of the features, or the second if `swap`; of an odd number the first half is the larger."""
+    return _kept_first(range((features + 1) // 2), range((features + 1) // 2, features), swap)
 
 
 def alternate(features: int, swap: bool = False) -> ChannelPartition:
-    """Features 0, 2, 4, … are kept, or the others where `swap`."""
-    return _of_two(range(0, features, 2), range(1, features, 2), swap)
+    """Keep the features 0, 2, 4, …, or the others if `swap`."""
+    return _kept_first(range(0, features, 2), range(1, features, 2), swap)
 
 
-def _of_two(first: Sequence[int], second: Sequence[int], swap: bool) -> ChannelPartition:
+def _kept_first(first: Sequence[int], second: Sequence[int], swap: bool) -> ChannelPartition:
     return ChannelPartition(second, first) if swap else ChannelPartition(first, second)
 
 
 class Checkerboard(Partition):
-    """Pixels of one colour of a chessboard are kept; the conditioner sees the image with zeros at the others.
+    """A partition of pixels as on a chessboard; the conditioner's input is the image with zeros at the changed pixels.
 
     Dinh et al., Real NVP, 2017 (arXiv:1605.08803), section 3.4.
 
     Args:
         event_shape: ``(C, H, W)``.
-        swap: keep the other colour; otherwise pixel (0, 0) is changed and (0, 1) is kept.
+        swap: keep pixel (0, 0) and change (0, 1); by default it is the other way round.
+
+    Raises:
+        ShapeError: an image has a single pixel, or x has another shape.
     """
 
     mask: Tensor
@@ -101,7 +106,7 @@ class Checkerboard(Partition):
         super().__init__()
         channels, height, width = event_shape
         if height * width < 2:
-            raise ShapeError(f"a checkerboard needs two pixels, and images of {tuple(event_shape)} have one.")
+            raise ShapeError(f"a checkerboard needs two pixels or more; images of shape {tuple(event_shape)} have one.")
         self.seen = self.changed = channels
         kept = (torch.arange(height)[:, None] + torch.arange(width)) % 2 == int(not swap)
         self.register_buffer("mask", kept, persistent=False)
@@ -109,7 +114,8 @@ class Checkerboard(Partition):
     def keep(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or (x.shape[1], *x.shape[2:]) != (self.seen, *self.mask.shape):
             raise ShapeError(
-                f"a checkerboard coupling of images {(self.seen, *self.mask.shape)} got an input of {tuple(x.shape)}."
+                f"a checkerboard coupling of images {(self.seen, *self.mask.shape)} got an input of shape "
+                f"{tuple(x.shape)}."
             )
         return x * self.mask
 

@@ -1,4 +1,4 @@
-"""The planar flow: one tanh along one direction."""
+"""The planar flow: a tanh along one direction."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _BISECTION = Bisection()
 class Planar(Bijection):
     r"""z = x + û tanh(wᵀx + b); log|det| = log(1 + wᵀû tanh'(wᵀx + b)), by the matrix determinant lemma.
 
-    Invertible where wᵀû > -1. Any u is taken, and shortened or lengthened to û = φ(wᵀu) u with
+    The map is invertible if wᵀû > -1. The parameter u is unconstrained and is rescaled to û = φ(wᵀu) u with
 
         φ(t) = (1 + e^{asinh t}) / (1 + √(1 + t²)),    so that    1 + wᵀû = e^{asinh(wᵀu)} > 0.
 
-    Every allowed û comes from one u. O(D) a sample.
+    Every allowed û belongs to exactly one u. The cost is O(D) per sample.
 
-    Rezende and Mohamed 2015 (arXiv:1505.05770) map noise to samples so, for variational inference, and constrain û by
-    another formula. Here, as everywhere, `forward` goes from data to latent: densities are in closed form. `inverse`,
-    for samples, solves one increasing scalar equation a sample: with c = wᵀû and α = wᵀz + b,
+    Rezende and Mohamed 2015 (arXiv:1505.05770) use this map from noise to samples, for variational inference, with
+    another formula for û. Here, as in all bijections of this library, `forward` maps data to latent, so densities have
+    a closed form. For samples, `inverse` solves one increasing scalar equation each: with c = wᵀû and α = wᵀz + b,
 
         a + c tanh(a) = α,  |a - α| <= |c|,    then    x = z - û tanh(a),
 
@@ -33,10 +33,10 @@ class Planar(Bijection):
 
     Args:
         features: D, for vectors ``(batch, D)``.
-        inverse: how exactly the equation is solved.
+        inverse: tolerance and number of iterations of the bisection.
 
     Raises:
-        ShapeError: other inputs.
+        ShapeError: an input is not ``(batch, D)``.
         InversionError: the inverse did not reach its tolerance.
 
     >>> flow, x = Planar(3), torch.randn(5, 3)
@@ -77,9 +77,10 @@ class Planar(Bijection):
 
     @torch.no_grad()
     def solve(self, z: Tensor) -> Root:
-        """The inverse with halvings, residual ‖z - f(x)‖₂ and error bound, each ``(batch,)``; raises nothing.
+        """The inverse with its number of bisection steps, residual ‖z - f(x)‖₂ and error bound, each ``(batch,)``.
 
         ‖x - x*‖₂ <= (1 + ‖û‖‖w‖ / (1 + wᵀû)) · residual: the inverse Jacobian is I - û h' wᵀ / (1 + h' wᵀû), h' <= 1.
+        No error is raised if the tolerance is not reached.
         """
         check_vectors(self, z, len(self.w))
         direction, gain = self.direction_and_gain()
@@ -92,7 +93,7 @@ class Planar(Bijection):
 
 
 def invertible_product(t: Tensor) -> tuple[Tensor, Tensor]:
-    """φ with 1 + tφ = g > 0, and g = e^{asinh t}; no t is so negative that rounding makes g zero."""
+    """φ with 1 + tφ = g > 0, and g = e^{asinh t}, which rounding does not make zero however negative t is."""
     gain = torch.asinh(t).exp()
     return (1 + gain) / (1 + (1 + t * t).sqrt()), gain
 
@@ -103,7 +104,7 @@ def slope(gain: Tensor, h: Tensor) -> Tensor:
 
 
 def solve_tanh(solver: Bisection, gain: Tensor, alpha: Tensor) -> tuple[Tensor, Root]:
-    """a with a + (g - 1) tanh(a) = α, differentiable in g and α, and how it was found."""
+    """The solution a of a + (g - 1) tanh(a) = α, differentiable in g and α, and the report of the bisection."""
     with torch.no_grad():
         radius = (gain - 1).abs()
         root = solver.solve(lambda a: a + (gain - 1) * torch.tanh(a) - alpha, alpha - radius, alpha + radius)
@@ -116,7 +117,7 @@ def solve_tanh(solver: Bisection, gain: Tensor, alpha: Tensor) -> tuple[Tensor, 
 
 
 def judge(bijection: Bijection, x: Tensor, z: Tensor, roots: list[Root], growth: Tensor) -> Root:
-    """An inverse x of z with its halvings, residual and error bound, where Lip(f⁻¹) <= growth."""
+    """The report of an inverse x of z: bisection steps, residual and error bound, where Lip(f⁻¹) <= growth."""
     residual = (bijection(x) - z).norm(dim=1)
     iterations = torch.stack([root.iterations for root in roots]).sum(0)
     converged = torch.stack([root.converged for root in roots]).all(0)
@@ -124,22 +125,22 @@ def judge(bijection: Bijection, x: Tensor, z: Tensor, roots: list[Root], growth:
 
 
 def check_vectors(bijection: Bijection, x: Tensor, features: int) -> None:
-    """Nothing where x is ``(batch, features)``, else a `ShapeError`."""
+    """Raise a `ShapeError` unless x is ``(batch, features)``."""
     if x.ndim != 2 or x.shape[1] != features:
         name = type(bijection).__name__
-        raise ShapeError(f"{name}({features}) takes vectors (batch, {features}) and got {tuple(x.shape)}.")
+        raise ShapeError(f"{name}({features}) takes vectors (batch, {features}), not {tuple(x.shape)}.")
 
 
 def raise_unless_converged(bijection: Bijection, root: Root) -> None:
-    """Nothing where every sample arrived, else an `InversionError`."""
+    """Raise an `InversionError` unless the solver converged for every sample."""
     if bool(root.converged.all()):
         return
     worst = int(torch.nan_to_num(root.error_bound, nan=math.inf).argmax())
     error = InversionError(
         f"the inverse of {type(bijection).__name__} did not reach its tolerance: {int((~root.converged).sum())} of "
         f"{len(root.converged)} samples, sample {worst} within {root.error_bound[worst].item():.3g} after "
-        f"{int(root.iterations[worst])} halvings. Raise max_iterations of its Bisection or loosen the tolerance; NaN "
-        "means that the input or a parameter is not finite."
+        f"{int(root.iterations[worst])} bisection steps. Raise max_iterations of its Bisection or loosen the "
+        "tolerance; NaN means that the input or a parameter is not finite."
     )
     error.block = bijection
     raise error

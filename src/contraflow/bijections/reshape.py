@@ -1,4 +1,4 @@
-"""Maps that only move numbers; their log-determinant is 0."""
+"""Maps that rearrange the elements of an event; their log-determinant is 0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contraflow.errors import DomainError, ShapeError
 
 
 class Rearrangement(Bijection):
-    """A map that only moves numbers: an isometry."""
+    """A map that only rearranges elements, and is therefore an isometry."""
 
     @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor: ...
@@ -44,22 +44,22 @@ class Squeeze(Rearrangement):
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         if x.ndim != 4 or x.shape[2] % 2 or x.shape[3] % 2:
-            raise ShapeError(f"squeeze takes images (batch, C, H, W) with even H and W and got {tuple(x.shape)}.")
-        # Not pixel_unshuffle, which returns an empty batch as it came.
+            raise ShapeError(f"squeeze takes images (batch, C, H, W) with even H and W, not {tuple(x.shape)}.")
+        # torch's pixel_unshuffle does not change the shape of an empty batch.
         batch, channels, height, width = x.shape
         patches = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 1, 3, 5, 2, 4)
         return patches.reshape(batch, 4 * channels, height // 2, width // 2)
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         if z.ndim != 4 or z.shape[1] % 4:
-            raise ShapeError(f"unsqueeze takes images whose channels divide by 4 and got {tuple(z.shape)}.")
+            raise ShapeError(f"unsqueeze takes images with a multiple of 4 channels, not {tuple(z.shape)}.")
         batch, channels, height, width = z.shape
         patches = z.reshape(batch, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
         return patches.reshape(batch, channels // 4, 2 * height, 2 * width)
 
 
 class Flatten(Rearrangement):
-    """``event_shape`` → vector.
+    """Events of any shape → vectors.
 
     Args:
         event_shape: shape of one event.
@@ -88,11 +88,10 @@ class Permutation(Rearrangement):
         order: a permutation of 0 … n-1.
 
     Raises:
-        DomainError: `order` is no permutation.
+        DomainError: `order` is not a permutation.
     """
 
     order: Tensor
-    back: Tensor
 
     def __init__(self, order: Sequence[int] | Tensor) -> None:
         super().__init__()
@@ -100,7 +99,6 @@ class Permutation(Rearrangement):
         if order.ndim != 1 or not torch.equal(order.sort().values, torch.arange(len(order))):
             raise DomainError(f"{order.tolist()} is not a permutation of 0 … {order.numel() - 1}.")
         self.register_buffer("order", order)
-        self.register_buffer("back", order.argsort(), persistent=False)
 
     def forward(self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         if x.ndim < 2 or x.shape[1] != len(self.order):

@@ -1,4 +1,4 @@
-"""The residual block x + g(x)."""
+"""The residual block z = x + g(x)."""
 
 from __future__ import annotations
 
@@ -32,17 +32,19 @@ from contraflow.numerics import (
 class ResidualBlock(Bijection):
     r"""z = x + g(x) with Lip(g) < 1; log|det| = log|det(I + J_g(x))|.
 
-    Invertible by Banach's fixed-point theorem, in the norm that g contracts in: x = z - g(x). Behrmann et al. 2019
-    (arXiv:1811.00995); Chen et al. 2019 (arXiv:1906.02735). docs/maths/fixed-point-inverse.md, russian-roulette.md,
-    dual-pass-gradient.md.
+    The inverse is the fixed point x = z - g(x), which is unique by Banach's theorem in the norm in which g is a
+    contraction. Behrmann et al. 2019 (arXiv:1811.00995); Chen et al. 2019 (arXiv:1906.02735).
+    docs/maths/fixed-point-inverse.md, russian-roulette.md, dual-pass-gradient.md.
 
     Args:
-        g: a contraction: `LipschitzMLP`, `LipschitzConvNet`, or `ModuleContraction` around a module of yours.
-        logdet: the estimator; see `with_logdet` for the same flow under another one.
+        g: a contraction: `LipschitzMLP`, `LipschitzConvNet`, or `ModuleContraction` around a module of your own.
+        logdet: estimator of the log-determinant; `with_logdet` makes a copy of a flow with another one.
         inverse: solver of x = z - g(x).
-        gradient: route of the log-determinant's gradient, a name in `contraflow.logdet.GRADIENTS`.
+        gradient: how the gradient of the log-determinant is computed, a name in `contraflow.logdet.GRADIENTS`.
 
     Raises:
+        DomainError: g is not a `Contraction`.
+        ConfigurationError: the name of the gradient is unknown.
         InversionError: the inverse did not reach its tolerance.
     """
 
@@ -58,7 +60,7 @@ class ResidualBlock(Bijection):
         super().__init__()
         if not isinstance(g, Contraction):
             raise DomainError(
-                f"{type(g).__name__} is no contraction: it does not inherit from contraflow.logdet.Contraction. "
+                f"{type(g).__name__} is not a contraction: it does not inherit from contraflow.logdet.Contraction. "
                 "Wrap a plain module in ModuleContraction(module, lipschitz_bound=…)."
             )
         if gradient not in GRADIENTS:
@@ -67,10 +69,10 @@ class ResidualBlock(Bijection):
         self.logdet = logdet
         self.solver = inverse if inverse is not None else Anderson()
         self.gradient = gradient
-        #: Told of the solution of every inverse; `contraflow.bijections.invert` sets it on a twin.
+        #: Called with the solution of every inverse; `contraflow.bijections.invert` sets it on a copy of the block.
         self.observer: Callable[[FixedPoint], None] | None = None
-        # What an adaptive estimator has learned about this block; None under other estimators. Registered either way,
-        # so that `with_logdet` can put one into a twin without touching the original.
+        # Statistics of an adaptive estimator; None under other estimators. The name is registered in both cases, so
+        # that `with_logdet` can set it on a copy without changing the original.
         self.register_module("decay", SeriesDecay() if isinstance(logdet, AdaptiveRoulette) else None)
 
     @property
@@ -78,10 +80,10 @@ class ResidualBlock(Bijection):
         return str(self.logdet)
 
     def adopt(self, logdet: LogDetEstimator) -> None:
-        """Use another estimator; where the block has learned nothing yet and it is adaptive, begin to."""
+        """Use another estimator; an adaptive one starts with empty statistics unless the block already has some."""
         self.logdet = logdet
         if isinstance(logdet, AdaptiveRoulette) and self.decay is None:
-            # A dict of its own: the one at hand is shared with the original.
+            # A new dict, because the current one is shared with the original block.
             self._modules = {**self._modules, "decay": SeriesDecay().to(next(self.parameters(), torch.empty(0)))}
 
     def forward_and_logdet(
@@ -103,8 +105,8 @@ class ResidualBlock(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
         if transforms_active():
             raise ConfigurationError(
-                "torch.func cannot go through a fixed-point inverse, which looks at its residuals: use torch.autograd, "
-                "and a batch instead of vmap."
+                "torch.func cannot transform a fixed-point inverse, whose iterations depend on residuals: use "
+                "torch.autograd, and a batch instead of vmap."
             )
         return _Solve.apply(self, z, *self.g.tensors())
 
@@ -113,28 +115,27 @@ class ResidualBlock(Bijection):
         estimator = self.logdet
         if isinstance(estimator, AdaptiveRoulette) and self.decay is not None:
             estimator = estimator.following(self.decay, learn=self.training and torch.is_grad_enabled())
-        route = functional if transforms_active() else GRADIENTS[self.gradient]
-        return route(self.g, estimator, x, generator)
+        value_and_logdet = functional if transforms_active() else GRADIENTS[self.gradient]
+        return value_and_logdet(self.g, estimator, x, generator)
 
     def solve(self, z: Tensor) -> FixedPoint:
-        """x = z - g(x) with iterations, true residual and error bound; raises nothing."""
+        """The fixed point of x = z - g(x), with its iterations and true residual, also if it has not converged."""
         with torch.no_grad():
-            tensors = self.g.tensors()
-            return self._solve(tensors, z)
+            return self._solve(self.g.tensors(), z)
 
     def _solve(self, tensors: Sequence[Tensor], z: Tensor) -> FixedPoint:
         bound = self.g.lipschitz_bound()
         g = self.g.function(tensors)
         return self.solver.solve(lambda x, rows: z[rows] - g(x), z, self.g.norm_order, bound)
 
-    def inverse_error_bound(self, found: FixedPoint) -> Tensor:
-        """‖x - x*‖₂ <= D^{max(0, 1/2 - 1/p)} residual / (1 - L) of every sample; ``(batch,)``.
+    def inverse_error_bound(self, solution: FixedPoint) -> Tensor:
+        """An upper bound on ‖x - x*‖₂ for every sample, D^{max(0, 1/2 - 1/p)} · residual / (1 - L), ``(batch,)``.
 
-        L is the bound of g in the norm ‖·‖_p that it contracts in; the first factor, 1 for p <= 2, leads from there to
-        the Euclidean norm. In ‖·‖_p itself the bound is `FixedPoint.error_bound`.
+        L is the Lipschitz bound of g in the norm ‖·‖_p in which it is a contraction. The first factor, which is 1 for
+        p <= 2, converts from ‖·‖_p to the Euclidean norm. `FixedPoint.error_bound` is the bound in ‖·‖_p.
         """
-        dimensions = found.value[0].numel() if len(found.value) else 1
-        return found.error_bound(self.g.lipschitz_bound()) * dimensions ** max(0.0, 0.5 - 1 / found.order)
+        dimensions = solution.value[0].numel() if len(solution.value) else 1
+        return solution.error_bound(self.g.lipschitz_bound()) * dimensions ** max(0.0, 0.5 - 1 / solution.order)
 
 
 class _Solve(torch.autograd.Function):
@@ -145,45 +146,48 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, block: ResidualBlock, z: Tensor, *tensors: Tensor) -> Tensor:
-        found = block._solve(tensors, z)
-        _raise_unless_converged(block, found, "the inverse of a residual block")
+        solution = block._solve(tensors, z)
+        _raise_unless_converged(block, solution, "the inverse of a residual block")
         if block.observer is not None:
-            block.observer(found)
+            block.observer(solution)
         ctx.block = block
-        ctx.save_for_backward(found.value, *tensors)
-        return found.value
+        ctx.save_for_backward(solution.value, *tensors)
+        return solution.value
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         block: ResidualBlock = ctx.block
-        twice = torch.is_grad_enabled()  # a backward pass under create_graph
+        create_graph = torch.is_grad_enabled()  # the caller differentiates this backward pass
         grad_z = _SolveAdjoint.apply(block, x, grad_x, *tensors)
-        wanted = ctx.needs_input_grad[2:]
-        if twice:
-            tensors = [alias(one) for one in tensors]
+        needs_grad = ctx.needs_input_grad[2:]
+        if create_graph:
+            tensors = [alias(tensor) for tensor in tensors]
         else:
             x = x.detach()
-            tensors = [one.detach().requires_grad_(need) for one, need in zip(tensors, wanted, strict=True)]
-        asked = [one for one, need in zip(tensors, wanted, strict=True) if need]
+            tensors = [tensor.detach().requires_grad_(need) for tensor, need in zip(tensors, needs_grad, strict=True)]
+        inputs = [tensor for tensor, need in zip(tensors, needs_grad, strict=True) if need]
         with torch.enable_grad():
             gx = block.g.value(tensors, x)
-            found = torch.autograd.grad(gx, asked, -grad_z, create_graph=twice, allow_unused=True) if asked else ()
-        grads = iter(found)
-        return None, grad_z, *(next(grads) if need else None for need in wanted)
+            grads = (
+                torch.autograd.grad(gx, inputs, -grad_z, create_graph=create_graph, allow_unused=True) if inputs else ()
+            )
+        remaining = iter(grads)
+        return None, grad_z, *(next(remaining) if need else None for need in needs_grad)
 
 
 class _SolveAdjoint(torch.autograd.Function):
-    """x, x̄ ↦ z̄ = (I + Jᵀ)⁻¹x̄, the fixed point of z̄ = x̄ - Jᵀz̄, a contraction in the dual norm.
+    """x, x̄ ↦ z̄ = (I + Jᵀ)⁻¹x̄, the fixed point of z̄ = x̄ - Jᵀz̄, which is a contraction in the dual norm.
 
-    Its own gradient, with m = (I + J)⁻¹w for the upstream gradient w: m to x̄, and -∂⟨J m, z̄⟩ to x and the tensors.
+    For the upstream gradient w and m = (I + J)⁻¹w, the gradient to x̄ is m, and the gradients to x and the tensors are
+    those of -⟨J m, z̄⟩.
     """
 
     @staticmethod
     def forward(ctx: Any, block: ResidualBlock, x: Tensor, grad_x: Tensor, *tensors: Tensor) -> Tensor:
         with torch.enable_grad():
             start = x.detach().requires_grad_()
-            gx = block.g.value([one.detach() for one in tensors], start)
+            gx = block.g.value([tensor.detach() for tensor in tensors], start)
 
         def pull(u: Tensor, rows: Tensor) -> Tensor:
             full = torch.zeros_like(grad_x)
@@ -208,43 +212,44 @@ class _SolveAdjoint(torch.autograd.Function):
 
         what = "the second derivative of an inverse residual block"
         m = _solve_linear(block, push, w, block.g.norm_order, what)
-        wanted = ctx.needs_input_grad[1], *ctx.needs_input_grad[3:]
+        needs_grad = ctx.needs_input_grad[1], *ctx.needs_input_grad[3:]
         with torch.enable_grad():
-            inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]
-            _, products = block.g.dual(inputs[1:], inputs[0], m[None])
-            asked = [one for one in inputs if one.requires_grad]
-            found = torch.autograd.grad(products, asked, -grad_z[None], allow_unused=True) if asked else ()
-        grads = iter(found)
-        of_x, *of_tensors = (next(grads) if one.requires_grad else None for one in inputs)
+            leaves = [
+                tensor.detach().requires_grad_(need) for tensor, need in zip((x, *tensors), needs_grad, strict=True)
+            ]
+            _, products = block.g.dual(leaves[1:], leaves[0], m[None])
+            inputs = [leaf for leaf in leaves if leaf.requires_grad]
+            grads = torch.autograd.grad(products, inputs, -grad_z[None], allow_unused=True) if inputs else ()
+        remaining = iter(grads)
+        of_x, *of_tensors = (next(remaining) if need else None for need in needs_grad)
         return None, of_x, m, *of_tensors
 
 
 def _solve_linear(
     block: ResidualBlock, product: Callable[[Tensor, Tensor], Tensor], right: Tensor, order: float, what: str
 ) -> Tensor:
-    """u = right - A u for u, rows ↦ (A u)[rows] with ‖A‖ <= L in ‖·‖_order."""
-    # The caller's gradients may be tiny (a mean over many samples), so the tolerance is on their scale.
+    """The solution u of u = right - A u, where product(u, rows) = (A u)[rows] and ‖A‖ <= L in ‖·‖_order."""
+    # The upstream gradients may be tiny (a mean over many samples), so the tolerance is relative to their size.
     scale = right.flatten(1).norm(dim=1).max().clamp_min(torch.finfo(right.dtype).tiny)
     target = right / scale
     bound = block.g.lipschitz_bound()
-    found = block.solver.solve(lambda u, rows: target[rows] - product(u, rows), target, order, bound)
-    _raise_unless_converged(block, found, what)
-    return found.value * scale
+    solution = block.solver.solve(lambda u, rows: target[rows] - product(u, rows), target, order, bound)
+    _raise_unless_converged(block, solution, what)
+    return solution.value * scale
 
 
-def _raise_unless_converged(block: ResidualBlock, found: FixedPoint, what: str) -> None:
-    if bool(found.converged.all()):
+def _raise_unless_converged(block: ResidualBlock, solution: FixedPoint, what: str) -> None:
+    if bool(solution.converged.all()):
         return
-    worst = int(torch.nan_to_num(found.residual, nan=torch.inf).argmax())
-    solver = block.solver
-    tolerance = solver.tolerance_for(found.value.dtype)
+    worst = int(torch.nan_to_num(solution.residual, nan=torch.inf).argmax())
+    tolerance = block.solver.tolerance_for(solution.value.dtype)
     error = InversionError(
-        f"{what} did not reach its tolerance: sample {worst} stands at a residual of "
-        f"{found.residual[worst].item():.3g} after {int(found.iterations[worst])} iterations "
-        f"({int((~found.converged).sum())} of {len(found.converged)} samples; root-mean-square tolerance "
-        f"{tolerance:.3g}; Lipschitz bound of g {block.g.lipschitz_bound():.4f}). "
-        "Raise max_iterations, compute in float64 (flow.double()), or loosen the tolerance; "
-        "a Lipschitz bound of 1 or more means that the inverse need not exist."
+        f"{what} did not reach its tolerance: the residual of sample {worst} is "
+        f"{solution.residual[worst].item():.3g} after {int(solution.iterations[worst])} iterations "
+        f"({int((~solution.converged).sum())} of {len(solution.converged)} samples did not converge; root-mean-square "
+        f"tolerance {tolerance:.3g}; Lipschitz bound of g {block.g.lipschitz_bound():.4f}). "
+        "Raise max_iterations, compute in float64 (flow.double()), or loosen the tolerance. "
+        "If the Lipschitz bound is 1 or more, the inverse may not exist."
     )
     error.block = block
     raise error

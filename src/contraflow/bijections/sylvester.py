@@ -1,4 +1,4 @@
-"""The Sylvester flow: several tanh along orthonormal directions."""
+"""The Sylvester flow: tanh along several orthonormal directions."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ _BISECTION = Bisection()
 class Sylvester(Bijection):
     r"""z = x + Q R tanh(R̃ Qᵀx + b); log|det| = Σ_i log(1 + r_ii r̃_ii tanh'(a_i)), a = R̃ Qᵀx + b.
 
-    By Sylvester's identity det(I_D + Q R H R̃ Qᵀ) = det(I_M + H R̃ R), whose matrix is triangular. Q ``(D, M)`` has
-    orthonormal columns, from Householder reflections; R and R̃ are upper triangular. Invertible where every
-    r_ii r̃_ii > -1: as in `Planar` any p_ii is taken and r_ii = φ(p_ii r̃_ii) p_ii, so that
-    1 + r_ii r̃_ii = e^{asinh(p_ii r̃_ii)}. R̃ need not be invertible. M = 1 is the planar flow. O(DM) a sample.
+    By Sylvester's identity det(I_D + Q R H R̃ Qᵀ) = det(I_M + H R̃ R), where the last matrix is triangular. Q ``(D, M)``
+    has orthonormal columns, parametrised by Householder reflections; R and R̃ are upper triangular. The map is
+    invertible if every r_ii r̃_ii > -1. As in `Planar`, the parameters p_ii are unconstrained and
+    r_ii = φ(p_ii r̃_ii) p_ii, so that 1 + r_ii r̃_ii = e^{asinh(p_ii r̃_ii)}. R̃ need not be invertible. M = 1 is the
+    planar flow. The cost is O(DM) per sample.
 
-    Van den Berg, Hasenclever, Tomczak and Welling 2018 (arXiv:1803.05649), who map noise to samples so and bound both
-    diagonals by tanh. Here `forward` goes from data to latent: densities are in closed form. `inverse`, for samples,
-    solves with α = R̃ Qᵀz + b and T = R̃ R
+    Van den Berg, Hasenclever, Tomczak and Welling 2018 (arXiv:1803.05649) use this map from noise to samples and bound
+    both diagonals by tanh. Here `forward` maps data to latent, so densities have a closed form. For samples, `inverse`
+    solves M increasing scalar equations one after another: with α = R̃ Qᵀz + b and T = R̃ R,
 
         a_i + T_ii tanh(a_i) = α_i - Σ_{j>i} T_ij tanh(a_j),  i = M, …, 1,    then    x = z - Q R tanh(a),
 
-    each an increasing scalar equation, by bisection, with gradients by the implicit function theorem.
+    by bisection, with gradients by the implicit function theorem.
 
     Args:
         features: D, for vectors ``(batch, D)``.
         components: M <= D.
-        inverse: how exactly the equations are solved.
+        inverse: tolerance and number of iterations of the bisections.
 
     Raises:
-        ShapeError: M is not in 1 … D; other inputs.
+        ShapeError: M is not in 1 … D, or an input is not ``(batch, D)``.
         InversionError: the inverse did not reach its tolerance.
 
     >>> flow, x = Sylvester(3, 2), torch.randn(5, 3)
@@ -61,7 +62,7 @@ class Sylvester(Bijection):
         self.features, self.components = features, components
         self.solver = inverse
         self.reflections = nn.Parameter(random_reflections(features, components))
-        #: R, with p for its diagonal, above the diagonal and on it; R̃ transposed below.
+        #: On and above the diagonal R, with p in place of its diagonal; below the diagonal R̃ᵀ without its diagonal.
         self.triangles = nn.Parameter(torch.randn(components, components) / math.sqrt(components))
         self.diagonal = nn.Parameter(torch.randn(components) / math.sqrt(components))
         self.b = nn.Parameter(torch.zeros(components))
@@ -93,10 +94,11 @@ class Sylvester(Bijection):
 
     @torch.no_grad()
     def solve(self, z: Tensor) -> Root:
-        """The inverse with halvings (of all components), residual ‖z - f(x)‖₂ and error bound, each ``(batch,)``.
+        """The inverse with its number of bisection steps, residual ‖z - f(x)‖₂ and error bound, each ``(batch,)``.
 
-        ‖x - x*‖₂ <= (1 + ‖R‖₂ ‖R̃‖₂ ‖(G - N)⁻¹‖₂) · residual, G the diagonal matrix of 1 + T_ii, N of |T_ij| above the
-        diagonal: the inverse Jacobian is I - Q R (I + H T)⁻¹ H R̃ Qᵀ, and |(I + H T)⁻¹ H| <= (G - N)⁻¹ entry by entry.
+        ‖x - x*‖₂ <= (1 + ‖R‖₂ ‖R̃‖₂ ‖(G - N)⁻¹‖₂) · residual, where G is the diagonal matrix of 1 + T_ii and N holds
+        |T_ij| above the diagonal: the inverse Jacobian is I - Q R (I + H T)⁻¹ H R̃ Qᵀ, and |(I + H T)⁻¹ H| <= (G - N)⁻¹
+        elementwise. No error is raised if the tolerance is not reached.
         """
         check_vectors(self, z, self.features)
         q, r, r_tilde, gain = factors = self.factors()
@@ -107,7 +109,7 @@ class Sylvester(Bijection):
         return judge(self, z - h @ r.T @ q.T, z, roots, growth)
 
     def _solve(self, factors: tuple[Tensor, Tensor, Tensor, Tensor], z: Tensor) -> tuple[Tensor, list[Root]]:
-        """tanh(a) and how each component was found."""
+        """tanh(a), and the report of the bisection of each component."""
         q, r, r_tilde, gain = factors
         coupling, alpha = r_tilde @ r, z @ q @ r_tilde.T + self.b
         h = z.new_zeros(len(z), 0)

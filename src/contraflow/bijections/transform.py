@@ -1,4 +1,4 @@
-"""Transforms of zuko and of torch.distributions under our contract."""
+"""Transforms of zuko and of torch.distributions as bijections."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from contraflow.errors import ConfigurationError, ShapeError
 
 
 class TransformBijection(Bijection):
-    r"""z = t(x | context) for a transform t of zuko or `torch.distributions`; log|det ∂t/∂x| is the transform's own.
+    r"""z = t(x | context) for a transform t of zuko or `torch.distributions`, which also computes log|det ∂t/∂x|.
 
-    A lazy transform of zuko is called with the context, batch by batch, and its parameters become the bijection's. A
-    plain transform ignores the context, and tensors that it holds stay as they are: they follow neither `.to` nor
-    `state_dict`. A numerical inverse is as accurate as the transform's own; transforms that draw random numbers
-    (zuko's stochastic traces) take them from torch's default generator.
+    A lazy transform of zuko is called with the context of each batch, and its parameters become those of the bijection.
+    Any other transform ignores the context; its tensors follow neither `.to` nor `state_dict`. Inverses have the
+    accuracy of the transform's own inverse. Transforms that draw random numbers (zuko's stochastic traces) use torch's
+    global generator.
 
     Args:
         transform: as for `from_transform`.
@@ -55,16 +55,16 @@ class TransformBijection(Bijection):
         return self.transform if isinstance(self.transform, Transform) else self.transform(context)
 
     def _call(self, transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not len(x):  # torch's own sum over event dimensions fails on an empty batch
+        if not len(x):  # torch's sum over event dimensions fails on an empty batch
             return x, x.new_zeros(0)
-        if hasattr(transform, "call_and_ladj"):
+        if hasattr(transform, "call_and_ladj"):  # zuko's method for both at once
             z, logdet = transform.call_and_ladj(x)
         else:
             z = transform(x)
             logdet = transform.log_abs_det_jacobian(x, z)
         shape = x.shape[: x.ndim - transform.domain.event_dim]
         logdet = logdet.expand(shape).reshape(len(x), math.prod(shape[1:])).sum(dim=1)
-        # zuko's numerical derivatives leave a graph behind, asked for or not
+        # zuko's numerical derivatives build a graph even without gradients
         return (z, logdet) if torch.is_grad_enabled() else (z.detach(), logdet.detach())
 
     def extra_repr(self) -> str:
@@ -73,20 +73,20 @@ class TransformBijection(Bijection):
 
 
 def from_transform(transform: Transform | nn.Module, event_shape: Sequence[int]) -> TransformBijection:
-    """A bijection from any transform of zuko or of `torch.distributions`, from data to latent as it stands.
+    """A bijection made of a transform of zuko or of `torch.distributions`, used as the map from data to latent.
 
-    `Inverse(from_transform(t, shape))` is the other direction. zuko's flows transform data to latent, too, so that
-    ``Flow((D,), from_transform(zuko_flow.transform, (D,)))`` has the densities of a ``zuko_flow`` with a standard
-    normal base.
+    `Inverse(from_transform(t, shape))` uses the transform as the map from latent to data. Flows of zuko map data to
+    latent, as here, so ``Flow((D,), from_transform(zuko_flow.transform, (D,)))`` has the density of a ``zuko_flow``
+    with a standard normal base.
 
     Args:
-        transform: a `torch.distributions.Transform`, zuko's among them, or a module that returns one for a context,
-            such as zuko's lazy transforms.
+        transform: a `torch.distributions.Transform`, which transforms of zuko are too, or a module that returns one for
+            a context, such as a lazy transform of zuko.
         event_shape: shape of one x; the transform must keep it.
 
     Raises:
-        ConfigurationError: neither of the two, or a transform that is no bijection.
-        ShapeError: the transform takes no such events, or changes their shape.
+        ConfigurationError: the argument is not a transform, or the transform is not bijective.
+        ShapeError: the transform does not accept events of this shape, or changes their shape.
 
     >>> from torch.distributions import transforms
     >>> stretch = from_transform(transforms.AffineTransform(0.0, 2.0), (3,))
@@ -100,13 +100,13 @@ def from_transform(transform: Transform | nn.Module, event_shape: Sequence[int])
     shape = tuple(event_shape)
     if isinstance(transform, Transform):
         if not transform.bijective:
-            raise ConfigurationError(f"{transform} is no bijection: it has no density to offer.")
+            raise ConfigurationError(f"{transform} is not bijective, so it has no log-determinant.")
         if transform.domain.event_dim > len(shape):
             raise ShapeError(f"{transform} takes events of {transform.domain.event_dim} dimensions, not {shape}.")
         try:
             result = tuple(transform.forward_shape(shape))
         except ValueError as error:
-            raise ShapeError(f"{transform} takes no events of shape {shape}: {error}.") from error
+            raise ShapeError(f"{transform} does not accept events of shape {shape}: {error}.") from error
         if result != shape:
-            raise ShapeError(f"{transform} makes events of shape {result} from {shape}; a flow keeps the shape.")
+            raise ShapeError(f"{transform} maps events of shape {shape} to {result}; a bijection must keep the shape.")
     return TransformBijection(transform, shape)

@@ -8,7 +8,6 @@ from typing import Literal
 from contraflow.cli.console import show
 from contraflow.cli.sample import check_output
 from contraflow.evaluation import norm_orders_picture
-from contraflow.files import replacing
 from contraflow.lipschitz import norm_orders
 from contraflow.runs import load_run
 
@@ -39,6 +38,5 @@ def certify(
     trained = load_run(run, device=device, dtype=dtype)
     certificate = trained.flow.certify()
     if orders is not None:
-        with replacing(orders) as temporary:
-            norm_orders_picture(norm_orders(trained.flow), temporary)
+        norm_orders_picture(norm_orders(trained.flow), orders)
     show(str(certificate), {**certificate.as_dict(), "step": trained.step}, json)

@@ -24,7 +24,6 @@ from contraflow.evaluation import (
     report_scores,
     score,
 )
-from contraflow.files import replacing
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.runs import Run, load_run
 from contraflow.runs.build import make_generator
@@ -131,6 +130,5 @@ def _calibrate(
         uniform, names = probability_integrals(rows, samples), trained.columns
     else:
         uniform, names = torch.special.ndtr(z.double()).reshape(-1, 1), ("all latent dimensions",)
-    with replacing(path) as temporary:
-        calibration_picture(temporary, classes, uniform, names, _SAMPLES if rows.ndim == 2 else None)
+    calibration_picture(path, classes, uniform, names, _SAMPLES if rows.ndim == 2 else None)
     return latent_normality(z)

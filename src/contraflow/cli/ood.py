@@ -8,7 +8,6 @@ from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.sample import check_output
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import scores_histograms
-from contraflow.files import replacing
 from contraflow.runs import load_run
 from contraflow.runs.ood import compare_with_others
 
@@ -83,6 +82,5 @@ def ood(
             watcher=bar,
         )
     if out is not None:
-        with replacing(out) as temporary:
-            scores_histograms(detection.report, temporary)
+        scores_histograms(detection.report, out)
     show(str(detection), {**detection.as_dict(), "step": trained.step}, json)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.cli.sample import check_output
-from contraflow.report import ReportSettings, Subject, write_report
+from contraflow.report import ReportSettings, RunData, write_report
 from contraflow.runs import load_run
 from contraflow.runs.own_data import load_own_data
 
@@ -50,7 +50,7 @@ def report(
     if root is not None:
         trained.recipe.data.root = root
     with ProgressBar() as bar:
-        subject = Subject(trained, load_own_data(trained, bar.note), settings, bar.phase)
-        write_report(subject, out)
-    score = subject.test_score.report
+        data = RunData(trained, load_own_data(trained, bar.note), settings, bar.phase)
+        write_report(data, out)
+    score = data.test_score.report
     show(f"report {out}\ntest {score}", {**score.as_dict(), "report": str(out), "step": trained.step}, json)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from contraflow.cli.console import ProgressBar, show
 from contraflow.errors import ConfigurationError, OutputError
-from contraflow.evaluation.pictures import image_grid, save_png
+from contraflow.evaluation.figures import save_png
+from contraflow.evaluation.pictures import image_grid
 from contraflow.files import replacing
-from contraflow.preprocessing import ImagePreprocessing
+from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing
 from contraflow.runs import Run, load_run
 from contraflow.runs.build import make_generator
 from contraflow.runs.samples import draw_samples
@@ -115,7 +116,8 @@ def _write(samples: Tensor, path: Path, suffix: str, trained: Run, *, columns: i
         with open(path, "w", encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
             writer.writerow(names)
-            integers = getattr(trained.flow.preprocessing, "ranges", {})
+            preprocessing = trained.flow.preprocessing
+            integers = preprocessing.ranges if isinstance(preprocessing, TablePreprocessing) else {}
             writer.writerows(
                 [int(value) if index in integers else value for index, value in enumerate(row)]
                 for row in samples.tolist()

@@ -1,4 +1,4 @@
-"""What stands in the way of a density in the columns of a table: too few values, integers, outliers, lost digits."""
+"""Why a column of a table may have no density: too few values, integers, outliers, digits lost in float32."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from contraflow.errors import ConfigurationError, DataError
 
 FEW_INTEGERS = 20
-"""A column of so many different integers, or fewer, has no density."""
+"""A column with at most this many different integers has no density."""
 FEW_VALUES = 10
-"""The same for other numbers."""
+"""A column with at most this many different other numbers has no density."""
 _COARSE = 100.0  # standard deviation below which steps of 1 between integers show in a density
 _ATOM = 0.1  # share of the rows that one value may have
 _LOST = 0.1  # share of the different values that may become equal to others
@@ -28,7 +28,7 @@ class Column:
 
     Attributes:
         name: its name in the file, or its index.
-        values: the different ones in ascending order, float64.
+        values: its different values in ascending order, float64.
         counts: how often each occurs.
     """
 
@@ -38,12 +38,12 @@ class Column:
 
     @property
     def integers(self) -> bool:
-        """Whether all of them are."""
+        """Whether all values are integers."""
         return bool((self.values == self.values.floor()).all())
 
     @property
     def few(self) -> bool:
-        """Whether it has no density: few values, each of which stands in two rows or more on average."""
+        """Whether it has no density: few values, each of which occurs in two rows or more on average."""
         most = FEW_INTEGERS if self.integers else FEW_VALUES
         return len(self.values) <= most and 2 * len(self.values) <= int(self.counts.sum())
 
@@ -55,15 +55,15 @@ def column_names(count: int, names: Sequence[str] | None) -> tuple[str, ...]:
 
 def columns_of(rows: Tensor, names: Sequence[str] | None) -> list[Column]:
     """The columns of rows ``(n, D)``."""
-    found = []
+    columns = []
     for name, column in zip(column_names(rows.shape[1], names), rows.double().unbind(1), strict=True):
         values, counts = column.sort().values.unique_consecutive(return_counts=True)
-        found.append(Column(name, values, counts))
-    return found
+        columns.append(Column(name, values, counts))
+    return columns
 
 
 def indices_of(wanted: Sequence[str | int], count: int, names: Sequence[str] | None) -> list[int]:
-    """Where the columns of data.dequantise stand, each once.
+    """Indices of the columns that data.dequantise names, each once.
 
     Raises:
         ConfigurationError: there is no such column.
@@ -83,27 +83,27 @@ def indices_of(wanted: Sequence[str | int], count: int, names: Sequence[str] | N
 def refuse_columns_without_density(
     source: str, columns: Sequence[Column], dequantised: Collection[int], named: bool
 ) -> None:
-    """Nothing, where every column has a density or is dequantised.
+    """Raise an error unless every column has a density or is dequantised.
 
     Args:
         source: of the rows, for the message.
         columns: of the training rows.
-        dequantised: where those stand that get noise.
+        dequantised: indices of the columns that get noise.
         named: whether the columns have names, so that data.columns can choose among them.
 
     Raises:
         DataError: a column holds few values; the message names all such columns, and the choices.
     """
-    few = [one for index, one in enumerate(columns) if one.few and index not in dequantised]
+    few = [column for index, column in enumerate(columns) if column.few and index not in dequantised]
     if not few:
         return
-    listed = ", ".join(f"{one.name!r} ({_count(one)})" for one in few)
-    kept = ",".join(one.name for one in columns if one not in few)
+    listed = ", ".join(f"{column.name!r} ({_count(column)})" for column in few)
+    kept = ",".join(column.name for column in columns if column not in few)
     choices = [f"drop {'them' if len(few) > 1 else 'it'}" + (f" (data.columns=[{kept}])" if named and kept else "")]
-    if integers := [one.name for one in few if one.integers and len(one.values) > 1]:
+    if integers := [column.name for column in few if column.integers and len(column.values) > 1]:
         wanted = ",".join([*(columns[index].name for index in dequantised), *integers])
         choices.append(f"dequantise integers (data.dequantise=[{wanted}])")
-    if any(not one.integers for one in few):
+    if any(not column.integers for column in few):
         choices.append("rescale other numbers to integers and dequantise them")
     raise DataError(
         f"{source}: no density in {'columns' if len(few) > 1 else 'column'} {listed}: a flow would learn ever higher "
@@ -114,21 +114,21 @@ def refuse_columns_without_density(
 def remarks(
     columns: Sequence[Column], dequantised: Collection[int], scaling: str | None, scaled: Sequence[Tensor]
 ) -> list[str]:
-    """What to know about columns that can be trained on, a line each.
+    """Warnings about columns that can be trained on, a line each.
 
     Args:
         columns: of the training rows.
-        dequantised: where those stand that get noise.
+        dequantised: indices of the columns that get noise.
         scaling: standard or robust; None for none.
         scaled: the values of every column as the flow is given them.
     """
-    found = []
+    lines = []
     for index, (column, after) in enumerate(zip(columns, scaled, strict=True)):
         if index not in dequantised:
-            found += [*_discrete(column), *_merged(column, after, scaling)]
+            lines += [*_discrete(column), *_merged(column, after, scaling)]
         if scaling == "standard":
-            found += _outliers(column)
-    return found
+            lines += _outliers(column)
+    return lines
 
 
 def _discrete(column: Column) -> list[str]:
@@ -190,6 +190,6 @@ def _quantile(column: Column, share: float) -> float:
 
 
 def _count(column: Column) -> str:
-    shown = [f"{one:.6g}" for one in column.values[:3].tolist()]
+    shown = [f"{value:.6g}" for value in column.values[:3].tolist()]
     dots = ", …" if len(column.values) > len(shown) else ""
     return f"{len(column.values)} value{'s' if len(column.values) > 1 else ''}: {', '.join(shown)}{dots}"

@@ -1,4 +1,4 @@
-"""A data set in memory: three splits, their labels, and what is known about them."""
+"""A data set in memory: three splits, their labels, levels, columns and density."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Dataset:
         return self.levels is not None
 
     def require_train(self) -> Dataset:
-        """Itself, where there are rows to train on.
+        """This data set, where it has rows to train on.
 
         Raises:
             DataError: the set has test rows only.

@@ -22,13 +22,13 @@ _LARGEST = 1 << 30
 
 
 def download(file: KnownFile, root: Path) -> Path:
-    """Download one file to its first folder below `root`, unless a good copy is there already.
+    """Download one file to its first folder below `root`, unless a complete copy is already present.
 
-    It is written under a temporary name, compared with its md5 sum, and renamed, so a file under its own name is
-    always whole.
+    It is written under a temporary name, compared with its md5 sum, and then renamed, so that a file under its own
+    name is always complete.
 
     Raises:
-        DataError: no address answers with the right content; says where to put the file by hand.
+        DataError: no address answers with the right content; the message says where to put the file by hand.
         OutputError: the folder cannot be written.
     """
     target = root / file.folders[0] / file.name
@@ -53,7 +53,7 @@ def download(file: KnownFile, root: Path) -> Path:
 
 
 class _Unreachable(Exception):
-    """The address did not answer, or broke off."""
+    """The address did not answer, or the connection broke off."""
 
 
 def _download_from(address: str, file: KnownFile, target: Path) -> None:

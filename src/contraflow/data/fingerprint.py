@@ -1,4 +1,4 @@
-"""What a run remembers of its data, so that a changed file is not taken for the one that it was trained on."""
+"""What a run records about its data, so that a changed file is not mistaken for the one that it was trained on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from contraflow.data.dataset import Dataset
 
 _SPLITS = ("train", "validation", "test")
-#: Bytes of a split that are read for its checksum; of larger ones evenly spaced rows are.
+#: Bytes of a split that are read for its checksum; of a larger split, evenly spaced rows are read.
 _ENOUGH = 2**27
 #: Rows hashed at once, in bytes: what a processor's cache holds.
 _AT_ONCE = 2**20
-#: Training rows that are remembered one by one.
+#: Training rows whose hashes are recorded.
 _REMEMBERED = 256
 #: An odd number with well mixed bits, of splitmix64 (G. Steele, D. Lea, C. Flood, Fast splittable pseudorandom number
 #: generators, 2014), and where every row starts.
@@ -84,7 +84,7 @@ class Fingerprint:
         """The fingerprint that `as_dict` wrote.
 
         Raises:
-            KeyError, TypeError, ValueError: it is another thing.
+            KeyError, TypeError, ValueError: the values are not a fingerprint.
         """
         columns = values["columns"]
         return cls(
@@ -92,12 +92,12 @@ class Fingerprint:
             str(values["dtype"]),
             None if columns is None else tuple(str(name) for name in columns),
             {split: int(values["rows"][split]) for split in _SPLITS},
-            {str(split): str(found) for split, found in dict(values["checksums"]).items()},
-            tuple(str(one) for one in values["remembered"]),
+            {str(split): str(checksum) for split, checksum in dict(values["checksums"]).items()},
+            tuple(str(row) for row in values["remembered"]),
         )
 
     def change(self, now: Fingerprint) -> str:
-        """What is no longer as it was, in a few words; empty where nothing has changed."""
+        """What has changed, in a few words; empty where nothing has."""
         if self.columns != now.columns:
             return _change_of_columns(self.columns or (), now.columns or ())
         if (self.event_shape, self.dtype) != (now.event_shape, now.dtype):
@@ -112,24 +112,24 @@ class Fingerprint:
         return f"as many rows, but other values or another order in {', '.join(changed)}"
 
     def share_among(self, rows: Tensor) -> float:
-        """Which share of the training rows is found, bit for bit, among other rows ``(n, *event_shape)``.
+        """The share of the training rows that occur, bit for bit, among other rows ``(n, *event_shape)``.
 
-        It is an estimate from up to 256 training rows; 0 where they are of another shape or dtype, or not remembered.
+        It is estimated from up to 256 training rows; 0 where shape or dtype differ, or where no rows are recorded.
         """
         alike = (tuple(rows.shape[1:]), str(rows.dtype)) == (self.event_shape, f"torch.{self.dtype}")
         if not alike or not self.remembered:
             return 0.0
-        wanted = np.unique(np.array([int(one, 16) for one in self.remembered], np.uint64))
-        found = row_hashes(rows)
-        nearest = np.searchsorted(wanted, found).clip(max=len(wanted) - 1)  # np.isin would sort all rows
-        return len(np.unique(nearest[wanted[nearest] == found])) / len(wanted)
+        wanted = np.unique(np.array([int(row, 16) for row in self.remembered], np.uint64))
+        hashes = row_hashes(rows)
+        nearest = np.searchsorted(wanted, hashes).clip(max=len(wanted) - 1)  # np.isin would sort all rows
+        return len(np.unique(nearest[wanted[nearest] == hashes])) / len(wanted)
 
 
 def row_hashes(rows: Tensor) -> np.ndarray:
-    """64 bits for each row ``(n, …)``, uint64 ``(n,)``: equal rows have equal ones, others all but surely have not."""
+    """A 64-bit hash of each row ``(n, …)``, uint64 ``(n,)``: equal for equal rows, else almost surely different."""
     values = rows.flatten(1).numpy()
     width = values.shape[1] * values.itemsize
-    found = np.empty(len(values), np.uint64)
+    hashes = np.empty(len(values), np.uint64)
     step = max(1, _AT_ONCE // width)
     for start in range(0, len(values), step):
         part = np.ascontiguousarray(values[start : start + step]).view(np.uint8).reshape(-1, width)
@@ -139,8 +139,8 @@ def row_hashes(rows: Tensor) -> np.ndarray:
             # the shift brings high bits down: without it, two flipped signs in a row would cancel each other
             mixed = (mixed ^ word) * _FACTOR
             mixed ^= mixed >> np.uint64(29)
-        found[start : start + step] = mixed
-    return found
+        hashes[start : start + step] = mixed
+    return hashes
 
 
 def _stride(rows: Tensor) -> int:
@@ -152,7 +152,8 @@ def _counts(rows: Mapping[str, int]) -> str:
 
 
 def _change_of_columns(before: tuple[str, ...], after: tuple[str, ...]) -> str:
-    missing, new = ([name for name in one if name not in other] for one, other in ((before, after), (after, before)))
+    missing = [name for name in before if name not in after]
+    new = [name for name in after if name not in before]
     parts = [f"without {_named(missing)}"] if missing else []
     parts += [f"with the new {_named(new)}"] if new else []
     return " and ".join(parts) or f"its columns in another order: {', '.join(after)}"

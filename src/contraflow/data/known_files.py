@@ -19,11 +19,11 @@ class KnownFile:
 
     Attributes:
         name: file name as published.
-        folders: folders below the data root where it may lie; a download goes to the first.
+        folders: folders below the data root where it is looked for; a download goes to the first.
         md5: published md5 sum in hexadecimal, or ``None`` where none is published.
         addresses: official addresses, tried in this order.
-        also: other names under which the same content is accepted (unpacked, so without a published sum).
-        unpacked: whether a folder of one of these names is accepted too, as the unpacked content.
+        also: other names that are accepted for the same content (unpacked, so without a published sum).
+        unpacked: whether a folder with one of these names is accepted too, as the unpacked content.
     """
 
     name: str
@@ -39,8 +39,8 @@ class KnownFile:
 
     def find(self, root: Path) -> Path | None:
         """The first place that holds the file, or ``None``."""
-        found = (path for path in self.places(root) if path.is_file() or (self.unpacked and path.is_dir()))
-        return next(found, None)
+        paths = (path for path in self.places(root) if path.is_file() or (self.unpacked and path.is_dir()))
+        return next(paths, None)
 
 
 Form = tuple[KnownFile, ...]

@@ -1,4 +1,4 @@
-"""Data that meet a flow trained earlier: their columns are matched by name."""
+"""Data for a flow that is already trained: columns are matched by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from contraflow.data.dataset import Dataset
-from contraflow.data.formats.tables import Note, choose_columns, tell_match, untold
+from contraflow.data.formats.tables import Note, choose_columns, no_note, note_columns
 from contraflow.data.path_dataset import is_folder, load_path
 from contraflow.data.registry import load_dataset, own_path
 
@@ -20,18 +20,18 @@ def load_matching(
     seed: int = 0,
     size: int | None = None,
     grey: bool = False,
-    note: Note = untold,
+    note: Note = no_note,
 ) -> Dataset:
-    """A data set as `load_dataset` takes it, its columns those that a flow was trained on, in their order.
+    """The data set that `load_dataset` reads, with the columns that a flow was trained on, in its order.
 
-    Columns are matched by name, in files and in named sets alike. Where there are no names (an array, images), they
-    are taken as they come. All rows of a file in their order are what `read_rows` gives in the same way.
+    Columns are matched by name, in files and in named sets alike. Where there are no names (an array, images), the
+    columns keep their order. `read_rows` reads all rows of a file, unsplit, with the same matching.
 
     Args:
         name_or_path, root, seed: as `load_dataset`.
-        columns: that the flow was trained on; ``None`` for a flow that knows no names.
-        size, grey: for a folder of images; they say nothing about other data.
-        note: told in one line which columns were left out, or that there were no names to go by.
+        columns: those that the flow was trained on; ``None`` for a flow without names of columns.
+        size, grey: for a folder of images; ignored for other data.
+        note: called with one line on which columns were left out, or that the file has no names to match.
 
     Raises:
         ConfigurationError, DataError: as `load_dataset`; a column is missing.
@@ -44,7 +44,7 @@ def load_matching(
     data = load_dataset(name_or_path, root=root, seed=seed)
     if columns is None:
         return data
-    tell_match(data.name, data.event_shape, data.columns, columns, note)
+    note_columns(data.name, data.event_shape, data.columns, columns, note)
     if data.columns is None or data.columns == tuple(columns):
         return data
     chosen = choose_columns(data.name, data.columns, columns)

@@ -1,4 +1,4 @@
-"""Rows of other data, brought to the shape and levels that a flow takes, with a word on what was done to them."""
+"""Rows of other data for out-of-distribution tests, brought to the shape and levels that a flow takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from contraflow.data.formats.tables import Note, untold
+from contraflow.data.formats.tables import Note, no_note
 from contraflow.data.matching import load_matching
 from contraflow.errors import ShapeError
 
@@ -23,9 +23,9 @@ class OtherRows:
     """Some rows of another data set.
 
     Attributes:
-        name: as asked for.
+        name: of the data set, as the caller gave it.
         rows: ``(n, *event_shape)``.
-        change: what had to be done to the rows, in words; empty for nothing.
+        change: how the rows were changed to fit, in words; empty where they were not.
     """
 
     name: str
@@ -39,13 +39,13 @@ def noise_images(n: int, event_shape: Sequence[int], levels: int, generator: Gen
 
 
 def constant_images(n: int, event_shape: Sequence[int], levels: int, generator: Generator | None = None) -> Tensor:
-    """Every image of one level, the levels from the lowest to the highest in turn, uint8 ``(n, C, H, W)``."""
+    """Images in which every pixel has the same level, from the lowest level to the highest, uint8 ``(n, C, H, W)``."""
     steps = torch.linspace(0, levels - 1, n).round().to(torch.uint8)
     return steps[:, None, None, None].expand(n, *event_shape).clone()
 
 
 def black_images(n: int, event_shape: Sequence[int], levels: int, generator: Generator | None = None) -> Tensor:
-    """Nothing but the lowest level, uint8 ``(n, C, H, W)``: the images that likelihood is most often wrong about."""
+    """Every pixel at the lowest level, uint8 ``(n, C, H, W)``: flows often give such images a high likelihood."""
     return torch.zeros((n, *event_shape), dtype=torch.uint8)
 
 
@@ -66,7 +66,7 @@ def load_other_rows(
     root: str | os.PathLike[str] | None = None,
     columns: Sequence[str] | None = None,
     generator: Generator | None = None,
-    note: Note = untold,
+    note: Note = no_note,
 ) -> OtherRows:
     """Test rows of another data set, or drawn images.
 
@@ -75,10 +75,10 @@ def load_other_rows(
         event_shape: wanted shape of a row.
         levels: wanted levels of images; ``None`` for tables.
         limit: most rows; of a larger set they are drawn without replacement.
-        root: where named data sets lie.
+        root: folder of the named data sets.
         columns: of a table, matched by name as `load_matching` does.
         generator: of the draws.
-        note: told what is not plain about the columns.
+        note: called with one line on the columns, where their names leave a doubt.
 
     Raises:
         ConfigurationError, DataError: as `load_matching`.
@@ -93,7 +93,7 @@ def load_other_rows(
     rows = draw_rows(data.test, limit, generator)
     if data.levels is None or levels is None:
         if tuple(rows.shape[1:]) != tuple(event_shape):
-            raise ShapeError(f"{name}: rows of shape {tuple(rows.shape[1:])}, where {tuple(event_shape)} is asked for.")
+            raise ShapeError(f"{name}: rows of shape {tuple(rows.shape[1:])}, expected {tuple(event_shape)}.")
         return OtherRows(name, rows)
     return OtherRows(name, *fit_images(rows, data.levels, event_shape, levels))
 
@@ -104,11 +104,11 @@ def draw_rows(rows: Tensor, limit: int, generator: Generator | None = None) -> T
 
 
 def fit_images(images: Tensor, levels: int, event_shape: Sequence[int], new_levels: int) -> tuple[Tensor, str]:
-    """Images of another shape and number of levels, uint8, and what was done.
+    """The images in another shape and number of levels, uint8, and a description of the changes.
 
     Grey is repeated over channels, colour becomes its luma (BT.601), sides are resized bilinearly (with antialiasing
-    where they shrink), levels stretched. Enlarged images are smoother than images of that size are: say so beside any
-    score.
+    where they shrink), levels stretched. Enlarged images are smoother than images of that size usually are, which
+    affects any score.
 
     Args:
         images: uint8 ``(n, C, H, W)``.

@@ -1,4 +1,4 @@
-"""A user's own file or folder as a `Dataset`, told apart by its suffix."""
+"""A user's own file or folder as a `Dataset`; its suffix says what it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contraflow.data.dataset import Dataset
 from contraflow.data.formats.arrays import images_from_array, read_npy, read_npz
 from contraflow.data.formats.csv_table import read_csv
 from contraflow.data.formats.image_folder import read_image_folder
-from contraflow.data.formats.tables import Note, read_parquet, tell_match, untold
+from contraflow.data.formats.tables import Note, no_note, note_columns, read_parquet
 from contraflow.errors import DataError, first_line
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
@@ -32,7 +32,7 @@ def load_path(
     columns: Sequence[str] | None = None,
     size: int | None = None,
     grey: bool = False,
-    note: Note = untold,
+    note: Note = no_note,
 ) -> Dataset:
     """Read a table (CSV, Parquet), an array (.npy, .npz) or a folder of images, split 80 / 10 / 10 by `seed`.
 
@@ -44,7 +44,7 @@ def load_path(
     """
     if has_own_splits(path):
         data = _from_splits(path, read_npz(path))
-        tell_match(path, data.event_shape, None, columns, note)
+        note_columns(path, data.event_shape, None, columns, note)
         return data
     rows, names = _rows_and_names(path, columns, size, grey, note)
     return _split(path, rows, seed, names)
@@ -58,7 +58,7 @@ def has_own_splits(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return len(archive.namelist()) != 1
     except (OSError, zipfile.BadZipFile):
-        return False  # whoever reads it says so
+        return False  # the reader reports the broken file
 
 
 def read_rows(
@@ -67,16 +67,16 @@ def read_rows(
     columns: Sequence[str] | None = None,
     size: int | tuple[int, int] | None = None,
     grey: bool = False,
-    note: Note = untold,
+    note: Note = no_note,
 ) -> Tensor:
-    """All rows of a file or folder, in their order, unsplit: what `contraflow score` reads.
+    """All rows of a file or folder, in their order, unsplit, as `contraflow score` reads them.
 
     Args:
         path: the file or folder.
-        columns: names of the columns wanted, in this order, whichever they have in the file; an array has no names, so
-            its columns are taken as they come. All where None.
+        columns: names of the wanted columns, in the wanted order. An array has no names, so its columns keep their
+            order. All columns where None.
         size, grey: for a folder of images, see `read_image_folder`.
-        note: told in one line which columns were left out, or that there were no names to go by.
+        note: called with one line on which columns were left out, or that the file has no names to match.
 
     Raises:
         DataError: absent, another kind of file, not what its suffix says, or an .npz with several arrays.
@@ -93,18 +93,18 @@ def _rows_and_names(
     if suffix in TABLE_SUFFIXES:
         table = (read_parquet if suffix == ".parquet" else read_csv)(path, columns)
         rows = rows_from_array(table.values, str(path), table.columns)
-        tell_match(path, tuple(rows.shape[1:]), (*table.columns, *table.left_out), columns, note)
+        note_columns(path, tuple(rows.shape[1:]), (*table.columns, *table.left_out), columns, note)
         return rows, table.columns
     rows = _array_rows(path, suffix)
-    tell_match(path, tuple(rows.shape[1:]), None, columns, note)
+    note_columns(path, tuple(rows.shape[1:]), None, columns, note)
     return rows, None
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a path that is there is a folder.
+    """Whether an existing path is a folder.
 
     Raises:
-        DataError: nothing is there, or it cannot be looked at.
+        DataError: the path does not exist, or cannot be read.
     """
     try:
         return stat.S_ISDIR(path.stat().st_mode)
@@ -123,11 +123,11 @@ def _array_rows(path: Path, suffix: str) -> Tensor:
             raise DataError(f"{path}: expected one array, got {', '.join(arrays) or 'none'}.")
         return rows_from_array(next(iter(arrays.values())), str(path))
     known = ", ".join((*TABLE_SUFFIXES, *ARRAY_SUFFIXES))
-    raise DataError(f"{path}: cannot tell what it holds from {suffix!r}. Known: {known}, or a folder of images.")
+    raise DataError(f"{path}: unknown suffix {suffix!r}. Known: {known}, or a folder of images.")
 
 
 def rows_from_array(values: np.ndarray, source: str, columns: Sequence[str] | None = None) -> Tensor:
-    """Rows with all their digits, or images.
+    """Rows in the precision of the array, or images.
 
     Real ``(n, D)`` in float64, or in float32 where the array is no finer; uint8 ``(n, H, W)``, ``(n, C, H, W)`` or
     ``(n, H, W, C)`` as images, C in 1, 3.

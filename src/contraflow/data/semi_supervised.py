@@ -1,4 +1,4 @@
-"""Labels forgotten on purpose, to learn from few."""
+"""Semi-supervised data: labels of which only some are kept."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from contraflow.errors import ConfigurationError
 
 
 def keep_labels(labels: Tensor, count: int, generator: Generator | None = None) -> Tensor:
-    """A copy with -1 in place of all but `count` labels, as many kept of each class as of any other, or one fewer.
+    """A copy with -1 in place of all but `count` labels, balanced between the classes up to one label.
 
     Args:
         labels: int64 ``(n,)``, all known.
-        count: how many to keep; at least one a class.
-        generator: which ones; on the CPU.
+        count: how many labels to keep; at least one for each class.
+        generator: of the choice, on the CPU.
 
     Raises:
         ConfigurationError: fewer than the classes, or more than there are.
@@ -25,7 +25,7 @@ def keep_labels(labels: Tensor, count: int, generator: Generator | None = None) 
     classes = labels.unique()
     if not len(classes) <= count <= len(labels):
         raise ConfigurationError(
-            f"labels={count}: it must lie between {len(classes)}, one of each class, and {len(labels)}, all there are."
+            f"labels={count}: it must be between {len(classes)}, one of each class, and {len(labels)}, all of them."
         )
     order = torch.randperm(len(labels), generator=generator)
     turn = torch.zeros_like(order)  # of a row among those of its class

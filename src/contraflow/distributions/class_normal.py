@@ -1,4 +1,4 @@
-"""A base distribution with a Gaussian for every class."""
+"""A Gaussian mixture as base distribution, with one component for each class."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from contraflow.distributions.base import BaseDistribution
 from contraflow.errors import ConfigurationError
 
 
-class ClassNormal(nn.Module):
-    r"""p(z|y) = N(z; μ_y, I) with learned means and prior; p(z) = Σ_y π_y p(z|y).
+class ClassNormal(BaseDistribution):
+    r"""A Gaussian for each class: p(z|y) = N(z; μ_y, I) with learned means and prior; p(z) = Σ_y π_y p(z|y).
 
-    The means start at draws of N(0, I), the prior starts uniform. Izmailov et al., Semi-supervised learning with
-    normalizing flows, 2020 (arXiv:1912.13025).
+    The means are initialised by draws from N(0, I) and the prior is initially uniform. Izmailov et al., Semi-supervised
+    learning with normalizing flows, 2020 (arXiv:1912.13025).
 
     Args:
         event_shape: shape of one z.
@@ -37,27 +38,22 @@ class ClassNormal(nn.Module):
         self.means = nn.Parameter(torch.randn(classes, *self.event_shape))
         self.prior_logits = nn.Parameter(torch.zeros(classes))
 
-    @property
-    def anchor(self) -> Tensor:
-        """A tensor of the dtype and on the device of the samples."""
-        return self.means
-
     def log_joint(self, z: Tensor) -> Tensor:
-        """log p(z, y) in nats of every class, ``(batch, classes)``."""
+        """log p(z, y) in nats for every class y, ``(batch, classes)``."""
         flat, means = z.flatten(1), self.means.flatten(1)
         distances = (flat[:, None] - means).square().sum(dim=2)
         constant = flat.shape[1] * math.log(2 * math.pi)
         return self.prior_logits.log_softmax(0) - 0.5 * (distances + constant)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """log p(z) in nats, ``(batch,)``; log p(z, y) where the context is labels y."""
+        """log p(z) in nats, ``(batch,)``, or log p(z, y) for labels y given as the context."""
         joint = self.log_joint(z)
         return joint.logsumexp(dim=1) if context is None else joint.gather(1, context[:, None])[:, 0]
 
     def sample(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
     ) -> Tensor:
-        """n draws ``(n, *event_shape)``, of the classes in the context ``(n,)`` or of the prior's.
+        """n samples ``(n, *event_shape)`` of the classes in the context ``(n,)``, or of classes drawn from the prior.
 
         The temperature multiplies the deviation from the mean of the class.
         """

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
+
+from contraflow.distributions.base import BaseDistribution
 
 
-class StandardNormal(nn.Module):
+class StandardNormal(BaseDistribution):
     r"""p(z) = (2π)^{-D/2} exp(-‖z‖²/2) on events of a given shape.
 
     Args:
@@ -20,13 +22,11 @@ class StandardNormal(nn.Module):
     -1.8379
     """
 
-    anchor: Tensor
-
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
         # Carries dtype and device, so that samples follow flow.double() and flow.to(device).
-        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+        self.register_buffer("origin", torch.zeros(()), persistent=False)
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """log p(z) in nats, ``(batch,)``."""
@@ -36,7 +36,6 @@ class StandardNormal(nn.Module):
     def sample(
         self, n: int, context: Tensor | None = None, *, temperature: float = 1.0, generator: Generator | None = None
     ) -> Tensor:
-        """n draws of z times the temperature, ``(n, *event_shape)``."""
-        shape = (n, *self.event_shape)
-        z = torch.randn(shape, generator=generator, dtype=self.anchor.dtype, device=self.anchor.device)
-        return z * temperature
+        """n samples of z, multiplied by the temperature, ``(n, *event_shape)``."""
+        anchor, shape = self.anchor, (n, *self.event_shape)
+        return torch.randn(shape, generator=generator, dtype=anchor.dtype, device=anchor.device) * temperature

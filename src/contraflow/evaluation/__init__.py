@@ -1,4 +1,4 @@
-"""How good a flow is, in numbers with error bars and in pictures."""
+"""Evaluation of flows: scores with error bars, and pictures."""
 
 from contraflow.evaluation.calibration import Reliability, reliability
 from contraflow.evaluation.calibration_pictures import calibration_picture

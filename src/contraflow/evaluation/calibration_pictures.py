@@ -1,4 +1,4 @@
-"""Pictures of calibration: reliability of classes, histograms of what should be uniform."""
+"""Pictures of calibration: reliability of a classifier, histograms of values that should be uniform."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from contraflow.evaluation.calibration import Reliability
-from contraflow.evaluation.pictures import left_out, png_figure, shortened
+from contraflow.evaluation.figures import colour, grid_shape, panels, png_figure
+from contraflow.evaluation.pictures import left_out, shortened
 
 _BINS = 20
-#: Columns that are shown, more would be a wall.
+#: Largest number of columns in one picture.
 MOST_COLUMNS = 12
 
 
@@ -24,67 +25,61 @@ def calibration_picture(
     names: Sequence[str] | None = None,
     samples: int | None = None,
 ) -> None:
-    """Reliability of a classifier, where there is one, and a histogram of every column of values in [0, 1].
+    """The reliability diagram of a classifier, if there is one, and a histogram of each column of values in [0, 1].
 
     Args:
-        path: PNG to write.
-        classes: of `reliability`.
-        uniform: ``(n, D)``, for instance of `probability_integrals`; the first twelve columns are shown.
+        path: PNG file.
+        classes: from `reliability`.
+        uniform: ``(n, D)``, for instance from `probability_integrals`; the first twelve columns are shown.
         names: of the columns.
-        samples: how many the values are ranks among, as for `draw_uniform`.
+        samples: number of samples that the values are ranks among, as for `draw_uniform`.
     """
     columns = min(uniform.shape[1], MOST_COLUMNS)
-    panels = columns + (classes is not None)
-    wide = min(panels, 4)
-    tall = math.ceil(panels / wide)
-    with png_figure(path, 3.2 * wide, 2.8 * tall, dpi=130) as figure:
-        axes = list(figure.subplots(tall, wide, squeeze=False).flat)
-        for one in axes[panels:]:
-            one.set_axis_off()
-        colours = ("tab:blue", "grey")
+    count = columns + (classes is not None)
+    high, wide = grid_shape(count)
+    with png_figure(path, 3.2 * wide, 2.8 * high, dpi=130) as figure:
+        grid = panels(figure, count)
         if classes is not None:
-            draw_reliability(axes.pop(0), classes, colours)
-        for index in range(columns):
-            draw_uniform(axes[index], uniform[:, index], colours, samples)
+            draw_reliability(grid.pop(0), classes)
+        for index, axes in enumerate(grid):
+            draw_uniform(axes, uniform[:, index], samples)
             title = shortened(names[index]) if names else f"{index}"
-            axes[index].set(title=title, xlabel="probability integral", ylabel="rows")
+            axes.set(title=title, xlabel="probability integral", ylabel="rows")
         if columns < uniform.shape[1]:
             figure.suptitle(left_out(columns, uniform.shape[1]))
 
 
-def draw_reliability(axes: Any, found: Reliability, colours: tuple[str, str]) -> None:
-    """Accuracy over confidence, a dot for every bin in the first colour, its area the share of rows; the second is the
-    diagonal's, where the dots of a calibrated classifier lie."""
-    used = found.count > 0
-    axes.plot([0, 1], [0, 1], color=colours[1], linewidth=0.8)
-    sizes = 10 + 150 * found.count[used] / found.count.sum()
-    axes.scatter(found.confidence[used], found.accuracy[used], s=sizes, color=colours[0], alpha=0.8)
-    title = f"calibration error {found.error:.3f} ± {found.standard_error:.3f}"
+def draw_reliability(axes: Any, bins: Reliability) -> None:
+    """Accuracy against confidence, a dot for each bin, its area the share of rows; calibrated dots are on the line."""
+    used = bins.count > 0
+    axes.plot([0, 1], [0, 1], color=colour("quiet"), linewidth=0.8)
+    sizes = 10 + 150 * bins.count[used] / bins.count.sum()
+    axes.scatter(bins.confidence[used], bins.accuracy[used], s=sizes, color=colour("data"), alpha=0.8)
+    title = f"calibration error {bins.error:.3f} ± {bins.standard_error:.3f}"
     axes.set(xlabel="confidence", ylabel="accuracy", title=title, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
 
 
-def draw_uniform(axes: Any, values: Tensor, colours: tuple[str, str], samples: int | None = None) -> None:
-    """Twenty bins in the first colour; in the second the range of a bin of uniform values.
+def draw_uniform(axes: Any, values: Tensor, samples: int | None = None) -> None:
+    """A histogram of twenty bins, and the band in which a bin of uniform values lies.
 
     Args:
-        axes: to draw on.
+        axes: of matplotlib.
         values: ``(n,)`` in [0, 1].
-        colours: of the bars and of the range.
-        samples: how many the values are ranks among, as for `uniform_range`.
+        samples: number of samples that the values are ranks among, as for `uniform_range`.
     """
-    axes.hist(values.numpy(), bins=_BINS, range=(0, 1), color=colours[0], alpha=0.7)
-    axes.axhspan(*uniform_range(len(values), samples), color=colours[1], alpha=0.3)
+    axes.hist(values.numpy(), bins=_BINS, range=(0, 1), color=colour("data"), alpha=0.7)
+    axes.axhspan(*uniform_range(len(values), samples), color=colour("quiet"), alpha=0.3)
 
 
 def uniform_range(n: int, samples: int | None = None) -> tuple[float, float]:
-    r"""Where the count of one of twenty bins of n uniform values lies with a probability of about 95 %.
+    r"""The range that holds the count of one of twenty bins of n uniform values with a probability of about 95 %.
 
-    Its variance is n·p(1 - p), p = 1/20. Ranks among m samples have bins that end at quantiles of those: the mass of a
-    bin then varies by p(1 - p)/m itself, and the count by n·p(1 - p)(1 + n/m).
+    The variance of the count is n·p(1 - p) with p = 1/20. Of ranks among m samples the bins end at quantiles of the
+    samples: the mass of a bin then has a variance of p(1 - p)/m itself, and the count one of n·p(1 - p)(1 + n/m).
 
     Args:
-        n: values.
-        samples: m; ``None`` for values that are no ranks.
+        n: number of values.
+        samples: m; ``None`` for values that are not ranks.
 
     >>> [round(end, 1) for end in uniform_range(2000)], [round(end, 1) for end in uniform_range(2000, 2000)]
     ([80.9, 119.1], [73.0, 127.0])

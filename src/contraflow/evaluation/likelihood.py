@@ -1,4 +1,4 @@
-"""Held-out likelihood with its standard error, and the Gaussian that every flow must beat."""
+"""Held-out likelihood with its standard error, and a Gaussian as the baseline."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Scores:
-    """log p(x) of every row in nats: mean over draws, and that mean's standard error.
+    """log p(x) of each row in nats: the mean over draws, and the standard error of this mean.
 
     Attributes:
-        log_prob, standard_error: ``(n,)``, float64; the error is NaN where there is one draw.
-        draws: draws a row; with a target error the most of any row.
-        probes: draws of every row, long.
-        reached: whether a row's standard error is at most the target; all true without a target.
-        class_probabilities: p(y|x) of a hybrid flow, the mean over the same draws, ``(n, classes)``, float64; ``None``
-            of others.
+        log_prob, standard_error: ``(n,)``, float64; the error is NaN for a single draw.
+        draws: number of draws for each row; with a target error the largest number of any row.
+        probes: number of draws for each row, ``(n,)``, long.
+        reached: whether the standard error of a row is at most the target; all true without a target.
+        class_probabilities: p(y|x) of a hybrid flow, averaged over the same draws, ``(n, classes)``, float64; ``None``
+            for other flows.
     """
 
     log_prob: Tensor
@@ -44,14 +44,14 @@ class LikelihoodReport:
     """A held-out score.
 
     Attributes:
-        value, standard_error: in `unit`; the error covers data and estimator, since every row brings its own probes,
-            truncation and dequantisation noise into the spread between rows.
-        unit: ``bits/dim`` for images, ``nats`` for others (log p(x), higher is better).
+        value, standard_error: in `unit`; the error covers data and estimator, since each row has its own probes,
+            truncation and dequantisation noise, which add to the variance between rows.
+        unit: ``bits/dim`` for images (lower is better), ``nats`` for other data (log p(x), higher is better).
         rows: number of test rows.
-        estimator: the log-determinant's.
-        draws: estimates averaged for each row, each with its own noise.
+        estimator: name of the log-determinant estimator.
+        draws: number of estimates averaged for each row, each with its own noise.
         dequantised: whether a draw includes dequantisation noise.
-        variational: whether that noise was learned, so that the value is an evidence lower bound under it.
+        variational: whether the noise was learned, so that the value is an evidence lower bound.
     """
 
     value: float
@@ -73,8 +73,11 @@ class LikelihoodReport:
         return f"{self.unit} {self.value:.3f} ± {self.standard_error:.3f} ({', '.join(facts)})"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, which has no NaN and no infinity: those are null."""
-        return {key: None if one in (math.inf, -math.inf) or one != one else one for key, one in asdict(self).items()}
+        """Plain values for JSON, with null in place of numbers that are not finite."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
 
 
 @torch.no_grad()
@@ -90,25 +93,27 @@ def score(
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> Scores:
-    """log p(x) of every row, averaged over independent draws of all noise: `Flow.log_prob_estimate`, batch by batch.
+    """log p(x) of each row, averaged over independent draws of all noise: `Flow.log_prob_estimate`, batch by batch.
 
-    A hybrid flow gives p(y|x) of the same passes.
+    The scores of a hybrid flow include p(y|x), computed in the same passes.
 
-    The standard error of a row needs two draws; with one it is NaN. The same generator state, batch size and dtype
-    give the same noise on any number of threads; another batch size hands the noise out to other rows.
+    The standard error of a row needs two draws; with one draw it is NaN. The same generator state, batch size and dtype
+    give the same noise on any number of threads; with another batch size the rows get other noise.
 
     Args:
         flow: any flow; its estimator is replaced by `estimator`.
         x: ``(n, *event_shape)``.
-        draws: estimates a row.
-        target_error: wanted standard error of every row in nats, in place of `draws`.
-        budget: most estimates of a row under a target.
-        batch_size: rows at once.
-        progress: called with rows done and rows in all.
+        estimator: of the log-determinant.
+        draws: number of estimates for each row.
+        target_error: standard error to reach for each row in nats, in place of `draws`.
+        budget: largest number of estimates for a row under a target error.
+        batch_size: number of rows in one pass.
+        generator: source of all noise.
+        progress: called with the number of rows done and the number of all rows.
 
     Raises:
         ConfigurationError: draws or batch size below 1.
-        DomainError: a row is not finite, or its log p(x) is NaN; the message names it.
+        DomainError: a row is not finite, or its log p(x) is NaN; the message names the row.
     """
     if draws < 1 or batch_size < 1:
         raise ConfigurationError(f"draws={draws}, batch_size={batch_size}: both must be at least 1.")
@@ -126,7 +131,7 @@ def score(
                 generator=generator,
             )
         except DomainError as error:
-            raise DomainError(f"among rows {done} to {done + len(batch) - 1}, counted from {done}: {error}") from error
+            raise DomainError(f"rows {done} to {done + len(batch) - 1}, numbered from {done}: {error}") from error
         parts.append(estimate)
         if progress is not None:
             progress(min(done + batch_size, len(x)), len(x))
@@ -137,9 +142,9 @@ def _joined(parts: list[LogProbEstimate], draws: int) -> Scores:
     if not parts:
         empty, none = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
         return Scores(empty, empty, draws, none, none.bool())
-    value, error = torch.cat([one.value for one in parts]), torch.cat([one.standard_error for one in parts])
-    probes, reached = torch.cat([one.probes for one in parts]), torch.cat([one.reached for one in parts])
-    classes = [one.class_probabilities for one in parts if one.class_probabilities is not None]
+    value, error = torch.cat([part.value for part in parts]), torch.cat([part.standard_error for part in parts])
+    probes, reached = torch.cat([part.probes for part in parts]), torch.cat([part.reached for part in parts])
+    classes = [part.class_probabilities for part in parts if part.class_probabilities is not None]
     return Scores(value, error, int(probes.max()), probes, reached, torch.cat(classes) if classes else None)
 
 
@@ -153,7 +158,7 @@ def evaluate_likelihood(
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> LikelihoodReport:
-    """Mean held-out likelihood with its standard error: bits per dimension of images, nats of others."""
+    """Mean held-out likelihood with its standard error: bits per dimension of images, nats of other data."""
     scores = score(
         flow, x, estimator=estimator, draws=draws, batch_size=batch_size, generator=generator, progress=progress
     )
@@ -161,19 +166,22 @@ def evaluate_likelihood(
 
 
 def report_scores(flow: Flow, scores: Scores, estimator: LogDetEstimator) -> LikelihoodReport:
-    """The report on rows that `score` has scored by a flow and an estimator."""
-    variational = getattr(flow.preprocessing, "dequantisation", "uniform") == "variational"
-    found = report(
-        scores.log_prob, flow.event_shape, flow.with_logdet(estimator).estimator_name, scores.draws, variational
+    """Summarise the scores that `score` computed with a flow and an estimator."""
+    noise = flow.preprocessing.dequantisation
+    summary = report(
+        scores.log_prob,
+        flow.event_shape,
+        flow.with_logdet(estimator).estimator_name,
+        scores.draws,
+        noise == "variational",
     )
-    columns = getattr(flow.preprocessing, "ranges", None)  # of a table, those that are dequantised
-    return replace(found, dequantised=found.dequantised or bool(columns))
+    return replace(summary, dequantised=summary.dequantised or noise is not None)
 
 
 def report(
     log_prob: Tensor, event_shape: tuple[int, ...], estimator: str, draws: int, variational: bool = False
 ) -> LikelihoodReport:
-    """A report from log p of every row."""
+    """Summarise log p(x) of each row."""
     images = len(event_shape) == 3
     values = -log_prob / (math.prod(event_shape) * math.log(2)) if images else log_prob
     error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
@@ -183,7 +191,7 @@ def report(
 
 @dataclass(frozen=True)
 class GaussianFit:
-    """A Gaussian with full covariance on preprocessed data; `log_prob` is of the data as given."""
+    """A Gaussian with full covariance fitted to preprocessed data; `log_prob` takes data before preprocessing."""
 
     mean: Tensor
     cholesky: Tensor
@@ -200,10 +208,10 @@ class GaussianFit:
 def gaussian_baseline(
     train: Tensor, test: Tensor, preprocessing: Bijection, *, generator: Generator | None = None
 ) -> LikelihoodReport:
-    """Full-covariance Gaussian fitted on the preprocessed training rows, scored on the test rows.
+    """Score on the test rows of a full-covariance Gaussian fitted to the preprocessed training rows.
 
-    Both pass through the same preprocessing as a flow's data (for images: dequantised logits), in float64. A ridge of
-    1e-6 of the mean variance keeps constant pixels from making the covariance singular.
+    The data pass through the same preprocessing as a flow's (for images: dequantised logits), in float64. A ridge of
+    1e-6 of the mean variance keeps the covariance regular where pixels are constant.
     """
     z = preprocessing.forward(train.double(), generator=generator).flatten(1)
     covariance = torch.cov(z.T)

@@ -1,4 +1,4 @@
-"""The nearest rows of one set to those of another: has a flow learned its training data by heart?"""
+"""Nearest neighbours, which show whether a flow has memorised its training data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from contraflow.errors import ShapeError
 
 @dataclass(frozen=True)
 class Neighbours:
-    """For every row its nearest one.
+    """The nearest neighbour of each row.
 
     Attributes:
-        index: into the rows searched, ``(n,)``, long.
-        distance: Euclidean, a dimension: ‖x - y‖₂ / √D, ``(n,)``, float64.
+        index: of the neighbour among the rows searched, ``(n,)``, long.
+        distance: root mean square difference ‖x - y‖₂ / √D, ``(n,)``, float64.
     """
 
     index: Tensor
@@ -26,28 +26,31 @@ class Neighbours:
 
 @torch.no_grad()
 def nearest(rows: Tensor, among: Tensor, *, at_once: int = 5000) -> Neighbours:
-    """The nearest of `among` to each of `rows`, by Euclidean distance between the numbers as they are.
+    """The row of `among` that is nearest to each of `rows`, by Euclidean distance.
 
     Args:
         rows: ``(n, *event_shape)``.
         among: ``(m, *event_shape)``, m >= 1.
-        at_once: how many of `among` are compared at once.
+        at_once: number of rows of `among` that are compared at once.
 
     Raises:
-        ShapeError: other shapes, or nothing to search.
+        ShapeError: the event shapes differ, or `among` is empty.
 
     >>> nearest(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0]]))
     Neighbours(index=tensor([1, 0]), distance=tensor([1., 1.], dtype=torch.float64))
     """
     if rows.shape[1:] != among.shape[1:] or not len(among):
-        raise ShapeError(f"rows of shape {tuple(rows.shape)} have no neighbours among {tuple(among.shape)}.")
+        raise ShapeError(
+            f"rows of shape {tuple(rows.shape)} have no neighbours among rows of shape {tuple(among.shape)}: expected "
+            "equal event shapes and at least one row to search."
+        )
     flat = rows.flatten(1).double()
-    found = torch.full((len(rows),), math.inf, dtype=torch.float64)
+    nearest_distance = torch.full((len(rows),), math.inf, dtype=torch.float64)
     index = torch.zeros(len(rows), dtype=torch.long)
     for start in range(0, len(among), at_once):
-        least, place = torch.cdist(flat, among[start : start + at_once].flatten(1).double()).min(dim=1)
-        nearer = least < found
-        found[nearer], index[nearer] = least[nearer], place[nearer] + start
-    # cdist subtracts squares, and so loses the small distances that matter
+        distance, place = torch.cdist(flat, among[start : start + at_once].flatten(1).double()).min(dim=1)
+        nearer = distance < nearest_distance
+        nearest_distance[nearer], index[nearer] = distance[nearer], place[nearer] + start
+    # Computed again: cdist subtracts squares, which loses small distances, the ones that matter here.
     distance = (flat - among[index].flatten(1).double()).norm(dim=1)
     return Neighbours(index, distance / math.sqrt(flat.shape[1]))

@@ -1,4 +1,4 @@
-"""Whether what should be normal, or uniform, is: the latent of held-out rows, and columns against samples."""
+"""Tests of calibration: are latents of held-out rows normal, and are probability integrals of columns uniform?"""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class LatentNormality:
     """Kolmogorov–Smirnov tests of latent vectors against N(0, I).
 
     Attributes:
-        dimensions: p-value of the most deviant dimension, times their number (Bonferroni), at most 1.
-        worst: that dimension.
+        dimensions: p-value of the most deviant dimension, times the number of dimensions (Bonferroni), at most 1.
+        worst: the most deviant dimension.
         norm: p-value of ‖z‖² against χ² with as many degrees of freedom as dimensions.
-        rows: latent vectors tested.
+        rows: number of latent vectors tested.
     """
 
     dimensions: float
@@ -31,8 +31,8 @@ class LatentNormality:
 
     def __str__(self) -> str:
         return (
-            f"latent against N(0, I): p = {self.dimensions:.3g} in the most deviant dimension ({self.worst}, corrected "
-            f"for their number), p = {self.norm:.3g} for the norms ({self.rows} rows)"
+            f"latent against N(0, I): p = {self.dimensions:.3g} for the most deviant dimension ({self.worst}, with "
+            f"Bonferroni correction), p = {self.norm:.3g} for the norms ({self.rows} rows)"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -41,13 +41,13 @@ class LatentNormality:
 
 
 def latent_normality(z: Tensor) -> LatentNormality:
-    """Tests of held-out latents; each raises a false alarm at level α in a share α of exact models.
+    """Test held-out latents; at level α each test rejects an exact model with probability α.
 
     Args:
         z: ``(n, D)``, f(x) of rows that the flow was not trained on.
 
     Raises:
-        ShapeError: no matrix with rows.
+        ShapeError: z is not a matrix with at least one row.
 
     >>> z = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))
     >>> fine, wide = latent_normality(z), latent_normality(1.2 * z)
@@ -55,7 +55,7 @@ def latent_normality(z: Tensor) -> LatentNormality:
     (True, True)
     """
     if z.ndim != 2 or not z.numel():
-        raise ShapeError(f"latent vectors (n, D) are needed, n >= 1, not {tuple(z.shape)}.")
+        raise ShapeError(f"expected latent vectors (n, D) with n >= 1, not {tuple(z.shape)}.")
     from scipy import stats
 
     z = z.detach().double().cpu()
@@ -69,16 +69,22 @@ def latent_normality(z: Tensor) -> LatentNormality:
 def latents(
     flow: Flow, x: Tensor, labels: Tensor | None = None, *, batch_size: int = 200, generator: Generator | None = None
 ) -> Tensor:
-    """f(x), ``(n, D)``, that should be N(0, I); under a base of class Gaussians, about the mean of each row's class.
+    """Latents f(x), ``(n, D)``, which should follow N(0, I).
+
+    If the base is a mixture of class Gaussians, the mean of each row's class is subtracted.
 
     Args:
-        labels: int64 ``(n,)``, all known; needed where the base has classes.
+        flow: any flow.
+        x: ``(n, *event_shape)``.
+        labels: int64 ``(n,)``, all of them known; needed if the base is a mixture of class Gaussians.
+        batch_size: number of rows in one pass.
+        generator: of the dequantisation noise.
 
     Raises:
-        ConfigurationError: the base has classes and there are no labels.
+        ConfigurationError: the base is a mixture of class Gaussians and there are no labels.
     """
     if isinstance(flow, MixtureFlow) and labels is None:
-        raise ConfigurationError("this flow has a Gaussian for every class: labels are needed to centre its latents.")
+        raise ConfigurationError("the base of this flow has a Gaussian for each class: give labels to centre latents.")
     parts = []
     for done in range(0, len(x), batch_size):
         z = flow(x[done : done + batch_size].to(flow.device), generator=generator)
@@ -89,22 +95,22 @@ def latents(
 
 
 def probability_integrals(x: Tensor, samples: Tensor) -> Tensor:
-    """The share of samples below each value, column by column, ``(n, D)``: uniform where the model's marginals hold.
+    """The share of samples below each value, column by column, ``(n, D)``: uniform if the model's marginals are exact.
 
-    Dawid, Present position and potential developments: the prequential approach, 1984; ties count half.
+    Ties count half. Dawid, Present position and potential developments: the prequential approach, 1984.
 
     Args:
         x: rows ``(n, D)``.
         samples: of the model, ``(m, D)``.
 
     Raises:
-        ShapeError: no two tables with the same columns.
+        ShapeError: x and samples are not tables with the same number of columns.
 
     >>> probability_integrals(torch.tensor([[0.5], [2.5]]), torch.tensor([[0.0], [1.0], [2.0], [3.0]])).flatten()
     tensor([0.2500, 0.7500], dtype=torch.float64)
     """
     if x.ndim != 2 or samples.ndim != 2 or x.shape[1] != samples.shape[1] or not len(samples):
-        raise ShapeError(f"rows (n, D) and samples (m, D) are needed, not {tuple(x.shape)} and {tuple(samples.shape)}.")
+        raise ShapeError(f"expected rows (n, D) and samples (m, D), not {tuple(x.shape)} and {tuple(samples.shape)}.")
     order, rows = samples.T.contiguous().sort(dim=1).values, x.T.contiguous().to(samples.dtype)
     below = torch.searchsorted(order, rows) + torch.searchsorted(order, rows, right=True)
     return below.T.double() / (2 * len(samples))

@@ -1,7 +1,8 @@
-r"""Out-of-distribution scores from log p(x): higher speaks for outside.
+r"""Is this sample out of distribution? Scores based on log p(x); a higher score means more out of distribution.
 
-Likelihood alone misleads: a flow may find images of another kind likelier than its own (E. Nalisnick et al., "Do deep
-generative models know what they don't know?", 2019, arXiv:1810.09136). Four corrections stand beside it here.
+Likelihood alone is misleading: a flow may assign images of another kind a higher likelihood than its own data
+(E. Nalisnick et al., "Do deep generative models know what they don't know?", 2019, arXiv:1810.09136). This module also
+provides four corrections.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from contraflow.errors import ConfigurationError, ShapeError
 from contraflow.evaluation.likelihood import Progress, score
 from contraflow.flow import Flow
 from contraflow.logdet import EVALUATION, LogDetEstimator
+from contraflow.preprocessing import ImagePreprocessing
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a flow, and what else is asked, says of each of n rows.
+    """The quantities that out-of-distribution scores of n rows are computed from.
 
     Attributes:
         log_prob: log p(x) in nats, ``(n,)``.
         background: log p(x) of a background flow in nats, ``(n,)``, or ``None``.
-        complexity: length of the compressed image in bits, ``(n,)``; ``None`` for what is no image.
-        class_probabilities: p(y|x) of a hybrid model, ``(n, classes)``, or ``None``.
+        complexity: length of the compressed image in bits, ``(n,)``; ``None`` for other data.
+        class_probabilities: p(y|x) of a hybrid flow, ``(n, classes)``, or ``None``.
     """
 
     log_prob: Tensor
@@ -48,35 +50,36 @@ def gather_evidence(
     generator: Generator | None = None,
     progress: Progress | None = None,
 ) -> Evidence:
-    """Everything that the scores of rows x rest on.
+    """Compute the evidence for out-of-distribution scores of rows x.
 
     Args:
         flow: any flow.
         x: ``(n, *event_shape)``, images as integer levels.
-        background: the same kind of flow trained on perturbed data (`preprocessing.mutate`).
+        background: a flow of the same kind, trained on perturbed data (`preprocessing.mutate`).
         estimator, draws, batch_size, generator, progress: as for `score`; progress counts the rows of `flow`.
     """
-    rest = {"estimator": estimator, "draws": draws, "batch_size": batch_size, "generator": generator}
-    own = score(flow, x, progress=progress, **rest)  # type: ignore[arg-type]
-    other = None if background is None else score(background, x, **rest).log_prob  # type: ignore[arg-type]
-    reduce = getattr(flow.preprocessing, "reduce", None)
-    complexity = None if reduce is None else image_complexity(reduce(x).to(torch.uint8))
+    options = {"estimator": estimator, "draws": draws, "batch_size": batch_size, "generator": generator}
+    own = score(flow, x, progress=progress, **options)  # type: ignore[arg-type]
+    other = None if background is None else score(background, x, **options).log_prob  # type: ignore[arg-type]
+    complexity = None
+    if isinstance(flow.preprocessing, ImagePreprocessing):
+        complexity = image_complexity(flow.preprocessing.reduce(x).to(torch.uint8))
     return Evidence(own.log_prob, other, complexity, own.class_probabilities)
 
 
 @dataclass(frozen=True)
 class TypicalityTest:
-    r"""Whether a batch of M rows is typical: |mean log p(x) + H| <= threshold, H the entropy.
+    r"""Test whether a batch of M rows is typical: |mean log p(x) + H| <= threshold, H the entropy.
 
-    The statistic that a flow's own samples keep small, while both likelier and less likely rows make it large.
+    The statistic is small for a flow's own samples and large for rows of both higher and lower likelihood.
     E. Nalisnick, A. Matsukawa, Y. W. Teh, B. Lakshminarayanan, "Detecting out-of-distribution inputs to deep
     generative models using typicality", 2019 (arXiv:1906.02994). They estimate H on training rows; give `fit` rows
-    that the flow has not been trained on, since an overfitted flow finds its own training rows likelier than any.
+    that the flow has not been trained on, since an overfitted flow assigns its training rows too high a likelihood.
 
     Attributes:
-        typical: −H, mean log p(x) of rows inside, in nats.
+        typical: −H, mean log p(x) of in-distribution rows, in nats.
         batch: M.
-        threshold: the (1 − level) quantile of the statistic over batches drawn from rows inside.
+        threshold: the (1 − level) quantile of the statistic over batches of in-distribution rows.
     """
 
     typical: float
@@ -92,13 +95,14 @@ class TypicalityTest:
         resamples: int = 2000,
         generator: Generator | None = None,
     ) -> TypicalityTest:
-        """The test whose threshold a share `level` of bootstrap batches of rows inside exceeds.
+        """Fit the threshold so that a share `level` of bootstrap batches of in-distribution rows exceeds it.
 
         Args:
-            log_prob: of rows inside, ``(n,)``, in nats.
+            log_prob: log p(x) of in-distribution rows, ``(n,)``, in nats.
             batch: M.
-            level: wanted share of false alarms.
-            resamples: bootstrap batches, each of M rows drawn with replacement.
+            level: false-alarm rate.
+            resamples: number of bootstrap batches, each of M rows drawn with replacement.
+            generator: of the bootstrap.
 
         Raises:
             ConfigurationError: M or level out of range.
@@ -108,37 +112,37 @@ class TypicalityTest:
         [True]
         """
         if batch < 1 or not 0 < level < 1:
-            raise ConfigurationError(f"batch={batch}, level={level}: at least one row, and a level within (0, 1).")
+            raise ConfigurationError(f"batch={batch}, level={level}: batch must be at least 1 and level in (0, 1).")
         rows = torch.randint(len(log_prob), (resamples, batch), generator=generator)
         typical = log_prob.double().mean().item()
         statistic = (log_prob.double()[rows].mean(dim=1) - typical).abs()
         return cls(typical, batch, torch.quantile(statistic, 1 - level).item())
 
     def statistic(self, log_prob: Tensor) -> Tensor:
-        """|mean log p(x) + H| of consecutive batches of M rows, ``(n // M,)``; rows left over are dropped.
+        """|mean log p(x) + H| of consecutive batches of M rows, ``(n // M,)``; remaining rows are dropped.
 
         Raises:
             ShapeError: fewer than M rows.
         """
         whole = len(log_prob) // self.batch * self.batch
         if whole == 0:
-            raise ShapeError(f"{len(log_prob)} rows make no batch of {self.batch}.")
+            raise ShapeError(f"{len(log_prob)} rows are too few for a batch of {self.batch}.")
         return (log_prob[:whole].double().reshape(-1, self.batch).mean(dim=1) - self.typical).abs()
 
     def __str__(self) -> str:
         return "typicality" if self.batch == 1 else f"typicality of {self.batch} rows"
 
     def rejects(self, log_prob: Tensor) -> Tensor:
-        """Whether each batch is found to be outside."""
+        """Whether each batch is rejected as out of distribution."""
         return self.statistic(log_prob) > self.threshold
 
 
 def out_of_distribution_scores(evidence: Evidence, tests: Sequence[TypicalityTest] = ()) -> dict[str, Tensor]:
-    """Name → score of every row, or of every batch of rows, those that the evidence allows.
+    """Name → score of each row, or of each batch of rows, for all scores that the evidence suffices for.
 
     Args:
-        evidence: of rows inside or outside.
-        tests: typicality tests whose statistics to add.
+        evidence: from `gather_evidence`.
+        tests: typicality tests whose statistics are added.
     """
     log_prob = evidence.log_prob
     scores = {"log p(x)": -log_prob}
@@ -155,9 +159,9 @@ def out_of_distribution_scores(evidence: Evidence, tests: Sequence[TypicalityTes
 def likelihood_ratio(log_prob: Tensor, background: Tensor) -> Tensor:
     """log p_background(x) − log p(x) in nats.
 
-    What both flows have learned alike, of a background that inside and outside share, cancels. J. Ren et al.,
-    "Likelihood ratios for out-of-distribution detection", 2019 (arXiv:1906.02845); there the background flow is trained
-    on pixels of which a share µ of 0.1 to 0.3 is replaced by uniform noise: `preprocessing.mutate`.
+    The likelihood of features that both flows have learned, such as the background of images, cancels. J. Ren et al.,
+    "Likelihood ratios for out-of-distribution detection", 2019 (arXiv:1906.02845); they train the background flow on
+    images in which a share µ of 0.1 to 0.3 of the pixels is replaced by uniform noise: `preprocessing.mutate`.
     """
     return background - log_prob
 
@@ -165,7 +169,7 @@ def likelihood_ratio(log_prob: Tensor, background: Tensor) -> Tensor:
 def complexity_corrected(log_prob: Tensor, complexity: Tensor) -> Tensor:
     """−log₂ p(x) − L(x) in bits, L(x) the length of the compressed image.
 
-    The length of the code that the flow implies, less that of a code which knows nothing of the data. J. Serrà et al.,
+    The code length under the flow less that of a generic compressor, which knows nothing of the data. J. Serrà et al.,
     "Input complexity and out-of-distribution detection with likelihood-based generative models", 2020
     (arXiv:1909.11480).
     """
@@ -176,7 +180,7 @@ def class_confidence(class_probabilities: Tensor) -> Tensor:
     """−max_k log p(k|x) in nats, of a hybrid model's probabilities ``(n, classes)``.
 
     D. Hendrycks, K. Gimpel, "A baseline for detecting misclassified and out-of-distribution examples in neural
-    networks", 2017 (arXiv:1610.02136); any increasing function of it separates as well.
+    networks", 2017 (arXiv:1610.02136); an increasing function of the score separates equally well.
 
     >>> class_confidence(torch.full((1, 4), 0.25)).exp().tolist()
     [4.0]
@@ -185,7 +189,7 @@ def class_confidence(class_probabilities: Tensor) -> Tensor:
 
 
 def image_complexity(images: Tensor) -> Tensor:
-    """Length of every image as PNG in bits, ``(n,)``.
+    """Length in bits of each image as a PNG file, ``(n,)``.
 
     Args:
         images: uint8 ``(n, C, H, W)``, C = 1 or 3.
@@ -198,7 +202,7 @@ def image_complexity(images: Tensor) -> Tensor:
     True
     """
     if images.dim() != 4 or images.shape[1] not in (1, 3):
-        raise ShapeError(f"PNG takes images (n, 1 or 3, H, W), not {tuple(images.shape)}.")
+        raise ShapeError(f"expected images (n, 1 or 3, H, W), not {tuple(images.shape)}.")
     from PIL import Image
 
     lengths = []

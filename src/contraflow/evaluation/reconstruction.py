@@ -1,4 +1,4 @@
-"""How exactly data come back through a flow, and what is proved about it."""
+"""Reconstruction of data by a flow and its inverse, with error bounds."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from contraflow.flow import Flow
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """f⁻¹(f(x)) beside x, row by row.
+    """f⁻¹(f(x)) compared with x, row by row.
 
     Attributes:
-        error: largest |x - f⁻¹(f(x))| of any number of a row, in the units of the data, ``(n,)``, float64; for images
-            x is the dequantised one, in levels.
-        error_bound: bound on the Euclidean error of f⁻¹ at the latent that f gave, ``(n,)``; 0 where no iteration is
-            needed, infinite where no bound is known.
-        block_bound: the largest bound of any residual block on its own error, for the z that it was given, ``(n,)``.
-        evaluations: of all g together, ``(n,)``; 0 where the inverse is in closed form.
-        identical: share of the images that come back pixel for pixel; ``None`` for other data.
+        error: largest |x - f⁻¹(f(x))| over the entries of a row, in the units of the data, ``(n,)``, float64; for
+            images x is the dequantised image, in levels.
+        error_bound: bound on the Euclidean error of f⁻¹ at the computed latent, ``(n,)``; 0 if the inverse is in
+            closed form, infinite if no bound is known.
+        block_bound: largest error bound of a single residual block, for the z that the block was given, ``(n,)``.
+        evaluations: number of evaluations of all g together, ``(n,)``; 0 if the inverse is in closed form.
+        identical: share of the images that are reconstructed pixel for pixel; ``None`` for other data.
     """
 
     error: Tensor
@@ -34,21 +34,21 @@ class Reconstruction:
 
 @torch.no_grad()
 def reconstruct(flow: Flow, x: Tensor, *, batch_size: int = 200, generator: Generator | None = None) -> Reconstruction:
-    """Through the flow and back.
+    """Map data to latent space and back.
 
     Args:
         flow: any flow with an inverse.
         x: ``(n, *event_shape)``, at least one row.
-        batch_size: rows at once.
-        generator: of the dequantisation noise, which x and what comes back share.
+        batch_size: number of rows in one pass.
+        generator: of the dequantisation noise; x and its reconstruction share the noise.
 
     Raises:
         ConfigurationError: a batch size below 1.
         InversionError: a residual block did not reach its tolerance.
 
     >>> from contraflow import residual_flow
-    >>> found = reconstruct(residual_flow((2,), blocks=2, hidden=(16,)), torch.randn(5, 2))
-    >>> bool((found.error <= found.error_bound + 1e-5).all())
+    >>> reconstruction = reconstruct(residual_flow((2,), blocks=2, hidden=(16,)), torch.randn(5, 2))
+    >>> bool((reconstruction.error <= reconstruction.error_bound + 1e-5).all())
     True
     """
     if batch_size < 1:
@@ -56,16 +56,17 @@ def reconstruct(flow: Flow, x: Tensor, *, batch_size: int = 200, generator: Gene
     parts, same = [], []
     for batch in x.split(batch_size):
         rows, *_ = flow._enter(batch.to(flow.device), None)
-        between, _ = flow._preprocess(rows, None, generator)
-        found = flow.invert(flow.bijection(between))
-        given = flow._restore(between, None, generator)
-        error = (found.value - given).flatten(1).abs().amax(dim=1).double()
-        alone = torch.stack([found.error_bound.new_zeros(len(batch)), *(one.error_bound for one in found.blocks)])
-        parts.append((error, found.error_bound.double(), alone.amax(dim=0).double(), found.evaluations))
+        preprocessed, _ = flow._preprocess(rows, None, generator)
+        solution = flow.invert(flow.bijection(preprocessed))
+        original = flow._restore(preprocessed, None, generator)
+        error = (solution.value - original).flatten(1).abs().amax(dim=1).double()
+        zero = solution.error_bound.new_zeros(len(batch))
+        of_blocks = torch.stack([zero, *(block.error_bound for block in solution.blocks)])
+        parts.append((error, solution.error_bound.double(), of_blocks.amax(dim=0).double(), solution.evaluations))
         if not x.is_floating_point():
-            back, levels = flow.preprocessing.quantise(found.value), flow.preprocessing.quantise(given)
+            levels = flow.preprocessing.quantise(original)
             if not levels.is_floating_point():
-                same.append((back == levels).flatten(1).all(dim=1))
-    error, bound, largest, evaluations = (torch.cat(one).cpu() for one in zip(*parts, strict=True))
+                same.append((flow.preprocessing.quantise(solution.value) == levels).flatten(1).all(dim=1))
+    error, bound, block_bound, evaluations = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
     identical = torch.cat(same).double().mean().item() if same else None
-    return Reconstruction(error, bound, largest, evaluations, identical)
+    return Reconstruction(error, bound, block_bound, evaluations, identical)

@@ -1,4 +1,4 @@
-"""Distances between sets of images in the features of a network: FID, KID, each with its standard error."""
+"""Quality of samples: FID and KID, distances between sets of image features, with standard errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from contraflow.errors import ConfigurationError, ShapeError
 
 GROUPS = 10
-"""Groups that the jackknife leaves out in turn."""
+"""Number of groups of the jackknife, each left out in turn."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Distance:
 
 @dataclass(frozen=True)
 class QualityReport:
-    """How far images lie from reference images.
+    """Distances of images from reference images.
 
     Attributes:
-        name: what the images are.
+        name: of the set of images.
         fid, kid: see `frechet_distance` and `kernel_distance`.
         images, reference: numbers of images.
-        features: the features that the distances are in.
-        published: whether they are those of published FIDs; those of others must not be set beside them.
+        features: name of the features in which distances are computed.
+        published: whether published FIDs use these features; others cannot be compared with published FIDs.
     """
 
     name: str
@@ -49,7 +49,7 @@ class QualityReport:
 
     def __str__(self) -> str:
         fid, kid = (
-            ("FID", "KID") if self.published else (f"{one} on {self.features} features" for one in ("FID", "KID"))
+            ("FID", "KID") if self.published else (f"{name} on {self.features} features" for name in ("FID", "KID"))
         )
         return f"{self.name}: {fid} {self.fid}, {kid} {self.kid} ({self.images} images against {self.reference})"
 
@@ -66,7 +66,7 @@ def measure_quality(
     published: bool,
     generator: Generator | None = None,
 ) -> QualityReport:
-    """Both distances of features of images to those of reference images, ``(n, d)`` and ``(m, d)``."""
+    """FID and KID between features of images and of reference images, ``(n, d)`` and ``(m, d)``."""
     fid, kid = (
         with_error(distance, images, reference, generator=generator) for distance in (frechet_distance, kernel_distance)
     )
@@ -74,13 +74,13 @@ def measure_quality(
 
 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
-    r"""‖µ₁ − µ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), between Gaussians of the mean and covariance of each set.
+    r"""Fréchet distance ‖µ₁ − µ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of the Gaussians fitted to each set.
 
-    With Σ = RᵀR the trace of (Σ₁Σ₂)^½ is the nuclear norm of R₁R₂ᵀ: no square root of a matrix, and exact for fewer
-    rows than features too. FID where the features are the Inception network's: M. Heusel et al., "GANs trained by a
-    two time-scale update rule converge to a local Nash equilibrium", 2017 (arXiv:1706.08500). It is biased upwards by
-    the finite number of rows, so that only figures of the same number compare: M. Chong, D. Forsyth, "Effectively
-    unbiased FID", 2020 (arXiv:1911.07023).
+    With Σ = RᵀR, the trace of (Σ₁Σ₂)^½ is the nuclear norm of R₁R₂ᵀ, which needs no square root of a matrix and is
+    exact also for fewer rows than features. This is the FID if the features are those of the Inception network:
+    M. Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017
+    (arXiv:1706.08500). The distance has an upward bias that depends on the number of rows, so compare only distances of
+    the same number of rows: M. Chong, D. Forsyth, "Effectively unbiased FID", 2020 (arXiv:1911.07023).
 
     Args:
         first, second: ``(n, d)`` and ``(m, d)``.
@@ -91,7 +91,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
     """
     _check(first, second)
     first, second = first.double(), second.double()
-    r1, r2 = (_root(one) for one in (first, second))
+    r1, r2 = _root(first), _root(second)
     gap = (first.mean(dim=0) - second.mean(dim=0)).square().sum()
     spread = r1.square().sum() + r2.square().sum() - 2 * torch.linalg.matrix_norm(r1 @ r2.T, "nuc")
     return (gap + spread).item()
@@ -103,10 +103,10 @@ def _root(x: Tensor) -> Tensor:
 
 
 def kernel_distance(first: Tensor, second: Tensor) -> float:
-    """Squared maximum mean discrepancy under k(x, y) = (x·y/d + 1)³, unbiased: it may be negative.
+    """Squared maximum mean discrepancy under k(x, y) = (x·y/d + 1)³, estimated without bias, so possibly negative.
 
-    KID where the features are the Inception network's: M. Bińkowski et al., "Demystifying MMD GANs", 2018
-    (arXiv:1801.01401). They average it over subsets of 1,000 rows; all rows at once have the same mean and less noise.
+    This is the KID if the features are those of the Inception network: M. Bińkowski et al., "Demystifying MMD GANs",
+    2018 (arXiv:1801.01401). They average over subsets of 1,000 rows; all rows at once have the same mean, less noise.
 
     Args:
         first, second: ``(n, d)`` and ``(m, d)``.
@@ -133,8 +133,8 @@ def _mean_off_diagonal(x: Tensor) -> Tensor:
 def _check(first: Tensor, second: Tensor) -> None:
     if first.dim() != 2 or second.dim() != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
         raise ShapeError(
-            f"features of shape {tuple(first.shape)} and {tuple(second.shape)}: expected (n, d) and (m, d), two "
-            "rows or more each."
+            f"features of shape {tuple(first.shape)} and {tuple(second.shape)}: expected (n, d) and (m, d) with at "
+            "least two rows each."
         )
 
 
@@ -145,25 +145,26 @@ def with_error(
     groups: int = GROUPS,
     generator: Generator | None = None,
 ) -> Distance:
-    """A distance and its standard error by the jackknife that leaves out a group of both sets at a time.
+    """A distance and its standard error by the delete-a-group jackknife.
 
-    SE² = (g − 1)/g Σ_i (θ_i − θ̄)² over the distances θ_i without group i: M. Quenouille 1956, J. Tukey 1958. Unlike
-    the bootstrap it repeats no row, which a Fréchet distance would take for a smaller set.
+    SE² = (g − 1)/g Σ_i (θ_i − θ̄)², where θ_i is the distance without group i of both sets: M. Quenouille 1956,
+    J. Tukey 1958. Unlike the bootstrap it repeats no row, which would act on a Fréchet distance like a smaller set.
 
     Args:
         distance: of two sets of rows.
         first, second: the sets, in any order.
-        groups: g; the error itself is known to 1/√(2(g − 1)) of its size.
+        groups: g; the relative error of the standard error is about 1/√(2(g − 1)).
         generator: of the division into groups.
 
     Raises:
-        ConfigurationError: fewer than two groups, or than two rows for each.
+        ConfigurationError: fewer than two groups, or fewer than two rows for each group.
     """
     if groups < 2 or min(len(first), len(second)) < 2 * groups:
         raise ConfigurationError(
-            f"{len(first)} and {len(second)} rows in {groups} groups: at least two groups, and two rows for each."
+            f"groups={groups} for {len(first)} and {len(second)} rows: expected at least two groups, and two rows of "
+            "each set for each group."
         )
-    member = [torch.randperm(len(one), generator=generator) % groups for one in (first, second)]
+    member = [torch.randperm(len(rows), generator=generator) % groups for rows in (first, second)]
     left_out = torch.tensor(
         [distance(first[member[0] != group], second[member[1] != group]) for group in range(groups)],
         dtype=torch.float64,

@@ -1,4 +1,4 @@
-"""How fast the power series of every block's log-determinant falls."""
+"""How fast the terms of the power series of each block's log-determinant decrease."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class BlockSeries:
     Attributes:
         name: of the block in the flow.
         sizes: root mean square over rows and probes of vᵀJᵏv / k, k = 1, 2, …; in nats.
-        decay: (‖(Jᵀ)ᵏv‖ / ‖Jᵀv‖)^{1/(k-1)} at the last k, norms in root mean square over rows: what ‖(Jᵀ)ᵏv‖ shrinks
-            by from term to term, an estimate of the spectral radius ρ from real data.
+        decay: (‖(Jᵀ)ᵏv‖ / ‖Jᵀv‖)^{1/(k-1)} at the last k, norms in root mean square over rows: the factor by which
+            ‖(Jᵀ)ᵏv‖ decreases from term to term, an estimate of the spectral radius ρ at the data.
     """
 
     name: str
@@ -32,10 +32,10 @@ class BlockSeries:
 
 @dataclass(frozen=True)
 class _Recorder(LogDetEstimator):
-    """All terms of the series up to a number, written down block by block."""
+    """An estimator that computes a fixed number of terms and records their sizes and norms, block by block."""
 
     terms: int
-    found: list[tuple[list[float], list[float]]] = field(default_factory=list)
+    records: list[tuple[list[float], list[float]]] = field(default_factory=list)
 
     def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
         v = Rademacher().sample((1, *x.shape), x, generator)
@@ -48,7 +48,7 @@ class _Recorder(LogDetEstimator):
 
         terms = torch.full((len(x),), self.terms, device=x.device)
         estimate = roulette(linearize, x, v, terms, lambda longest: [1.0] * longest, watch)
-        self.found.append((sizes, norms))
+        self.records.append((sizes, norms))
         return estimate
 
     def __str__(self) -> str:
@@ -59,29 +59,29 @@ class _Recorder(LogDetEstimator):
 def series_decay(
     flow: Flow, x: Tensor, terms: int = 10, *, generator: Generator | None = None
 ) -> tuple[BlockSeries, ...]:
-    """The first terms of every residual block's series, at the points where data pass.
+    """The first terms of the series of each residual block, at the points that the data are mapped to.
 
     Args:
-        flow: any flow; without residual blocks there is nothing to tell.
+        flow: any flow; one without residual blocks gives an empty tuple.
         x: ``(n, *event_shape)``.
-        terms: how many, at least 2.
+        terms: number of terms, at least 2.
         generator: of probes and dequantisation noise.
 
     >>> from contraflow import residual_flow
     >>> blocks = series_decay(residual_flow((2,), blocks=3, hidden=(16,)), torch.randn(50, 2))
-    >>> len(blocks), len(blocks[0].sizes), all(one.decay < 1 for one in blocks)
+    >>> len(blocks), len(blocks[0].sizes), all(block.decay < 1 for block in blocks)
     (3, 10, True)
     """
     recorder = _Recorder(max(terms, 2))
     flow.with_logdet(recorder).log_prob(x.to(flow.device), generator=generator)
-    names = [name for name, one in flow.named_modules() if isinstance(one, ResidualBlock)]
+    names = [name for name, module in flow.named_modules() if isinstance(module, ResidualBlock)]
     return tuple(
         BlockSeries(name, tuple(sizes), _decay(norms))
-        for name, (sizes, norms) in zip(names, recorder.found, strict=True)
+        for name, (sizes, norms) in zip(names, recorder.records, strict=True)
     )
 
 
 def _decay(norms: list[float]) -> float:
     if norms[-1] == 0:
-        return 0.0  # a block at rest, or one whose powers underflow
+        return 0.0  # g is constant, or the powers underflow
     return (norms[-1] / norms[0]) ** (1 / (len(norms) - 1))

@@ -1,4 +1,4 @@
-"""Unconstrained networks: conditioners and vector fields."""
+"""Networks without a Lipschitz bound: conditioners of couplings, and vector fields of continuous flows."""
 
 from contraflow.nets.context import append_context
 from contraflow.nets.convolutional import ConvNet
@@ -12,6 +12,7 @@ from contraflow.nets.vector_field import (
     VectorField,
     conv_field,
     dense_field,
+    with_zero_output,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "append_context",
     "conv_field",
     "dense_field",
+    "with_zero_output",
 ]

@@ -7,13 +7,14 @@ from contraflow.numerics.fixed_point import Anderson, FixedPoint, FixedPointSolv
 from contraflow.numerics.induced_norm import Order, dual_order, duality_map, induced_power_iteration, order_norm
 from contraflow.numerics.jacobian import batch_jacobian
 from contraflow.numerics.norm_from_above import BlockTridiagonal, is_below, norm_from_above
-from contraflow.numerics.ode import METHODS, OdeSolution, OdeSolver
+from contraflow.numerics.ode import FIXED_METHODS, METHODS, FixedStepSolver, OdeSolution, OdeSolver
 from contraflow.numerics.orthogonal import below_diagonal, householder, random_reflections, strictly_lower
 from contraflow.numerics.power_iteration import power_iteration
 from contraflow.numerics.stein import Means, fixed_means, two_stage_means
 from contraflow.numerics.transforms import is_batched, transforms_active, without_transforms
 
 __all__ = [
+    "FIXED_METHODS",
     "METHODS",
     "Anderson",
     "Bisection",
@@ -21,6 +22,7 @@ __all__ = [
     "Contraction",
     "FixedPoint",
     "FixedPointSolver",
+    "FixedStepSolver",
     "Means",
     "OdeSolution",
     "OdeSolver",

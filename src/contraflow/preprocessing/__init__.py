@@ -1,4 +1,4 @@
-"""Bijections from data as given to what a flow models, each with its log-determinant."""
+"""Preprocessing of images and tables as bijections with log-determinants: dequantisation, scaling, logit transform."""
 
 from contraflow.preprocessing.augmentation import flip_and_crop, mutate_pixels
 from contraflow.preprocessing.dequantisation import dequantise, quantise

@@ -1,4 +1,4 @@
-"""Random flips, crops and mutations of training images."""
+"""Augmentation of training images by random flips, crops and replaced pixels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contraflow.errors import ShapeError
 
 
 def flip_and_crop(images: Tensor, *, flip: bool, crop_padding: int, generator: Generator | None = None) -> Tensor:
-    """Mirror half of the images left to right; cut each, at a random place, from itself padded by reflection.
+    """Mirror half of the images left to right, and take a random crop of each image after padding it by reflection.
 
-    Both keep the multiset of integer levels in reach, so likelihoods stay comparable.
+    Both only move pixels, so levels stay integers and likelihoods stay comparable.
 
     Args:
         images: ``(n, C, H, W)`` of any dtype; not changed.
@@ -19,7 +19,7 @@ def flip_and_crop(images: Tensor, *, flip: bool, crop_padding: int, generator: G
         crop_padding: pixels of padding on every side, below H and W; 0 for no crop.
 
     Raises:
-        ShapeError: not four-dimensional, or padding too large to reflect.
+        ShapeError: the images are not four-dimensional, or the padding is too large to reflect.
     """
     if images.dim() != 4:
         raise ShapeError(f"expected images (n, C, H, W), got shape {tuple(images.shape)}.")
@@ -38,10 +38,10 @@ def flip_and_crop(images: Tensor, *, flip: bool, crop_padding: int, generator: G
 
 
 def mutate_pixels(images: Tensor, rate: float, levels: int, generator: Generator | None = None) -> Tensor:
-    """A share of all numbers, each chosen on its own, replaced by levels drawn uniformly.
+    """Replace each pixel value, independently with a given probability, by a uniformly drawn level.
 
-    What a background flow is trained on: it keeps the statistics of single pixels and loses what makes the images what
-    they are. J. Ren et al., "Likelihood ratios for out-of-distribution detection", 2019 (arXiv:1906.02845).
+    A background flow is trained on such images: they keep the statistics of single pixels but lose the structure of the
+    images. J. Ren et al., "Likelihood ratios for out-of-distribution detection", 2019 (arXiv:1906.02845).
 
     Args:
         images: integer levels of any shape; not changed.

@@ -1,4 +1,4 @@
-"""Preprocessing by its plain description, as checkpoints store it."""
+"""Preprocessing from its configuration, as checkpoints store it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _KINDS: dict[str, Callable[..., ImagePreprocessing | TablePreprocessing]] = {
 
 
 def preprocessing_from_config(config: Mapping[str, Any]) -> ImagePreprocessing | TablePreprocessing:
-    """The object whose ``config()`` gave this description.
+    """The preprocessing whose ``config()`` method returned this configuration.
 
     Raises:
-        ConfigurationError: unknown kind, a key too many or too few, or a value of the wrong type.
+        ConfigurationError: the kind is unknown, a key is unknown or missing, or a value has the wrong type.
 
     >>> preprocessing_from_config({"kind": "image", "levels": 17, "alpha": 0.01}).reduced_levels
     17

@@ -1,4 +1,4 @@
-"""Integer images to a flow's real numbers, with the log-determinant of every step."""
+"""Preprocessing of integer images for a flow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEQUANTISATIONS = ("uniform", "variational")
 
 
 class ImagePreprocessing(Bijection):
-    r"""Bit reduction, dequantisation, scaling, and the logit transform or standardisation.
+    r"""Bit reduction, dequantisation, scaling, and the logit transform or standardisation of integer images.
 
     With L levels after reduction and u ~ U[0, 1):
 
@@ -30,35 +30,34 @@ class ImagePreprocessing(Bijection):
         z = log s − log(1 − s),  s = alpha + (1 − 2 alpha) y     (alpha given), or
         z = (y − mean) / std                                     (standardise given), or  z = y.
 
-    With ``dequantisation="variational"`` u ~ q(u|x) is learned beside the flow (`VariationalDequantisation`), and
-    −log q(u|x) is added to the log-determinant of `forward_and_logdet`: a flow's log_prob then has the evidence lower
-    bound of log P(x) as its mean. `inverse` knows no u, so its log-determinant leaves that term out.
+    With ``dequantisation="variational"``, u ~ q(u|x) is learned together with the flow (`VariationalDequantisation`)
+    and −log q(u|x) is added to the log-determinant of `forward_and_logdet`, so that the mean of a flow's log_prob is
+    the evidence lower bound of log P(x). `inverse` does not know u, so its log-determinant lacks that term.
 
-    The log-determinant counts from the *reduced integer pixels*, so it holds −D log L, and −log_prob / (D log 2) is
-    bits per dimension of those pixels (for ``bits=5``, of the 5-bit image). Bit reduction itself is a change of the
-    data, not of variables.
+    The log-determinant is that of the map from *reduced integer pixels*: it contains −D log L, and
+    −log_prob / (D log 2) is in bits per dimension of those pixels (for ``bits=5``, of the 5-bit image). Bit reduction
+    itself changes the data and has no log-determinant.
 
-    The inverse gives real pixels. A flow's samples need not stay in the image of [0, L), so with the logit transform
-    those reach L alpha / (1 − 2 alpha) beyond either end; `quantise` clamps them and gives integers. Reduced levels
-    stay reduced: 0…31 for 5 bits.
+    The inverse returns real pixels. Samples of a flow may lie outside [0, L), with the logit transform by up to
+    L alpha / (1 − 2 alpha); `quantise` clamps them and returns integers. Reduced levels stay reduced: 0…31 for 5 bits.
 
     L. Dinh, J. Sohl-Dickstein, S. Bengio, "Density estimation using Real NVP", 2017 (arXiv:1605.08803), section 4.1;
     alpha = 0.05 there and for CIFAR-10, 1e-6 for MNIST in G. Papamakarios et al., 2017 (arXiv:1705.07057).
 
     Args:
-        levels: integer levels of the data as given, 2…256.
-        bits: keep only so many bits of each pixel; levels must then be a power of two.
-        alpha: margin of the logit transform, in (0, ½); None for none.
-        flip: mirror half of the training images; for `augment` only.
-        crop_padding: padding of the random crops of `augment`; 0 for none.
+        levels: number of integer levels of the data as given, 2…256.
+        bits: number of bits to which each pixel is reduced; levels must then be a power of two.
+        alpha: margin of the logit transform, in (0, ½); None for no logit transform.
+        flip: whether `augment` mirrors half of the training images.
+        crop_padding: padding of the random crops of `augment`; 0 for no crops.
         mutate: share of pixels that `augment` replaces by uniform levels, for the background of a likelihood ratio.
-        standardise: mean and std of the pixels scaled to [0, 1], a number or one a channel; needs alpha=None.
-        dequantisation: uniform or variational.
-        channels: C of the images, which variational dequantisation has to know.
+        standardise: mean and std of the pixels scaled to [0, 1], one number or one for each channel; needs alpha=None.
+        dequantisation: ``"uniform"`` or ``"variational"``.
+        channels: C of the images; required for variational dequantisation.
 
     Raises:
-        ConfigurationError: an argument out of range, alpha together with standardise, an unknown dequantisation, or a
-            variational one without channels.
+        ConfigurationError: an argument is out of range, alpha and standardise are both given, the dequantisation is
+            unknown, or variational dequantisation lacks channels.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class ImagePreprocessing(Bijection):
 
     @property
     def reduced_levels(self) -> int:
-        """L: integer levels that the likelihood is of."""
+        """L, the number of integer levels after bit reduction."""
         return self.levels if self.bits is None else 2**self.bits
 
     def forward_and_logdet(
@@ -96,7 +95,7 @@ class ImagePreprocessing(Bijection):
 
         Raises:
             ShapeError: x is not ``(batch, C, H, W)``.
-            DomainError: x does not hold integers 0…levels − 1.
+            DomainError: x does not hold the integers 0…levels − 1.
         """
         _check_images(x)
         pixels, log_q = self._dequantise(self.reduce(x), generator)
@@ -119,16 +118,16 @@ class ImagePreprocessing(Bijection):
         return self.elementwise.inverse_lipschitz_bound() * self.reduced_levels
 
     def reduce(self, x: Tensor) -> Tensor:
-        """The reduced integer pixels, as floating point: ⌊x / (levels / L)⌋.
+        """Pixels reduced to L levels, ⌊x / (levels / L)⌋, in floating point.
 
         Raises:
-            DomainError: x does not hold integers 0…levels − 1.
+            DomainError: x does not hold the integers 0…levels − 1.
         """
         pixels = check_levels(x, self.levels)
         return pixels if self.bits is None else torch.floor(pixels / (self.levels // self.reduced_levels))
 
     def quantise(self, x: Tensor) -> Tensor:
-        """Integer pixels, uint8 in 0…L − 1, of the real pixels that `inverse` gives.
+        """Integer pixels, uint8 in 0…L − 1, from the real pixels that `inverse` returns.
 
         Raises:
             DomainError: x holds NaN.
@@ -136,10 +135,10 @@ class ImagePreprocessing(Bijection):
         return quantise(x, self.reduced_levels)
 
     def augment(self, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Flipped, cropped and mutated copies of training images; the images themselves where nothing is asked for.
+        """Training images after flips, crops and replaced pixels; the images themselves if no augmentation is set.
 
         Raises:
-            ShapeError: not ``(n, C, H, W)``, or too small for `crop_padding`.
+            ShapeError: the images are not ``(n, C, H, W)``, or too small for `crop_padding`.
         """
         if self.flip or self.crop_padding:
             images = flip_and_crop(images, flip=self.flip, crop_padding=self.crop_padding, generator=generator)
@@ -181,14 +180,14 @@ class ImagePreprocessing(Bijection):
     def _check_channels(self, x: Tensor) -> Tensor:
         channels = len(self.elementwise.shift) if isinstance(self.elementwise, Affine) else 1
         if channels not in (1, x.shape[1]):
-            raise ShapeError(f"standardise is for {channels} channels, the images have {x.shape[1]}.")
+            raise ShapeError(f"standardise is for {channels} channels, but the images have {x.shape[1]}.")
         if self.channels not in (None, x.shape[1]):
             raise ShapeError(f"channels={self.channels}, but the images have {x.shape[1]}.")
         return x
 
 
 def channel_moments(images: Tensor, levels: int, bits: int | None = None) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every channel of dequantised images scaled to [0, 1], for `standardise`.
+    """Mean and standard deviation of each channel of dequantised images scaled to [0, 1], for `standardise`.
 
     Args:
         images: uint8 ``(n, C, H, W)`` in 0 … levels - 1.
@@ -234,15 +233,19 @@ def _noise(dequantisation: str, channels: int | None) -> VariationalDequantisati
     if dequantisation == "uniform":
         return None
     if channels is None:
-        raise ConfigurationError("dequantisation=variational has to know the images: give channels.")
+        raise ConfigurationError(
+            "dequantisation=variational needs the number of channels of the images: give channels."
+        )
     return VariationalDequantisation(channels)
 
 
 def _affine(standardise: tuple[PerChannel, PerChannel]) -> Affine:
-    """(y − mean) / std with mean and std of shape (C, 1, 1)."""
+    """(y − mean) / std, with mean and std of shape (C, 1, 1)."""
     mean, std = (torch.as_tensor(values, dtype=torch.get_default_dtype()).reshape(-1, 1, 1) for values in standardise)
     if 0 in (len(mean), len(std)) or (len(mean) != len(std) and 1 not in (len(mean), len(std))):
-        raise ConfigurationError(f"mean and std need one value, or one a channel, got {len(mean)} and {len(std)}.")
+        raise ConfigurationError(
+            f"mean and std need one value, or one for each channel, got {len(mean)} and {len(std)}."
+        )
     if not bool((std > 0).all()):
         raise ConfigurationError(f"std must be positive, got {std.flatten().tolist()}.")
     return Affine(mean, std)

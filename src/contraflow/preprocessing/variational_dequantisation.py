@@ -1,4 +1,4 @@
-"""Dequantisation noise that is learned: a small flow conditioned on the image."""
+"""Variational dequantisation: noise drawn from a small learned flow that is conditioned on the image."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from torch import Generator, Tensor, nn
 from contraflow.errors import ConfigurationError
 from contraflow.preprocessing.dequantisation import uniform_noise
 
-#: Largest |s| of one layer: scales stay within e^±2, whatever its network says.
+#: Largest |s| of one layer, so that its scales lie between e⁻² and e².
 _LARGEST_LOG_SCALE = 2.0
 
 
 class VariationalDequantisation(nn.Module):
-    r"""Noise u ~ q(u|x) in [0, 1)ᴰ for integer images x, in place of uniform noise.
+    r"""Learned noise u ~ q(u|x) in [0, 1)ᴰ for integer images x, in place of uniform noise.
 
         v_0 = ε,  v_l = m_l v_{l-1} + (1 - m_l)(e^{s_l} v_{l-1} + t_l),  (s_l, t_l) = net_l(m_l v_{l-1}, x),
         u = σ(v_3),  log q(u|x) = log p(ε) - Σ_l Σ (1 - m_l) s_l - Σ log σ'(v_3).
 
-    The first mask is empty, so its layer sees x alone; the others are the two checkerboards. For any density p over
-    [0, levels)ᴰ, with equality where q(u|x) is proportional to p(x + u) (Jensen):
+    The first mask is zero, so the first network depends on x alone; the other masks are the two checkerboards. For any
+    density p over [0, levels)ᴰ, by Jensen's inequality, with equality if q(u|x) is proportional to p(x + u):
 
         log P(x) = log ∫_{[0,1)ᴰ} p(x + u) du >= E_{u ~ q(·|x)}[log p(x + u) - log q(u|x)].
 
-    ε is logistic where the paper has a Gaussian: with networks that start at zero q is then uniform, and training
-    starts from uniform dequantisation. J. Ho, X. Chen, A. Srinivas, Y. Duan, P. Abbeel, "Flow++: Improving flow-based
-    generative models with variational dequantization and architecture design", 2019 (arXiv:1902.00275), section 3.1.
-    Cost: three networks of three convolutions for every image.
+    ε has a logistic distribution, in place of the paper's Gaussian: the networks are zero at initialisation, so q is
+    then uniform and training starts from uniform dequantisation. J. Ho, X. Chen, A. Srinivas, Y. Duan, P. Abbeel,
+    "Flow++: Improving flow-based generative models with variational dequantization and architecture design", 2019
+    (arXiv:1902.00275), section 3.1. The cost is three networks of three convolutions for every image.
 
     Args:
         channels: C of the images.
-        hidden: channels of the networks.
+        hidden: number of hidden channels of the networks.
 
     Raises:
-        ConfigurationError: a number below 1, or channels above 1024.
+        ConfigurationError: a number is below 1, or there are more than 1024 channels.
 
     >>> u, log_q = VariationalDequantisation(1)(torch.zeros(5, 1, 8, 8))
     >>> u.shape, log_q.abs().max() < 1e-3
@@ -45,8 +45,8 @@ class VariationalDequantisation(nn.Module):
         super().__init__()
         if not 1 <= channels <= 1024 or hidden < 1:
             raise ConfigurationError(
-                f"variational dequantisation of {channels} channels through {hidden}: 1…1024 channels, at least 1 "
-                "hidden."
+                f"channels={channels}, hidden={hidden}: variational dequantisation needs 1…1024 channels and at least "
+                "1 hidden channel."
             )
         self.channels = channels
         self.nets = nn.ModuleList(_network(channels, hidden) for _ in range(3))
@@ -59,7 +59,7 @@ class VariationalDequantisation(nn.Module):
         return torch.sigmoid(v), _log_logistic(epsilon) - logdet - _log_logistic(v)
 
     def transform(self, v: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """v_3 and Σ_l Σ (1 - m_l) s_l from ε, before the sigmoid."""
+        """v_3, before the sigmoid, and Σ_l Σ (1 - m_l) s_l, for v = ε."""
         board = _checkerboard(v)
         total = v.new_zeros(len(v))
         for net, mask in zip(self.nets, (torch.zeros_like(board), board, 1 - board), strict=True):
@@ -71,7 +71,7 @@ class VariationalDequantisation(nn.Module):
 
 
 def _network(channels: int, hidden: int) -> nn.Sequential:
-    """(masked v, x) → (raw s, t), zero at the start."""
+    """A network (masked v, x) → (raw s, t) that is zero at initialisation."""
     last = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def _network(channels: int, hidden: int) -> nn.Sequential:
 
 
 def _checkerboard(like: Tensor) -> Tensor:
-    """1 where row + column is even, ``(H, W)``."""
+    """A mask ``(H, W)`` that is 1 where row + column is even."""
     rows, columns = (torch.arange(size, device=like.device) for size in like.shape[-2:])
     return ((rows[:, None] + columns) % 2 == 0).to(like.dtype)
 

@@ -1,6 +1,6 @@
-"""A run as a page to look at: one HTML file that asks for nothing from outside."""
+"""The report of a run: one self-contained HTML file."""
 
-from contraflow.report.run_data import ReportSettings, Subject
+from contraflow.report.run_data import ReportSettings, RunData
 from contraflow.report.sections import SECTIONS, report_page, write_report
 
-__all__ = ["SECTIONS", "ReportSettings", "Subject", "report_page", "write_report"]
+__all__ = ["SECTIONS", "ReportSettings", "RunData", "report_page", "write_report"]

@@ -1,30 +1,28 @@
-"""Learned norms."""
+"""Learned norm orders."""
 
 from __future__ import annotations
 
+from contraflow.evaluation.figures import svg_figure
 from contraflow.evaluation.pictures import draw_norm_orders
 from contraflow.lipschitz import norm_orders
-from contraflow.report.drawing import drawing
 from contraflow.report.page import details, figure
-from contraflow.report.run_data import Subject
+from contraflow.report.run_data import RunData
 
 
-def norms(subject: Subject) -> list[str] | None:
-    """The section of a flow whose blocks have learned the norms in which they contract."""
-    settings = subject.trained.recipe.architecture.norms
+def norms(run: RunData) -> list[str] | None:
+    """The section; ``None`` unless the norms of the blocks are learned."""
+    settings = run.trained.recipe.architecture.norms
     if not settings.kind.startswith("learned"):
         return None
-    orders = norm_orders(subject.trained.flow)
-    with drawing("norm-orders", "norm orders along the flow", height=3.0) as picture:
-        axes = picture.figure.subplots()
-        draw_norm_orders(axes, orders)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+    orders = norm_orders(run.trained.flow)
+    with svg_figure("norm-orders", "norm orders along the flow", height=3.0) as picture:
+        draw_norm_orders(picture.figure.subplots(), orders)
     return [
         figure(
             picture.svg,
             f"Norm orders, {settings.kind.replace('_', ' ')}.",
-            "The order p of the norm in which each block contracts, before its first layer and after every one. All "
-            "start at 2, the spectral norm; an order that has moved away found another norm more useful there.",
+            "The order p of the norm in which each block is a contraction, before its first layer and after each layer."
+            " All orders are 2, the spectral norm, at the start of training.",
         ),
-        details("Orders of every block", str(orders)),
+        details("Orders of all blocks", str(orders)),
     ]

@@ -1,4 +1,4 @@
-"""Where a run came from: the command, the settings, the versions."""
+"""How to reproduce a run: command, recipe, versions."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import json
 import torch
 
 from contraflow.report.page import command, details, paragraph
-from contraflow.report.run_data import Subject
+from contraflow.report.run_data import RunData
 from contraflow.runs import RECIPES
 from contraflow.runs.command import command as training_command
 
 
-def origin(subject: Subject) -> list[str]:
-    """The section at the end."""
-    recipe = subject.trained.recipe
-    again: list[str] = []
+def origin(run: RunData) -> list[str]:
+    """The last section."""
+    recipe = run.trained.recipe
+    repeat: list[str] = []
     if recipe.recipe in RECIPES:
-        again = [paragraph("The command that trains this run again:"), command(training_command(recipe, "RUN"))]
+        repeat = [paragraph("The command that trains this run again:"), command(training_command(recipe, "RUN"))]
     return [
-        *again,
-        details("The whole recipe", json.dumps(recipe.as_dict(), indent=2)),
+        *repeat,
+        details("The complete recipe", json.dumps(recipe.as_dict(), indent=2)),
         paragraph(
-            f"Computed from the weights of step {subject.trained.step:,} with seed {subject.settings.seed} by "
-            f"PyTorch {torch.__version__}."
+            f"This report was computed from the weights at step {run.trained.step:,}, with seed {run.settings.seed} "
+            f"and PyTorch {torch.__version__}."
         ),
     ]

@@ -1,4 +1,4 @@
-"""The page: sections of paragraphs, tables and figures, put into the one template."""
+"""The HTML page: sections of paragraphs, tables and figures, and their template."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
-from contraflow.report.drawing import PALETTE
+from contraflow.evaluation.figures import PALETTE
 
 
 @dataclass(frozen=True)
 class Section:
-    """One heading of the contents.
+    """A section of the page.
 
     Attributes:
         title: plain text.
-        blocks: HTML of `paragraph`, `table`, `figure`, `details`.
+        blocks: HTML from `paragraph`, `table`, `figure`, `details` and `command`.
     """
 
     title: str
@@ -26,34 +26,34 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """The title as the name of a place in the page."""
+        """The id of the section in the page."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def text(words: str) -> str:
-    """Plain text as HTML; what stands between backticks is code."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(words))
+def text(plain: str) -> str:
+    """Plain text as HTML; text between backticks becomes code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(plain))
 
 
-def paragraph(words: str) -> str:
+def paragraph(plain: str) -> str:
     """A paragraph of plain text."""
-    return f"<p>{text(words)}</p>"
+    return f"<p>{text(plain)}</p>"
 
 
 def figure(picture: str, title: str, caption: str) -> str:
-    """A picture, SVG or an image, with what to look for in it."""
+    """A picture, an <svg> or <img> element, with a caption that says what to look for."""
     legend = f"<figcaption><strong>{text(title)}</strong> {text(caption)}</figcaption>"
     return f'<figure><div class="picture">{picture}</div>{legend}</figure>'
 
 
 def gallery(pictures: Sequence[tuple[str, str]]) -> str:
-    """Pictures below each other, each with a few words at its left: label and HTML."""
+    """Pictures below each other, each given as a label, shown at its left, and HTML."""
     rows = "".join(f"<tr><th>{text(label)}</th><td>{picture}</td></tr>" for label, picture in pictures)
     return f'<table class="gallery">{rows}</table>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str, caption: str) -> str:
-    """Rows of plain text, the first cell of each its name; long ones scroll."""
+    """A table of plain text; the first cell of each row is its name, and long tables scroll."""
     top = "".join(f"<th>{text(cell)}</th>" for cell in head)
     body = "".join(
         f"<tr><th>{text(first)}</th>{''.join(f'<td>{text(cell)}</td>' for cell in rest)}</tr>" for first, *rest in rows
@@ -66,13 +66,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str, captio
 
 
 def details(summary: str, content: str) -> str:
-    """Text to unfold, as it is."""
+    """Preformatted text that is hidden until the reader clicks on the summary."""
     return f"<details><summary>{text(summary)}</summary><pre>{escape(content)}</pre></details>"
 
 
-def command(words: str) -> str:
+def command(line: str) -> str:
     """A command to copy."""
-    return f'<pre class="command">{escape(words)}</pre>'
+    return f'<pre class="command">{escape(line)}</pre>'
 
 
 def render(title: str, about: str, facts: Sequence[tuple[str, str, str]], sections: Sequence[Section]) -> str:
@@ -80,16 +80,17 @@ def render(title: str, about: str, facts: Sequence[tuple[str, str, str]], sectio
 
     Args:
         title, about: of the run, plain text.
-        facts: label, value and remark of the figures at the top.
-        sections: in order.
+        facts: label, value and remark of each number at the top.
+        sections: in the order of the page.
     """
     cards = "".join(
         f"<div><dt>{text(label)}</dt><dd>{text(value)}<small>{text(remark)}</small></dd></div>"
         for label, value, remark in facts
     )
-    contents = "".join(f'<li><a href="#{one.anchor}">{text(one.title)}</a></li>' for one in sections)
+    contents = "".join(f'<li><a href="#{section.anchor}">{text(section.title)}</a></li>' for section in sections)
     body = "".join(
-        f'<section id="{one.anchor}"><h2>{text(one.title)}</h2>{"".join(one.blocks)}</section>' for one in sections
+        f'<section id="{section.anchor}"><h2>{text(section.title)}</h2>{"".join(section.blocks)}</section>'
+        for section in sections
     )
     package = files("contraflow.report")
     light, dark = (

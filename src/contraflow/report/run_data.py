@@ -1,4 +1,4 @@
-"""What a report is about: a run read back, its data, and what several sections draw from, computed once."""
+"""The run that a report describes, its data, and results that several sections share, computed once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.data import Dataset
-from contraflow.data.formats.tables import Note, untold
+from contraflow.data.formats.tables import Note, no_note
 from contraflow.errors import ConfigurationError
 from contraflow.evaluation import (
     ClassificationReport,
@@ -30,7 +30,7 @@ from contraflow.runs import Run
 from contraflow.runs.build import make_generator
 from contraflow.runs.samples import draw_samples
 
-#: Told the name of a piece of work, how much of it is done, and how much there is.
+#: Called with the name of a task, the number of parts that are done, and the number of all parts.
 Progress = Callable[[str, int, int], None]
 
 
@@ -39,11 +39,11 @@ class ReportSettings:
     """How much a report computes.
 
     Args:
-        rows: of a split that are scored, at most; 200 images or 10,000 others when not given.
-        samples: to draw; as many as the recipe says when not given.
-        other: a named data set, or a path, whose scores are set beside those of the run's own.
+        rows: largest number of rows of a split that are scored; 200 images or 10,000 other rows by default.
+        samples: number of samples to draw; that of the recipe by default.
+        other: a named data set, or a path, to score beside the run's own data.
         root: folder of the named data sets.
-        seed: of everything random.
+        seed: of all randomness.
     """
 
     rows: int | None = None
@@ -54,41 +54,43 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         if (self.rows is not None and self.rows < 2) or (self.samples is not None and self.samples < 1):
-            raise ConfigurationError(f"rows={self.rows}, samples={self.samples}: at least two rows, and one sample.")
+            raise ConfigurationError(
+                f"rows={self.rows}, samples={self.samples}: expected at least two rows and one sample."
+            )
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Rows with their scores."""
+    """Scores of rows and their summary."""
 
     scores: Scores
     report: LikelihoodReport
 
 
 @dataclass(frozen=True)
-class Subject:
+class RunData:
     """A run, its data, and the settings of its report."""
 
     trained: Run
     data: Dataset
     settings: ReportSettings = field(default_factory=ReportSettings)
     progress: Progress = lambda name, done, total: None
-    note: Note = untold
+    note: Note = no_note
 
     @property
     def flow(self) -> Flow:
-        """With the weights for evaluation, under the estimator that the recipe is scored with."""
+        """The flow with its weights for evaluation and the recipe's estimator for evaluation."""
         return self.trained.flow.with_logdet(self.trained.recipe.evaluation.estimator)
 
     @property
     def images(self) -> ImagePreprocessing | None:
         """The preprocessing of a flow on images; ``None`` for other data."""
-        found = self.trained.flow.preprocessing
-        return found if isinstance(found, ImagePreprocessing) else None
+        preprocessing = self.trained.flow.preprocessing
+        return preprocessing if isinstance(preprocessing, ImagePreprocessing) else None
 
     @property
     def rows(self) -> int:
-        """How many rows of a split are scored, at most."""
+        """Largest number of rows of a split that are scored."""
         return self.settings.rows or (10_000 if self.images is None else 200)
 
     @property
@@ -99,16 +101,16 @@ class Subject:
 
     @property
     def test_labels(self) -> Tensor | None:
-        """Of those rows, where the data have any."""
+        """Labels of these rows, if the data have labels."""
         labels = self.data.test_labels
         return None if labels is None else labels[: len(self.test)]
 
     def generator(self) -> Generator:
-        """A fresh source of randomness: what a section shows does not depend on those before it."""
+        """A new generator with the seed of the settings, so that sections do not depend on each other."""
         return make_generator(self.trained.flow.device, self.settings.seed)
 
     def score(self, name: str, rows: Tensor, draws: int = 1) -> Scored:
-        """Scores of some rows, exactly as `contraflow evaluate` has them."""
+        """Score rows exactly as `contraflow evaluate` does."""
         recipe = self.trained.recipe.evaluation
         estimator = recipe.estimator
         scores = score(
@@ -124,31 +126,31 @@ class Subject:
 
     @cached_property
     def test_score(self) -> Scored:
-        """Of the test rows, with the recipe's draws."""
+        """Scores of the test rows, with the recipe's number of draws."""
         return self.score("test", self.test, self.trained.recipe.evaluation.draws)
 
     @cached_property
     def classification(self) -> ClassificationReport | None:
-        """Of the same rows and draws; ``None`` without a classifier or without labels."""
+        """Scores of the classifier on the same rows and draws; ``None`` without a classifier or without labels."""
         return report_classes(self.trained.flow, self.test_score.scores, self.test_labels)
 
     @cached_property
     def certificate(self) -> Certificate:
-        """What is proved about invertibility."""
+        """The certificate of invertibility."""
         return self.trained.flow.certify()
 
     @cached_property
     def reconstruction(self) -> Reconstruction:
-        """Of the first test rows; a few are enough for a largest error, and the inverse is dear."""
+        """Reconstruction of the first 200 test rows; the inverse is expensive, and a few rows suffice."""
         return reconstruct(self.trained.flow, self.test[:200], generator=self.generator())
 
     @cached_property
     def samples(self) -> Tensor:
-        """At temperature 1."""
+        """Samples at temperature 1."""
         return self.draw(self.settings.samples or self.trained.recipe.evaluation.samples)
 
     def draw(self, n: int, temperature: float = 1.0) -> Tensor:
-        """n samples; the same latent noise for every temperature."""
+        """Draw n samples, with the same latent noise at all temperatures."""
         batch_size = self.trained.recipe.evaluation.batch_size
         return draw_samples(self.trained.flow, n, batch_size, self.generator(), None, temperature)
 
@@ -161,5 +163,5 @@ class Subject:
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
-        """The lines of the training log up to the step of the weights; empty where there is no log."""
+        """The lines of the training log up to the step of the weights; empty without a log."""
         return self.trained.log

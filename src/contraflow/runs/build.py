@@ -29,7 +29,7 @@ from contraflow.data import (
     refuse_columns_without_density,
     remarks,
 )
-from contraflow.data.formats.tables import Note, untold
+from contraflow.data.formats.tables import Note, no_note
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, first_line, unknown_name
 from contraflow.flow import Flow
 from contraflow.preprocessing import ImagePreprocessing, TablePreprocessing, channel_moments, preprocessing_from_config
@@ -54,7 +54,7 @@ def load_data_for(
 
     `note` is told which columns are left out, unless the recipe itself chooses columns.
     """
-    report = untold if note is None or settings.columns is not None else note
+    report = no_note if note is None or settings.columns is not None else note
     return load_matching(
         settings.name, columns, root=settings.root, seed=seed, size=settings.size, grey=settings.grey, note=report
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from contraflow.evaluation import densities_picture, scores_picture
-from contraflow.files import replacing, write_json, write_text
+from contraflow.files import write_json, write_text
 from contraflow.logdet import Exact
 from contraflow.runs.build import load_data, load_run
 from contraflow.runs.compare import Failure
@@ -171,8 +171,7 @@ def _pictures(recipe: str, results: Sequence[RunResult], out: Path) -> list[str]
     scores: dict[str, list[float]] = {}
     for run in runs:
         scores.setdefault(run.architecture, []).append(run.value)
-    with replacing(out / f"{recipe}.png") as temporary:
-        scores_picture(scores, runs[0].unit, temporary, runs[0].truth, recipe)
+    scores_picture(scores, runs[0].unit, out / f"{recipe}.png", runs[0].truth, recipe)
     data = load_data(RECIPES[recipe]().data, 0)
     if data.event_shape != (2,):
         return [f"{recipe}.png"]
@@ -183,8 +182,7 @@ def _pictures(recipe: str, results: Sequence[RunResult], out: Path) -> list[str]
         if run.architecture not in densities:
             flow = load_run(out / recipe / run.architecture / f"seed-{run.seed}").flow
             densities[run.architecture] = flow.with_logdet(Exact()).log_prob
-    with replacing(out / f"{recipe}-densities.png") as temporary:
-        densities_picture(densities, data.test, temporary)
+    densities_picture(densities, data.test, out / f"{recipe}-densities.png")
     return [f"{recipe}.png", f"{recipe}-densities.png"]
 
 

@@ -110,6 +110,8 @@ _CODE: Settings = {
     "architecture.activation": "lipswish",
     "architecture.preactivation": True,
     "architecture.actnorm": True,
+    "architecture.zero_start": 1.0,
+    "architecture.initialisation": None,  # torch's
     "architecture.norms.kind": "spectral",
     **_under("estimator", {"kind": "paper", "law": "poisson", "exact_terms": 2, "probe": "gaussian", "probes": 1}),
     **_under("evaluation.estimator", {"kind": "paper", "law": "poisson", "exact_terms": 20, "probe": "gaussian"}),
@@ -236,7 +238,9 @@ CODE: dict[str, Settings] = {
         "architecture.bound": 0.9,
         "architecture.activation": "lipswish",
         "architecture.actnorm": False,
+        "architecture.preactivation": True,
         "architecture.zero_start": 1e-3,
+        "architecture.initialisation": None,
         "architecture.norms.kind": "spectral",
         "estimator.kind": "paper",
         "evaluation.estimator.kind": "exact",
@@ -364,7 +368,7 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+    return f"{value:g}" if isinstance(value, float) else "default" if value is None else str(value)
 
 
 if __name__ == "__main__":

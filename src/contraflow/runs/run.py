@@ -29,7 +29,7 @@ from contraflow.evaluation import (
     report_scores,
     score,
 )
-from contraflow.files import replacing, write_json
+from contraflow.files import write_json
 from contraflow.flow import Flow
 from contraflow.lipschitz import largest_estimate, norm_orders
 from contraflow.preprocessing import ImagePreprocessing
@@ -298,11 +298,9 @@ class _Run:
         write_json(self.out / "evaluation.json", values)
         samples = draw_samples(flow, settings.samples, settings.batch_size, generator, self.watcher)
         picture = self.out / "samples.png"
-        with replacing(picture) as temporary:
-            draw_picture(flow, samples, self.data, temporary)
+        draw_picture(flow, samples, self.data, picture)
         if self.recipe.architecture.norms.kind.startswith("learned"):
-            with replacing(self.out / "norm-orders.png") as temporary:
-                norm_orders_picture(norm_orders(flow), temporary)
+            norm_orders_picture(norm_orders(flow), self.out / "norm-orders.png")
         return Outcome(report, picture, flow, classification)
 
 

@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 from contraflow.architectures import HybridFlow
 from contraflow.data import Dataset
 from contraflow.errors import ConfigurationError
-from contraflow.evaluation.pictures import density_picture, image_grid, save_png, scatter_picture
+from contraflow.evaluation.figures import save_png
+from contraflow.evaluation.pictures import density_picture, image_grid, scatter_picture
 from contraflow.flow import Flow
 from contraflow.logdet import Exact
 from contraflow.preprocessing import ImagePreprocessing

@@ -1,12 +1,12 @@
-"""The conformance suite: the laws that maps and estimators keep, for ours and for those that you write.
+"""Conformance tests for bijections and log-determinant estimators, for those of this library and for your own.
 
 >>> import torch
 >>> from contraflow.bijections import ActNorm
 >>> from contraflow.testing import check_bijection
 >>> check_bijection(ActNorm(3), torch.randn(5, 3))
 
-Every function returns ``None`` or raises an `AssertionError` that says which law is broken and by how much. They need
-torch alone and work in any test runner.
+Every function returns ``None``, or raises an `AssertionError` that says which property is violated and by how much. The
+functions need only torch and work with any test runner.
 """
 
 from contraflow.testing.bijection_laws import (

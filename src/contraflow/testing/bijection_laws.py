@@ -1,4 +1,4 @@
-"""The laws of a bijection, each a function that raises `AssertionError` where it is broken."""
+"""Checks of the properties of a bijection; each raises an `AssertionError` if the property is violated."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def check_bijection(
     float32_atol: float = 1e-3,
     fresh: Callable[[], Bijection] | None = None,
 ) -> None:
-    """All laws of a bijection at once, on copies: the bijection given is not changed.
+    """Check all properties of a bijection, on copies of it.
 
     Args:
-        bijection: the map; a residual block's estimator is replaced by `Exact` where values are compared.
-        x: a few samples of its domain ``(batch >= 2, *event)``; keep the dimension below a hundred or so, since the
-            Jacobian is taken in full.
+        bijection: the map; wherever values are compared, log-determinants are computed by `Exact`.
+        x: a few samples of its domain ``(batch >= 2, *event)``, with fewer than about a hundred dimensions, since the
+            full Jacobian is computed.
         context: conditioning input ``(batch, …)``.
-        atol: largest error in float64, relative for numbers above 1.
-        float32_atol: the same in float32.
-        fresh: constructor of another instance with the same arguments, to load the state into; a copy with scrambled
-            numbers when not given.
+        atol: largest error in float64; relative for numbers above 1.
+        float32_atol: largest error in float32; relative for numbers above 1.
+        fresh: constructor of another instance with the same arguments, into which the state is loaded; by default a
+            copy with random numbers in place of the state.
 
     Raises:
-        AssertionError: a law is broken; the message names it.
+        AssertionError: a property is violated; the message names it.
     """
     x = x.detach().double()
     context = None if context is None else context.detach().double()
     bijection = copy.deepcopy(bijection).double()
     exact = with_logdet(bijection, Exact())
-    first_z, first_logdet = exact.forward_and_logdet(x, context)  # data-dependent maps set themselves here
+    first_z, first_logdet = exact.forward_and_logdet(x, context)  # initialises data-dependent maps
     z, logdet = exact.forward_and_logdet(x, context)
     _close("z of the first call against the second", first_z, z, atol)
     _close("log-determinant of the first call against the second", first_logdet, logdet, atol)
@@ -58,8 +58,10 @@ def check_bijection(
 
 
 def check_round_trip(bijection: Bijection, x: Tensor, context: Context = None, *, atol: float = 1e-9) -> None:
-    """f⁻¹(f(x)) = x and f(f⁻¹(z)) = z; log-determinants of the two directions cancel; `forward` and `inverse` agree
-    with their `…_and_logdet`."""
+    """Check that f⁻¹(f(x)) = x and f(f⁻¹(z)) = z, and that log-determinants of the two directions add up to zero.
+
+    `forward` and `inverse` must also agree with `forward_and_logdet` and `inverse_and_logdet`.
+    """
     z, logdet = bijection.forward_and_logdet(x, context)
     back, inverse_logdet = bijection.inverse_and_logdet(z, context)
     again = bijection.forward(back, context)
@@ -73,9 +75,10 @@ def check_round_trip(bijection: Bijection, x: Tensor, context: Context = None, *
 
 
 def check_logdet(bijection: Bijection, x: Tensor, context: Context = None, *, atol: float = 1e-9) -> None:
-    """The log-determinant is log|det| of the autograd Jacobian of `forward`, and its gradient in x is that one's.
+    """Check the log-determinant and its gradient in x.
 
-    The gradient is compared by central differences of the log-determinant along a random direction.
+    The log-determinant is compared with that of the autograd Jacobian of `forward`, and its gradient with central
+    differences along a random direction.
     """
     logdet = bijection.forward_and_logdet(x, context)[1]
     jacobian = batch_jacobian(lambda x: bijection.forward(x, context), x)
@@ -98,28 +101,34 @@ def check_logdet(bijection: Bijection, x: Tensor, context: Context = None, *, at
 
 
 def check_batches(bijection: Bijection, x: Tensor, context: Context = None, *, atol: float = 1e-9) -> None:
-    """Samples do not see each other; a batch of one and an empty batch work."""
+    """Check that samples are treated independently, and that a batch of one and an empty batch work."""
     z, logdet = bijection.forward_and_logdet(x, context)
     for rows in (slice(0, 1), slice(0, 0)):
-        some = None if context is None else context[rows]
-        part, part_logdet = bijection.forward_and_logdet(x[rows], some)
+        part_context = None if context is None else context[rows]
+        part, part_logdet = bijection.forward_and_logdet(x[rows], part_context)
         what = "batch of one" if rows.stop else "empty batch"
         _close(f"{what}: forward", part, z[rows], atol)
         _close(f"{what}: log-determinant", part_logdet, logdet[rows], atol)
-        back, back_logdet = bijection.inverse_and_logdet(part, some)
+        back, back_logdet = bijection.inverse_and_logdet(part, part_context)
         _close(f"{what}: inverse", back, x[rows], atol)
         _shape(f"{what}: inverse log-determinant", back_logdet, (part.shape[0],))
 
 
 def check_dtypes(bijection: Bijection, x: Tensor, context: Context = None, *, atol: float = 1e-3) -> None:
-    """The same numbers in float32 as in float64, and each in its own dtype."""
+    """Check that results have the dtype of the input, and that those in float32 agree with those in float64."""
     z, logdet = bijection.forward_and_logdet(x, context)
     single = copy.deepcopy(bijection).float()
-    few = None if context is None else context.float()
-    z32, logdet32 = single.forward_and_logdet(x.float(), few)
-    back32, back_logdet32 = single.inverse_and_logdet(z32, few)
-    for what, result in (("forward", z32), ("log-determinant", logdet32), ("inverse", back32), ("", back_logdet32)):
-        assert result.dtype == torch.float32, f"{what} of a float32 batch has dtype {result.dtype}."
+    context32 = None if context is None else context.float()
+    z32, logdet32 = single.forward_and_logdet(x.float(), context32)
+    back32, back_logdet32 = single.inverse_and_logdet(z32, context32)
+    results = {
+        "forward": z32,
+        "forward log-determinant": logdet32,
+        "inverse": back32,
+        "inverse log-determinant": back_logdet32,
+    }
+    for what, result in results.items():
+        assert result.dtype == torch.float32, f"the {what} of a float32 batch has dtype {result.dtype}."
     assert z.dtype == logdet.dtype == torch.float64, f"a float64 batch gives {z.dtype} and {logdet.dtype}."
     _close("float32 forward", z32.double(), z, atol)
     _close("float32 log-determinant", logdet32.double(), logdet, atol * x[0].numel() ** 0.5)
@@ -127,7 +136,7 @@ def check_dtypes(bijection: Bijection, x: Tensor, context: Context = None, *, at
 
 
 def check_parameter_gradients(bijection: Bijection, x: Tensor, context: Context = None) -> None:
-    """Every parameter that asks for it gets a finite gradient from z and log-determinant under unequal weights."""
+    """Check that every trainable parameter gets a finite gradient from z and log-determinant, weighted by sample."""
     bijection = copy.deepcopy(bijection)
     z, logdet = bijection.forward_and_logdet(x, context)
     weights = torch.arange(1, len(x) + 1, dtype=x.dtype, device=x.device)
@@ -141,23 +150,23 @@ def check_parameter_gradients(bijection: Bijection, x: Tensor, context: Context 
 
 
 def check_purity(bijection: Bijection, x: Tensor, context: Context = None) -> None:
-    """The caller's tensors are as before: same numbers, no `requires_grad`, no gradient."""
-    given, kept = x.clone(), x.clone()
-    z, logdet = bijection.forward_and_logdet(given, context)
-    result, kept_z = z.detach(), z.detach().clone()
-    bijection.inverse_and_logdet(result, context)
+    """Check that the caller's tensors are not changed: their values, `requires_grad` and gradient."""
+    x, x_before = x.clone(), x.clone()
+    z, logdet = bijection.forward_and_logdet(x, context)
+    latent, latent_before = z.detach(), z.detach().clone()
+    bijection.inverse_and_logdet(latent, context)
     loss = z.sum() + logdet.sum()
     if loss.requires_grad:
         loss.backward()
         bijection.zero_grad()
-    for what, tensor, before in (("x", given, kept), ("z", result, kept_z)):
+    for what, tensor, before in (("x", x, x_before), ("z", latent, latent_before)):
         assert torch.equal(tensor, before), f"the caller's {what} was changed in place."
         assert not tensor.requires_grad, f"the caller's {what} was made to require gradients."
         assert tensor.grad is None, f"the caller's {what} got a gradient."
 
 
 def check_randomness(bijection: Bijection, x: Tensor, context: Context = None) -> None:
-    """With a generator, equal seeds and equal states give equal results and torch's global stream is not touched."""
+    """Check that results depend only on the seed of a given generator, and torch's global generator is not used."""
     before = torch.get_rng_state()
     first, second = (
         copy.deepcopy(bijection).forward_and_logdet(x, context, generator=Generator(x.device).manual_seed(5))
@@ -166,14 +175,14 @@ def check_randomness(bijection: Bijection, x: Tensor, context: Context = None) -
     assert torch.equal(first[0], second[0]), "one seed gives two different z."
     assert torch.equal(first[1], second[1]), "one seed gives two different log-determinants."
     assert torch.equal(before, torch.get_rng_state()), (
-        "torch's global random stream moved although a generator was given."
+        "torch's global generator was used although a generator was given."
     )
 
 
 def check_state(
     bijection: Bijection, x: Tensor, context: Context = None, *, fresh: Callable[[], Bijection] | None = None
 ) -> None:
-    """A strict load of the state into another instance gives the same outputs, bit for bit."""
+    """Check that another instance gives the same outputs, bit for bit, after loading the state."""
     z, logdet = bijection.forward_and_logdet(x, context)
     twin = _scrambled(bijection) if fresh is None else with_logdet(fresh().to(x), Exact())
     twin.load_state_dict(bijection.state_dict(), strict=True)

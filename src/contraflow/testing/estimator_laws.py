@@ -1,4 +1,4 @@
-"""The laws of an unbiased log-determinant estimator, as z-tests with a stated false-alarm rate."""
+"""Checks of unbiased log-determinant estimators, as z-tests with a stated false-alarm rate."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from contraflow.logdet import GRADIENTS, Contraction, Exact, LogDetEstimator, Mo
 def check_estimator(
     estimator: LogDetEstimator, *, false_alarm: float = 1e-5, calls: int = 300, batch: int = 64, seed: int = 0
 ) -> None:
-    """Value and gradient are unbiased; the probes' part of the variance falls as 1/probes.
+    """Check that value and gradient are unbiased, and that the variance due to probes is proportional to 1/probes.
 
     The contraction is x ↦ 0.6·tanh(Wx) with ‖W‖₂ = 1 in three dimensions.
 
     Args:
-        estimator: an unbiased one; `PowerSeries` is biased by construction and passes `check_probe_variance` alone.
-        false_alarm: probability that a correct estimator fails one of the tests, over all components together. The
-            seed is fixed, so a test that passes once passes always.
-        calls, batch: independent calls, and samples in each; a stratified batch counts as one draw.
-        seed: seed of everything random.
+        estimator: an unbiased estimator; the biased `PowerSeries` passes only `check_probe_variance`.
+        false_alarm: probability that a correct estimator fails a test, over all components together. The seed is fixed,
+            so a test that passes once always passes.
+        calls, batch: number of independent calls, and of samples in each; a stratified batch counts as one draw.
+        seed: seed of all random numbers.
 
     Raises:
-        AssertionError: a law is broken; the message gives the z-score.
+        AssertionError: a property is violated; the message gives the z-score.
     """
     generator = Generator().manual_seed(seed)
-    # Near the identity and near the origin, so that traces of powers fall no faster than about 0.6^k.
+    # W is near the identity and x near the origin, so that traces of powers decay no faster than about 0.6^k.
     noise = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     weight = torch.eye(3, dtype=torch.float64) + noise / torch.linalg.matrix_norm(noise, 2)
     g = ModuleContraction(_ScaledTanh(weight / torch.linalg.matrix_norm(weight, 2)), 0.6)
@@ -50,25 +50,25 @@ def check_unbiased(
     batch: int = 64,
     seed: int = 0,
 ) -> None:
-    """E[value] = log|det(I + J_g(x))| and E[gradient] = its gradient in x and in the tensors of g.
+    """Check that the means of value and gradient are log|det(I + J_g(x))| and its gradient to x and the tensors of g.
 
-    Every component of the gradient gets a z-test; `false_alarm` is shared between all of them (Bonferroni).
+    Every component of the gradient has its own z-test; `false_alarm` is the rate of all of them together (Bonferroni).
 
     Args:
         estimator, false_alarm, calls, batch, seed: as for `check_estimator`.
-        g: a contraction whose powers decay fast enough for the estimator to have a variance.
+        g: a contraction whose powers decay fast enough for a finite variance of the estimator.
         x: one sample ``(1, *event)``, in float64.
-        gradient: route, a name in `contraflow.logdet.GRADIENTS`.
+        gradient: how gradients are computed, a name in `contraflow.logdet.GRADIENTS`.
 
     Raises:
-        AssertionError: a mean is too many standard errors off.
+        AssertionError: a mean deviates by too many standard errors.
     """
     truth = _value_and_gradient(g, Exact(), x, "series", None)
     many = x.expand(batch, *x.shape[1:])
     generator = Generator(x.device).manual_seed(seed)
     draws = torch.stack([_value_and_gradient(g, estimator, many, gradient, generator) for _ in range(calls)])
     spread = draws.std(0) / math.sqrt(calls)
-    # A component that never varies has to be right to rounding.
+    # A component without variance has to be exact up to rounding errors.
     error = (draws.mean(0) - truth).abs()
     z = error / (spread + 1e-12 * (1 + truth.abs()))
     limit = NormalDist().inv_cdf(1 - false_alarm / (2 * z.numel()))
@@ -83,13 +83,13 @@ def check_unbiased(
 def check_probe_variance(
     estimator: LogDetEstimator, *, probes: int = 4, samples: int = 20_000, false_alarm: float = 1e-5, seed: int = 0
 ) -> None:
-    """Var[value] falls as 1/probes, where the probes are all there is to vary.
+    """Check that the variance of the value is proportional to 1/probes where no other noise contributes.
 
-    At a nilpotent Jacobian every trace of a power is 0, so the truncation adds no variance of its own. Estimators
+    The Jacobian is nilpotent, so the traces of all its powers are 0 and the truncation adds no variance. Estimators
     without probes pass.
 
     Raises:
-        AssertionError: the variance with one probe is not `probes` times that with as many probes.
+        AssertionError: the variance with one probe is not `probes` times the variance with `probes` probes.
     """
     if not any(field.name == "probes" for field in dataclasses.fields(estimator)):
         return
@@ -105,22 +105,22 @@ def check_probe_variance(
         changed = dataclasses.replace(estimator, probes=count)  # type: ignore[call-arg]
         with torch.no_grad():
             squares.append(GRADIENTS["dual"](g, changed, x, generator)[1].square())
-    one, several = (square.mean().item() for square in squares)
+    one_probe, several_probes = (square.mean().item() for square in squares)
     noise = math.hypot(*(square.std().item() / square.mean().item() / math.sqrt(samples) for square in squares))
     limit = NormalDist().inv_cdf(1 - false_alarm / 2)
-    z = abs(math.log(one / several / probes)) / noise
-    assert z <= limit, f"variance falls by {one / several:.2f} with {probes} probes ({z:.1f} standard errors off)."
+    ratio = one_probe / several_probes
+    z = abs(math.log(ratio / probes)) / noise
+    assert z <= limit, f"{probes} probes reduce the variance by a factor of {ratio:.2f} ({z:.1f} standard errors off)."
 
 
 def _value_and_gradient(
     g: Contraction, estimator: LogDetEstimator, x: Tensor, gradient: str, generator: Generator | None
 ) -> Tensor:
-    """Batch means of the value and of all gradients, in one vector."""
+    """The batch means of the value and of all gradients, in one vector."""
     start = x.detach().clone().requires_grad_()
     value = GRADIENTS[gradient](g, estimator, start, generator)[1].mean()
     inputs = [start, *(tensor for tensor in g.tensors() if tensor.requires_grad)]
-    found = torch.autograd.grad(value, inputs, allow_unused=True)
-    grads = [torch.zeros_like(one) if grad is None else grad for one, grad in zip(inputs, found, strict=True)]
+    grads = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
     return torch.cat([value.detach()[None], grads[0].sum(0).flatten(), *(grad.flatten() for grad in grads[1:])])
 
 

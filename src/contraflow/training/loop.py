@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from contraflow.bijections import watch_solves
+from contraflow.bijections import training_solves
 from contraflow.errors import TrainingError
 from contraflow.flow import Flow
 from contraflow.lipschitz import update_lipschitz
@@ -141,7 +141,7 @@ def train(
             batch = batch.changed(lambda rows: augment(rows, state.generator))
 
         update_lipschitz(flow, certified=settings.certified)
-        with watch_solves(flow) as solves:
+        with training_solves(flow) as solves:
             terms = objective.terms(flow, batch, state.generator)
         penalty = sum(solve.penalty.mean() for solve in solves)
         if not math.isfinite(value := terms.loss.item()):

@@ -180,15 +180,15 @@ def test_headline_reads_the_tables(tmp_path):
     page.write_text(PAGE)
     step, memory, throughput = headline(page).splitlines()[2:]
     assert step == (
-        "- **training step: 2.0 to 10.2 times as fast** (2-D: 2.00, exact, kept; table: 10.25, dual; "
+        "- **A training step is 2.0 to 10.2 times as fast** (2-D: 2.00 by exact, kept; table: 10.25 by dual; "
         "Abacus, 1 thread(s); `python -m experiments.benchmarks.step`)"
     )
     assert memory.startswith(
-        "- **peak memory of a step at the paper's depth: 0.32 of the peer's, of its activations 0.11**"
+        "- **A step at the paper's depth takes 0.32 of the peer's peak memory, and 0.11 of its activations**"
     )
     assert throughput == (
-        "- **to the same error, samples 5.9 to 10.3 times as fast, log p(x) 1.7 to 5.5 times** (board 5.9, "
-        "digits 10.3; board 1.7, digits 5.5; Sliderule, 2 thread(s); "
+        "- **To the same error, samples are 5.9 to 10.3 times as fast, and log p(x) 1.7 to 5.5 times** "
+        "(samples: board 5.9, digits 10.3; log p(x): board 1.7, digits 5.5; Sliderule, 2 thread(s); "
         "`python -m experiments.benchmarks.throughput --runs RUNS`)"
     )
 
@@ -241,7 +241,7 @@ def test_slopes_of_a_power_law():
     assert slope_with_error(sizes, rounds) == pytest.approx((1.75, math.sqrt(5 / 12) / 2))
 
 
-@pytest.mark.parametrize(("power", "word"), [(0.9, "No slope"), (1.0, "No slope"), (1.1, "Faster")])
+@pytest.mark.parametrize(("power", "word"), [(0.9, "No slope"), (1.0, "No slope"), (1.1, "The slope")])
 def test_what_grows_faster_is_named(power, word):
     """Against the products of the same sizes, which grow as the batch."""
     pytest.importorskip("normflows")
@@ -251,7 +251,7 @@ def test_what_grows_faster_is_named(power, word):
     steady = [Timing(tuple(speed * n**power for speed in (1.0, 1.1))) for n in batch.sizes]
     found = verdict([(batch, steady)])
     assert found.startswith(word)
-    assert ("dense, batch" in found) == (word == "Faster")
+    assert ("dense, batch" in found) == (word == "The slope")
 
 
 def test_predicted_products_are_those_of_the_flow():
@@ -334,6 +334,25 @@ def test_quality_trains_and_keeps_its_runs(tmp_path, monkeypatch):
     assert curve.steps == [16, 128, 256]
     assert curve.seconds == [1 / 32, 1 / 4, 1 / 2]
     assert updates == [True] * (curve.steps[-1] + 3)
+
+
+def test_jacobians_of_trained_blocks_are_within_their_certified_bounds(monkeypatch):
+    """A row of the comparison of activations, and its two last columns block by block."""
+    pytest.importorskip("normflows")
+    pytest.importorskip("zuko")
+    from experiments.benchmarks import activations
+
+    monkeypatch.setattr(activations, "_BLOCKS", 2)
+    case = activations.Case("concatenated_sine", "orthogonal", preactivation=False)
+    flow = case.flow()
+    flow.log_prob(torch.randn(50, 2))
+    used = activations.steepest(flow, torch.randn(50, 2))
+    bounds = [block.bound for block in flow.certify().blocks]
+    assert len(used) == 2
+    assert all(0.01 < norm <= bound < 1 for norm, bound in zip(used, bounds, strict=True))
+    monkeypatch.setattr(activations, "ROWS", 100)
+    cells = activations.row(case, 0, 0.05).split("|")
+    assert [cell.strip() for cell in cells[1:5]] == ["concatenated_sine", "orthogonal", "weight", "0"]
 
 
 def test_quality_schedule():

@@ -15,16 +15,16 @@ from contraflow.architectures.residual_flow import residual_flow_images
 from contraflow.bijections import ResidualBlock
 from contraflow.lipschitz import MixedNorms
 from contraflow.runs import Recipe
-from experiments.paper import EXPERIMENTS, Plan, Result, Run, Setting
+from experiments.paper import EXPERIMENTS, FinishedRun, Plan, Result, Setting
 from experiments.paper.curves import Curve
 from experiments.paper.plan import scores, total_seconds
 
 CELLS = (*ablation._TABLE, *ablation._FIGURE)
 
 
-def runs(values: list[float | None], unit: str = "bits/dim") -> list[Run]:
+def runs(values: list[float | None], unit: str = "bits/dim") -> list[FinishedRun]:
     return [
-        Run(Path("none"), seed, value, 0.02, unit, 180, 60.0, "" if value is not None else "TrainingError: nan")
+        FinishedRun(Path("none"), seed, value, 0.02, unit, 180, 60.0, "" if value is not None else "TrainingError: nan")
         for seed, value in enumerate(values)
     ]
 
@@ -38,8 +38,11 @@ def test_the_cells_are_the_recipes_they_say() -> None:
         assert recipe.architecture.options["activation"] == cell.activation
         assert str(recipe.estimator).startswith("5 terms (biased)" if cell.biased else "2 exact terms")
     assert str(CELLS[0]) == "i-ResNet + ELU, c = 0.9"
-    paper = EXPERIMENTS["table3"].full.recipes()["unbiased-lipswish-0.98"]
-    assert (paper.recipe, paper.training.steps) == ("mnist_paper", 300_650)
+    paper = EXPERIMENTS["table3"].full.recipes()
+    assert len(paper) == 3 * len(ablation._TABLE)
+    assert paper["mnist-unbiased-lipswish-0.98"].recipe == "mnist_paper"
+    assert paper["cifar10-small-biased-elu-0.9"].architecture.options["squeeze_first"]
+    assert "squeeze_first" not in paper["cifar10-biased-elu-0.9"].architecture.options
 
 
 def test_rows_are_compared_as_the_paper_orders_them() -> None:
@@ -47,11 +50,11 @@ def test_rows_are_compared_as_the_paper_orders_them() -> None:
     found = {i_resnet.label: runs([2.0, 2.1, 2.2]), unbiased.label: runs([1.9, 2.01, 2.1])}
     text, judged = ablation._compare(found, unbiased, i_resnet)
     assert judged == "reproduced"
-    assert text.startswith("Residual Flow + ELU, c = 0.98 less i-ResNet + ELU, c = 0.9: -0.097 ± ")
-    assert ablation._compare(found, i_resnet, unbiased)[1] == "the other way round"
+    assert text.startswith("Residual Flow + ELU, c = 0.98 minus i-ResNet + ELU, c = 0.9: -0.097 ± ")
+    assert ablation._compare(found, i_resnet, unbiased)[1] == "contradicted"
     found[wide.label] = runs([None, None, None])
     assert ablation._compare(found, unbiased, wide) == (
-        "Residual Flow + ELU, c = 0.98 less i-ResNet + ELU, c = 0.98: no seed finished in both.",
+        "Residual Flow + ELU, c = 0.98 minus i-ResNet + ELU, c = 0.98: no seed finished in both.",
         "not resolved",
     )
     found[ours.label] = runs([None, 2.0, 2.05])
@@ -60,15 +63,13 @@ def test_rows_are_compared_as_the_paper_orders_them() -> None:
 
 def test_verdicts_are_counted() -> None:
     counted = ablation._summary([("", "reproduced"), ("", "reproduced"), ("", "not resolved")])
-    assert counted.startswith(
-        "Of 3 differences that the paper has in one direction: 2 reproduced, 1 not resolved (95 %"
-    )
+    assert counted.startswith("Of 3 differences that the paper reports, 2 reproduced, 1 not resolved (95 %")
 
 
 def test_training_curves_are_means_of_windows(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "bits_per_dim": float(step)}) for step in range(1, 36)]
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
-    run = Run(tmp_path, 0, 1.0, 0.1, "bits/dim", 9, 1.0)
+    run = FinishedRun(tmp_path, 0, 1.0, 0.1, "bits/dim", 9, 1.0)
     assert ablation._smoothed(run) == {15: 8.0, 30: 23.0}
 
 
@@ -80,20 +81,39 @@ def test_sums_and_bands() -> None:
     assert (first, error, none) == (1.5, pytest.approx(0.5), 0.0)
 
 
-def test_residual_flows_are_compared_with_every_other() -> None:
-    values = {"real_nvp": [2.0, 2.1], "glow": [1.8, 1.81], "iresnet": [1.9, 2.0], "residual_flow_digits": [1.9, 2.0]}
-    lines = density._findings(values)
-    assert lines[0] == "Residual Flow less Real NVP: -0.100 ± 0.000 bits/dim, reproduced."
+def test_residual_flows_are_compared_with_all_others() -> None:
+    models = {"real_nvp": [2.0, 2.1], "glow": [1.8, 1.81], "iresnet": [1.9, 2.0], "residual_flow": [1.9, 2.0]}
+    group = {label: runs(list(values)) for label, values in models.items()}
+    lines = density._findings("digits", group)
+    assert lines[0] == "digits: Residual Flow minus Real NVP is -0.100 ± 0.000 bits/dim, reproduced."
     assert lines[1].endswith("not resolved.")
-    assert lines[2] == "Residual Flow less i-ResNet: +0.000 ± 0.000 bits/dim, not resolved."
-    values["glow"].pop()
-    assert len(density._findings(values)) == 2
+    assert lines[2] == "digits: Residual Flow minus i-ResNet is +0.000 ± 0.000 bits/dim, not resolved."
+    group["glow"].pop()
+    assert len(density._findings("digits", group)) == 2
     assert density._data_error(runs([1.0, 2.0])) == "0.020"
-    assert EXPERIMENTS["table1"].reduced.seconds == Plan("table1", EXPERIMENTS["table1"].reduced).seconds
+
+
+def test_the_table_of_densities_has_the_published_rows() -> None:
+    table = density._table("mnist", "MNIST", {"glow": runs([1.1, 1.2]), "residual_flow": runs([1.0, 1.0])})
+    assert [row[0] for row in table.rows] == ["Real NVP", "Glow", "FFJORD", "Flow++", "i-ResNet", "Residual Flow"]
+    assert table.rows[1] == ("Glow", "1.150 ± 0.050", "0.020", "1.05")
+    assert table.rows[4] == ("i-ResNet", "–", "–", "1.05")
+    assert "published" not in density._table("digits", "", {}).head
+
+
+def test_the_full_budget_trains_the_competitors() -> None:
+    recipes = EXPERIMENTS["table1"].full.recipes()
+    for model in ("real_nvp", "glow", "ffjord", "iresnet", "residual_flow"):
+        assert f"cifar10-{model}" in recipes
+        assert f"mnist-{model}" in recipes
+    assert {"imagenet32-real_nvp", "imagenet64-glow", "celebahq256-glow"} <= recipes.keys()
+    assert recipes["cifar10-iresnet"].architecture.options["squeeze_first"]
+    assert recipes["cifar10-glow"].architecture.name == "glow_cifar10"
 
 
 def test_norms_fit_the_layers() -> None:
-    for family in (norms._grid(), norms._paper_grid(), norms._digits(), norms._cifar10()):
+    paper = norms._paper_grid(norms._GRID, norms._PAPER_BLOCKS)
+    for family in (norms._grid(), paper, norms._digits(norms._ON_IMAGES), norms._cifar10(norms._LEARNED)):
         for label, recipe in family.items():
             built = recipe.architecture.norms.build()
             assert isinstance(built, MixedNorms) == label.startswith(("infinity", "mixed"))
@@ -114,7 +134,7 @@ def tiny_grid() -> dict[str, Recipe]:
 
 
 def tiny_images() -> dict[str, Recipe]:
-    found = norms._digits()
+    found = norms._digits(norms._ON_IMAGES)
     for recipe in found.values():
         recipe.architecture.options["hidden"] = 4
         recipe.training.steps, recipe.evaluation.limit, recipe.evaluation.draws = 2, 10, 1
@@ -128,28 +148,28 @@ def drawn(result: Result, folder: Path) -> bool:
 
 def test_the_figures_of_norms_on_the_checkerboard(tmp_path: Path) -> None:
     grid = Setting("Tiny.", "norms", tiny_grid)
-    densities = norms.figure_15(Plan("fig15", grid, out=tmp_path))
-    curves = norms.figure_16(Plan("fig16", grid, out=tmp_path))
+    curves = norms.figure_15(Plan("fig15", grid, out=tmp_path))
+    densities = norms.figure_16(Plan("fig16", grid, out=tmp_path))
     assert drawn(densities, tmp_path)
     assert drawn(curves, tmp_path)
     assert densities.values == {label: one[0] for label, one in curves.values.items()}
     best = max(curves.values, key=lambda label: curves.values[label][0])
     assert norms._NAMES[best[:-2]] in densities.findings[0]
     gain = curves.values["infinity-1"][0] - curves.values["spectral-1"][0]
-    assert curves.findings[0].startswith(f"p = ∞ less p = 2, 1 block: {gain:+.3f} (one seed)")
+    assert curves.findings[0].startswith(f"p = ∞ minus p = 2, 1 block: {gain:+.3f} (one seed)")
 
 
 @pytest.mark.slow
 def test_the_figures_of_learned_orders(tmp_path: Path) -> None:
-    learned = Setting("Tiny.", "norms", lambda: norms._only_learned(tiny_grid()))
+    learned = Setting("Tiny.", "norms", lambda: {"learned-1": tiny_grid()["learned-1"]})
     orders = norms.figure_18(Plan("fig18", learned, out=tmp_path))
-    images = norms.figure_17(Plan("fig17", Setting("Tiny.", "images", tiny_images), out=tmp_path))
+    images = norms.on_images(Plan("fig17", Setting("Tiny.", "images", tiny_images), out=tmp_path))
     assert drawn(orders, tmp_path)
     assert drawn(images, tmp_path)
     assert len(orders.values["learned-1"][0]) == 5
     assert [row[0] for row in images.tables[0].rows] == ["p = 2 (spectral)", "p = ∞", "learned"]
     gain = images.values["learned"][0] - images.values["spectral"][0]
-    assert images.findings[1].startswith(f"learned less p = 2: {gain:+.3f} (one seed)")
+    assert images.findings[1].startswith(f"learned minus p = 2: {gain:+.3f} (one seed)")
 
 
 def test_the_lipschitz_constant_in_use_is_that_of_the_jacobians() -> None:
@@ -178,18 +198,18 @@ def test_the_gap_along_training(tmp_path: Path) -> None:
         folder.mkdir()
         lines = [json.dumps({"step": at, "bits_per_dim": height * (100 - at)}) for at in range(1, 61)]
         (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
-        found[cell.label] = [Run(folder, 0, 1.0, 0.1, "bits/dim", 9, 1.0)]
+        found[cell.label] = [FinishedRun(folder, 0, 1.0, 0.1, "bits/dim", 9, 1.0)]
     (line,) = ablation._along(found, CELLS[3], CELLS[2])
-    assert line.endswith("bits/dim of the batches: 77.000 at step 30; 62.000 at step 45; 47.000 at step 60.")
+    assert line.endswith("bits/dim of training batches: 77.000 at step 30; 62.000 at step 45; 47.000 at step 60.")
 
 
 def test_gains_of_norms_count_upwards_in_nats() -> None:
     found = {"spectral-2": runs([-4.2, -4.3, -4.1]), "learned-2": runs([-4.1, -4.19, -4.0])}
     assert norms._gain(found, "learned", 2).endswith("nats, reproduced.")
     found["learned-2"] = runs([-4.3, -4.41, -4.2])
-    assert norms._gain(found, "learned", 2).endswith("nats, the other way round.")
+    assert norms._gain(found, "learned", 2).endswith("nats, contradicted.")
     found["learned-2"] = runs([-4.3, None, -4.2])
-    assert norms._gain(found, "learned", 2) == "learned, 2 blocks: not every seed finished."
+    assert norms._gain(found, "learned", 2) == "learned, 2 blocks: not all seeds finished."
 
 
 def test_scores_are_explained_by_what_is_measured() -> None:
@@ -201,7 +221,7 @@ def test_scores_are_explained_by_what_is_measured() -> None:
     assert correlation.startswith("Over the 4 settings")
     assert correlation.endswith("have a rank correlation of -1.00.")
     assert loose.endswith(
-        "above one: Residual Flow + Swish, c = 0.98 (1.040), Residual Flow + LipSwish, c = 0.98 (1.090)."
+        "of a block): Residual Flow + Swish, c = 0.98 (1.040), Residual Flow + LipSwish, c = 0.98 (1.090)."
     )
     failed = ablation.Measured.of(CELLS[0], runs([None, None]))
     assert (failed.values, failed.bound, failed.used, failed.failed) == ([], None, [], "2 (TrainingError)")

@@ -114,16 +114,16 @@ def test_a_divergence_is_found_where_there_is_one() -> None:
     honest = [stages([3.0, 2.0, 1.5], [3.0, 2.0, 1.5 + shift]) for shift in (0.0, 0.01, 0.02)]
     lines = findings({"biased-2": diverges, "biased-5": falls, "unbiased": honest})
     assert lines[0] == (
-        "i-ResNet, 2 terms: in 3 of 3 seeds the objective falls to the end while the true value rises, from its best "
-        "stage on by +0.400 to +0.420 bits/dim, the objective by -0.980 to -1.000."
+        "i-ResNet, 2 terms: in 3 of 3 seeds the true value rises while the objective falls: from its best stage on, "
+        "the true value changes by +0.400 to +0.420 bits/dim and the objective by -0.980 to -1.000."
     )
-    assert lines[1].endswith("in 0 of 3 seeds the objective falls to the end while the true value rises.")
+    assert lines[1].endswith("in 0 of 3 seeds the true value rises while the objective falls.")
     assert lines[2].startswith("Residual Flow: in 0 of 3 seeds")
     assert lines[3].startswith(
-        "i-ResNet, 2 terms: at the end its objective says 1.600 ± 0.000 bits/dim less than is true"
+        "i-ResNet, 2 terms: after training the objective is 1.600 ± 0.000 bits/dim below the true value"
     )
-    assert "its true value less the Residual Flow's is +1.100 ± 0.000 (paired" in lines[3]
-    assert lines[5].endswith("its objective says 0.010 ± 0.006 bits/dim less than is true.")
+    assert "its true value minus the Residual Flow's is +1.100 ± 0.000 (paired" in lines[3]
+    assert lines[5].endswith("the objective is 0.010 ± 0.006 bits/dim below the true value.")
     assert "in 0 of 1" in module._divergence("one", overfits), "the objective rises as well"
     assert "in 1 of 2" in module._divergence("mixed", [diverges[0], falls[0]])
 

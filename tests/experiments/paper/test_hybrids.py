@@ -12,7 +12,7 @@ import pytest
 
 from contraflow.runs import Recipe
 from contraflow.training import Hybrid
-from experiments.paper import EXPERIMENTS, Plan, Run, Setting
+from experiments.paper import EXPERIMENTS, FinishedRun, Plan, Setting
 from experiments.paper.hybrids import BLOCKS, LONG, WEIGHTS
 from experiments.paper.page import markdown
 from experiments.paper.semi_supervised import COUNTS, KINDS
@@ -20,17 +20,19 @@ from experiments.paper.semi_supervised import COUNTS, KINDS
 NAMES = ("table4", "table5", "semi_supervised")
 
 
-def finished(folder: Path, seed: int, bits: float, accuracy: float, failure: str = "") -> Run:
+def finished(folder: Path, seed: int, bits: float, accuracy: float, failure: str = "") -> FinishedRun:
     folder.mkdir(parents=True)
     lines = [{"step": step, "bits_per_dim": bits + 8 / step} for step in range(1, 17)]
     (folder / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     classification = {"accuracy": accuracy, "cross_entropy": 0.1, "calibration_error": 0.02, "rows": 180}
     if not failure:
         (folder / "evaluation.json").write_text(json.dumps({"value": bits, "classification": classification}))
-    return Run(folder, seed, bits, 0.01, "bits/dim", 180, 30.0, failure)
+    return FinishedRun(folder, seed, bits, 0.01, "bits/dim", 180, 30.0, failure)
 
 
-def stand_in(name: str, found: Mapping[str, list[Run]], out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Plan, Any]:
+def stand_in(
+    name: str, found: Mapping[str, list[FinishedRun]], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Plan, Any]:
     experiment = EXPERIMENTS[name]
     plan = Plan(name, experiment.reduced, seeds=2, out=out)
     monkeypatch.setattr(Plan, "runs", lambda self: found)
@@ -55,15 +57,15 @@ def test_the_table_holds_the_scores_and_judges_the_differences(tmp_path: Path, m
     assert table.rows[2][1:] == ["90.5 ± 0.5", "1.005 ± 0.005", "90.5 ± 0.5", "1.005 ± 0.005", "90.5 ± 0.5"]
     verdicts = {tuple(row[:3]): row[4] for row in comparison.rows}
     assert verdicts["coupling", "1/D", "bits/dim"] == "reproduced"
-    assert verdicts["coupling + 1×1 convolution", "1", "bits/dim"] == "the other way round"
+    assert verdicts["coupling + 1×1 convolution", "1", "bits/dim"] == "contradicted"
     assert verdicts["coupling", "0", "accuracy, per cent"] == "not resolved"
     assert ("coupling", "0", "bits/dim") not in verdicts
-    assert "differ from couplings by -0.500 ± 0.000 bits/dim: reproduced" in result.findings[0]
+    assert "residual blocks minus couplings is -0.500 ± 0.000 bits/dim: reproduced" in result.findings[0]
     assert result.findings[-2].startswith("Of 10 comparisons")
-    assert "-0.500 bits/dim from couplings after 4 steps and -0.500 after 16" in result.findings[-1]
+    assert "is -0.500 bits/dim after 4 steps and -0.500 after 16" in result.findings[-1]
     assert result.training_seconds == 18 * 30
     page = markdown(EXPERIMENTS["table4"], plan, result)
-    assert "from memory, not checked against the text" in page
+    assert "| residual | 99.53 | 1.01 | 99.46 | 0.99 | 98.69 |" in page
 
 
 def test_longer_runs_have_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,9 +81,9 @@ def test_longer_runs_have_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.
     assert longer.rows[2] == ["residual", "3.005 ± 0.005", "80.0 ± 0.0"]
     verdicts = {tuple(row[:3]): row[4] for row in comparison.rows}
     assert verdicts["coupling", "1/D", "bits/dim"] == "reproduced"
-    assert verdicts["coupling", "1/D, four times the steps", "bits/dim"] == "the other way round"
+    assert verdicts["coupling", "1/D, four times the steps", "bits/dim"] == "contradicted"
     assert curve.rows[2][-1] == "3.522"  # of the longer runs
-    assert any("At λ = 1/D, four times the steps, residual blocks" in line for line in result.findings)
+    assert any("With λ = 1/D, four times the steps, residual blocks" in line for line in result.findings)
 
 
 def test_a_run_that_failed_leaves_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +100,7 @@ def test_a_run_that_failed_leaves_the_others(tmp_path: Path, monkeypatch: pytest
     _, result = stand_in("table4", found, tmp_path, monkeypatch)
     assert result.tables[0].rows[2][1:] == ["–"] * 5
     assert result.tables[1].rows == []
-    assert result.findings[0] == "No comparison: runs failed."
+    assert result.findings[0] == "No comparison is possible, since runs failed."
 
 
 def test_few_labels_and_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +120,7 @@ def test_few_labels_and_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [row[0] for row in rows] == ["10", "100", "1,000"]
     assert rows[0][1:3] == ["50.5 ± 0.5", "70.5 ± 0.5"]
     assert rows[0][3].endswith("(reproduced)")
-    assert rows[2][3].endswith("(the other way round)")
+    assert rows[2][3].endswith("(contradicted)")
     assert (tmp_path / "semi_supervised.png").stat().st_size > 3000
 
 

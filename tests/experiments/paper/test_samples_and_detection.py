@@ -64,8 +64,8 @@ def test_figure_7_compares_samples_with_modes(out: Path, monkeypatch: pytest.Mon
     gap = values["modes above samples at T = 1"]["mean"] - max(
         one["mean"] for name, one in values.items() if name.startswith("samples")
     )
-    assert f"which is {gap:.1f} nats above the likeliest temperature" in result.findings[0]
-    assert "## What the paper says" in page(plan, result)
+    assert f"nats, {gap:.1f} more than the samples at the temperature with the highest mean" in result.findings[0]
+    assert "## Published" in page(plan, result)
 
 
 @pytest.mark.slow
@@ -78,9 +78,9 @@ def test_detection_has_every_score(out: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [row[:2] for row in result.tables[0].rows] == [(name, one) for name in ("noise", "black") for one in scores]
     worst = min(result.values["detections"], key=lambda name: result.values["detections"][name]["log p(x)"]["auroc"])
     auroc = result.values["detections"][worst]["log p(x)"]["auroc"]
-    assert result.findings[0].startswith(f"log p(x) alone does worst against {worst}: AUROC {auroc:.3f}; ")
+    assert result.findings[0].startswith(f"The AUROC of log p(x) alone is lowest for {worst}, {auroc:.3f}; ")
     assert [row[0] for row in result.tables[1].rows] == ["digits", "noise", "black"]
-    assert "a background flow: the same, for 500 steps" in page(plan, result)
+    assert "a background flow: the same recipe with 500 steps" in page(plan, result)
 
 
 def test_others_are_those_that_are_there(tmp_path: Path) -> None:
@@ -105,12 +105,12 @@ def test_table_2_puts_flows_beside_test_images(out: Path, monkeypatch: pytest.Mo
     means = {label: many[0][4]["kid"]["value"] for label, many in result.values.items()}
     best = min(means, key=lambda label: means[label])
     assert result.findings[0].startswith(f"KID × 1000 of samples at T = 1: {best} {1000 * means[best]:.1f} ± ")
-    assert "not FIDs to set beside those of papers" in page(plan, result)
+    assert "not comparable with published FIDs" in page(plan, result)
 
 
 def test_the_flows_are_what_they_are_called() -> None:
     assert digits_flows.iresnet().estimator == PowerSeries(5)
-    assert digits_flows.iresnet().architecture.name == "iresnet"
+    assert digits_flows.iresnet().architecture.options == {"activation": "elu", "bound": 0.9}
     assert digits_flows.background().preprocessing.mutate == 0.1
     plain = digits_flows.background()
     plain.preprocessing.mutate, plain.training.steps = 0.0, digits_flows.residual_flow().training.steps

@@ -1,1 +1,1 @@
-"""Readers of file formats, one a file; none can run what a file says."""
+"""Readers of file formats, one module each; none executes anything that a file contains."""

@@ -1,4 +1,4 @@
-"""Arrays from ``.npy`` and ``.npz`` files, without pickle and with their size checked first, and images among them."""
+"""Arrays from ``.npy`` and ``.npz`` files, read without pickle after a check of their size, and arrays of images."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def images_from_array(values: np.ndarray, source: str) -> np.ndarray:
-    """Images ``(n, C, H, W)``, C in 1, 3, of an array of theirs, grey images ``(n, H, W)`` or ``(n, H, W, C)``.
+    """Images ``(n, C, H, W)`` with C in 1, 3, from an array ``(n, C, H, W)``, ``(n, H, W, C)`` or, grey, ``(n, H, W)``.
 
-    Where either end may be the channels, the reading counts in which images are square.
+    Where both readings are possible, the one with square images is taken.
 
     Raises:
-        DataError: an empty array, another number of channels (transparency is one), one image alone, or an array
-            that can be read either way.
+        DataError: an empty array, another number of channels (transparency counts as one), a single image, or an
+            array that can be read both ways.
     """
     if 0 in values.shape:
         raise DataError(f"{source}: an array of shape {values.shape} holds no image.")
@@ -69,14 +69,14 @@ def images_from_array(values: np.ndarray, source: str) -> np.ndarray:
                 "expected. Stack images along a first dimension."
             )
         return values[:, None]
-    readings = [one for one in (values, values.transpose(0, 3, 1, 2)) if one.shape[1] in (1, 3)]
+    readings = [images for images in (values, values.transpose(0, 3, 1, 2)) if images.shape[1] in (1, 3)]
     if not readings:
         raise DataError(
             f"{source}: images of shape {values.shape} are neither (n, C, H, W) nor (n, H, W, C) with C in 1, 3. Drop "
             "transparency with x[..., :3], or of grey images with x[..., :1]."
         )
     if len(readings) == 2:
-        readings = [one for one in readings if one.shape[2] == one.shape[3]]
+        readings = [images for images in readings if images.shape[2] == images.shape[3]]
     if len(readings) != 1:
         raise DataError(
             f"{source}: images of shape {values.shape} may be (n, C, H, W) or (n, H, W, C). Give grey ones as "

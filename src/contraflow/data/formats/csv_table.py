@@ -89,7 +89,7 @@ def _header_and_records(path: Path, stream: TextIO) -> tuple[tuple[str, ...], It
 
 
 def _above(stream: TextIO) -> tuple[int, str | None, str]:
-    """How many lines stand above the table, the delimiter declared there, and the last line of comment, less its #."""
+    """The number of lines above the table, the delimiter declared there, and the last line of comment without its #."""
     above, comment, line = 0, "", stream.readline()
     if declared := _DECLARED.fullmatch(line.rstrip("\r\n")):
         above, line = 1, stream.readline()
@@ -128,14 +128,14 @@ def _records(lines: Iterable[str], delimiter: str, above: int = 0) -> Iterator[R
 
 
 def _commented(comment: str, delimiter: str) -> tuple[str, ...]:
-    """The names in a line of comment; # is itself a name where nothing else stands in the first cell."""
+    """The names in a line of comment; # is itself a name where the first cell holds nothing else."""
     for _, cells in _records([comment], delimiter):
         return (cells[0].strip() or "#", *(cell.strip() for cell in cells[1:]))
     return ()
 
 
 def _is_number(cell: str) -> bool:
-    """Whether a cell is a number in any notation, or what stands for one that is not finite."""
+    """Whether a cell is a number in any notation, finite or not."""
     try:
         float(cell)
     except ValueError:
@@ -162,7 +162,7 @@ def _numbers(path: Path, records: Iterable[Record], header: Sequence[str], chose
 
 
 def _remedy(cell: str, header: Sequence[str]) -> str:
-    """What to do about a cell that is no number."""
+    """Advice for a cell that is not a number."""
     if _DECIMAL_COMMA.fullmatch(cell):
         return "Write numbers with a decimal point and nothing between thousands: 1234.5."
     doubt = [name for name in header if _is_number(name)]

@@ -1,4 +1,4 @@
-"""Image files: one, and a folder of them."""
+"""Image files and folders of them."""
 
 from __future__ import annotations
 
@@ -112,15 +112,17 @@ def read_image(
 def _refuse_what_would_be_lost(opened: ImageFile, source: str) -> None:
     """Nothing for an image that fits into uint8 without loss."""
     # the arguments of its decoder: the layout of the file's channels, and for PNM the largest number
-    arguments = [one for tile in opened.tile for one in (tile.args if isinstance(tile.args, tuple) else (tile.args,))]
-    deep = any(isinstance(one, str) and _DEEP_LAYOUT.search(one) for one in arguments)
-    largest = max(one for one in (*arguments, 0) if isinstance(one, int)) if opened.format == "PPM" else 0
+    arguments = [
+        argument for tile in opened.tile for argument in (tile.args if isinstance(tile.args, tuple) else (tile.args,))
+    ]
+    deep = any(isinstance(argument, str) and _DEEP_LAYOUT.search(argument) for argument in arguments)
+    largest = max(number for number in (*arguments, 0) if isinstance(number, int)) if opened.format == "PPM" else 0
     if deep or largest > 255 or opened.mode.startswith(("I", "F")):
         raise DataError(
             f"{source}: more than 8 bits a channel ({opened.format}, mode {opened.mode}). Convert it to 8 bits."
         )
     formats = getattr(opened, "tag_v2", {}).get(_SAMPLE_FORMAT, (_UNSIGNED,))
-    if any(one != _UNSIGNED for one in formats):
+    if any(sample_format != _UNSIGNED for sample_format in formats):
         raise DataError(f"{source}: its channels are no unsigned whole numbers. Convert it to 8 bits without a sign.")
     # a photograph in an MPO file has previews or depth maps behind it
     frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)

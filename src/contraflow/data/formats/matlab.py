@@ -29,7 +29,7 @@ Element = tuple[int, memoryview]
 
 
 def read_matlab(path: Path) -> dict[str, np.ndarray]:
-    """The real numeric arrays in a file, by name; variables of other kinds are passed over.
+    """The real numeric arrays in a file, by name; variables of other kinds are skipped.
 
     Raises:
         DataError: not a MATLAB 5 file, or broken.
@@ -38,7 +38,7 @@ def read_matlab(path: Path) -> dict[str, np.ndarray]:
         content = path.read_bytes()
         order = {b"IM": "<", b"MI": ">"}.get(content[126:128], "")
         if not order or struct.unpack(f"{order}H", content[124:126]) != (0x0100,):
-            raise ValueError("its header is another one")
+            raise ValueError("its header is not that of MATLAB 5")
         arrays, room = {}, _LARGEST
         for kind, body in _elements(memoryview(content)[_HEADER:], order):
             inflated = _inflate(body, room) if kind == _COMPRESSED else memoryview(b"")
@@ -77,7 +77,7 @@ def _inflate(body: memoryview, room: int) -> memoryview:
 
 
 def _read_matrix(body: memoryview, order: str) -> dict[str, np.ndarray]:
-    """The array under its name; nothing where it is not a real numeric one."""
+    """The array by its name; empty where the variable is not a real numeric array."""
     parts = _elements(body, order)
     flags = struct.unpack_from(f"{order}I", next(parts)[1])[0]
     if flags & 0xFF not in _NUMERIC_CLASSES or flags & _COMPLEX:

@@ -15,10 +15,10 @@ import numpy as np
 
 from contraflow.errors import DataError
 
-#: Told one line worth reading.
+#: Called with one line of text for the user.
 Note = Callable[[str], None]
 
-#: What pandas calls a column that had no name, and an index that had none.
+#: Names that pandas gives to a column and to an index without a name.
 _NAMELESS = re.compile(r"|Unnamed: \d+")
 _INDEX = re.compile(r"__index_level_\d+__")
 
@@ -39,7 +39,7 @@ class Table:
 
 
 def choose_columns(source: str | Path, present: Sequence[str], wanted: Iterable[str] | None) -> tuple[str, ...]:
-    """The wanted names, checked; all of those present where None is given.
+    """The wanted names, checked; all names of the source where None is given.
 
     Raises:
         DataError: names are absent (the nearest ones are named), ambiguous or given twice, or there is none.
@@ -48,7 +48,7 @@ def choose_columns(source: str | Path, present: Sequence[str], wanted: Iterable[
     if missing := [name for name in chosen if name not in present]:
         known = {name.casefold(): repr(name) for name in present}
         near = [difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.4) for name in missing]
-        nearest = dict.fromkeys(known[name] for found in near for name in found)
+        nearest = dict.fromkeys(known[name] for names in near for name in names)
         hint = f" Did you mean {', '.join(nearest)}?" if nearest else ""
         raise DataError(f"{source}: has no {quoted(missing)}.{hint} Columns: {', '.join(present)}.")
     for name in chosen:
@@ -64,33 +64,33 @@ def choose_columns(source: str | Path, present: Sequence[str], wanted: Iterable[
     return chosen
 
 
-def tell_match(
+def note_columns(
     source: str | Path,
     shape: tuple[int, ...],
     present: Sequence[str] | None,
     wanted: Sequence[str] | None,
     note: Note,
 ) -> None:
-    """Say in one line what the columns of a source are to a run, where that is not plain.
+    """Tell the user in one line how the columns of a source are used by a run, where names leave a doubt.
 
     Args:
         source: where the rows are from, for the line.
         shape: of one row.
         present: names of all its columns; ``None`` where it has no names.
         wanted: names of the columns of the run; ``None`` where it knows none.
-        note: told the line.
+        note: called with the line.
     """
     if present is not None and wanted is not None:
         if left_out := [name for name in present if name not in wanted]:
             note(f"{source}: {quoted(left_out)} left out; the run was trained without.")
     elif present is not None and len(shape) == 1:
-        note(f"{source}: the run knows no names of columns, so they are taken as they come: {quoted(present)}.")
+        note(f"{source}: the run knows no names of columns, so they are taken in their order: {quoted(present)}.")
     elif wanted is not None and shape == (len(wanted),):
-        note(f"{source}: has no names of columns, so they are taken as they come: for {quoted(wanted)}.")
+        note(f"{source}: has no names of columns, so they are taken in their order as {quoted(wanted)}.")
 
 
-def untold(text: str) -> None:
-    """The `Note` that tells nobody."""
+def no_note(text: str) -> None:
+    """The `Note` that ignores its text."""
 
 
 def quoted(names: Sequence[str], most: int = 6) -> str:
@@ -140,8 +140,8 @@ def read_parquet(path: str | os.PathLike[str], columns: Iterable[str] | None = N
 
 def _index_columns(metadata: Mapping[bytes, bytes]) -> set[str]:
     """The columns that pandas has written its index to; an index of 0, 1, 2 … is described there and not stored."""
-    found = json.loads(metadata.get(b"pandas", b"{}")).get("index_columns", [])
-    return {name for name in found if isinstance(name, str)}
+    names = json.loads(metadata.get(b"pandas", b"{}")).get("index_columns", [])
+    return {name for name in names if isinstance(name, str)}
 
 
 def _parquet_column(path: Path, name: str, column: object) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A record is its length (8 bytes, little-endian), a checksum of those bytes, that many bytes, and a checksum of them;
 a checksum is a CRC-32C, rotated right by 15 bits and increased by 0xA282EAD8. Of the encoding of messages, which is
-that of Protocol Buffers, what an Example may hold is read: bytes and integers by name, real numbers passed over.
+that of Protocol Buffers, what an Example may hold is read: bytes and integers by name; real numbers are skipped.
 
 The CRC-32C of many bytes is computed in numpy: slices side by side, put together by the linearity of the code.
 The register after a message is linear over GF(2) in the message and in the register before it. So the message is cut
@@ -85,22 +85,22 @@ def read_example(record: bytes, source: str) -> dict[str, Feature]:
 
     Args:
         record: the message.
-        source: what errors call it.
+        source: its name in error messages.
 
     Raises:
         DataError: not such a message, or a feature with other than one byte string.
     """
     try:
-        found: dict[str, Feature] = {}
+        by_name: dict[str, Feature] = {}
         for features in _messages(record, 1):
             for entry in _messages(features, 1):
                 name = b"".join(_messages(entry, 1)).decode()
                 feature = b"".join(_messages(entry, 2))
-                if strings := [one for values in _messages(feature, 1) for one in _messages(values, 1)]:
-                    found[name] = _only(strings, name)
-                elif integers := [one for values in _messages(feature, 3) for one in _integers(values)]:
-                    found[name] = integers
-        return found
+                if strings := [string for values in _messages(feature, 1) for string in _messages(values, 1)]:
+                    by_name[name] = _only(strings, name)
+                elif integers := [integer for values in _messages(feature, 3) for integer in _integers(values)]:
+                    by_name[name] = integers
+        return by_name
     except ValueError as error:
         raise DataError(f"{source}: expected a tf.train.Example ({error}). {_AGAIN}") from error
 
@@ -134,7 +134,7 @@ def _only(strings: list[bytes], name: str) -> bytes:
 
 def _messages(message: bytes, number: int) -> list[bytes]:
     """The values of the fields with this number, which must be strings of bytes."""
-    values = [value for found, value in _fields(message) if found == number]
+    values = [value for field, value in _fields(message) if field == number]
     strings = [value for value in values if isinstance(value, bytes)]
     if len(strings) != len(values):
         raise ValueError(f"field {number} is not a string of bytes")
@@ -151,8 +151,8 @@ def _integers(message: bytes) -> Iterator[int]:
         else:
             place = 0
             while place < len(value):
-                one, place = _varint(value, place)
-                yield _signed(one)
+                integer, place = _varint(value, place)
+                yield _signed(integer)
 
 
 def _signed(value: int) -> int:

@@ -1,1 +1,1 @@
-"""The named data sets, one a file: its files and their sums, what reads it, its line in the table."""
+"""The named data sets, one module each: published files and md5 sums, loader, and entry in the table."""

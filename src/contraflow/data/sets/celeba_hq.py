@@ -2,7 +2,7 @@
 
 Unpacked, ``celeba-tfr.tar`` is ``celeba-tfr/train/train-r08-s-0000-of-0120.tfrecords`` and so on: r08 is the side,
 2⁸, and a record has ``shape`` (256, 256, 3), ``data``, the bytes of rows, columns and channels, and a ``label`` and
-forty ``attr`` that are not read. 27,000 and 3,000 images; in memory 5.3 GB and 0.6 GB, of 8 bits, which
+forty ``attr``, which are not read. 27,000 and 3,000 images; in memory 5.3 GB and 0.6 GB, of 8 bits, which
 ``preprocessing.bits=5`` reduces as the papers do.
 
 Sources: T. Karras, T. Aila, S. Laine, J. Lehtinen, "Progressive growing of GANs", 2018 (arXiv:1710.10196); D. Kingma,
@@ -65,7 +65,7 @@ def _shards(folder: Path, split: str, side: int) -> list[Path]:
     except OSError as error:
         raise DataError(f"{folder}: expected a folder of TFRecords ({error}). {_UNPACK}") from error
     counts = [
-        int(found[1]) for name in names if (found := re.fullmatch(rf"{start}\d{{4}}-of-(\d{{4}})\.tfrecords", name))
+        int(match[1]) for name in names if (match := re.fullmatch(rf"{start}\d{{4}}-of-(\d{{4}})\.tfrecords", name))
     ]
     if not any(counts):
         raise DataError(f"{folder}: no {start}….tfrecords in it. {_UNPACK}")
@@ -76,13 +76,13 @@ def _shards(folder: Path, split: str, side: int) -> list[Path]:
 
 
 def _check_lengths(lengths: dict[Path, list[int]], size: int) -> None:
-    """Every record has room for an image, and no shard has over one record less than another, as Glow divided them."""
+    """Every record has room for an image, and the shards have equal numbers of records, up to one."""
     most = max(map(len, lengths.values()))
-    for shard, found in lengths.items():
-        if len(found) < max(1, most - 1):
-            raise DataError(f"{shard}: {len(found)} records, where another shard has {most}. {_UNPACK}")
-        if min(found) < size:
-            raise DataError(f"{shard}: a record of {min(found)} bytes, expected images of {size}. {_UNPACK}")
+    for shard, sizes in lengths.items():
+        if len(sizes) < max(1, most - 1):
+            raise DataError(f"{shard}: {len(sizes)} records, where another shard has {most}. {_UNPACK}")
+        if min(sizes) < size:
+            raise DataError(f"{shard}: a record of {min(sizes)} bytes, expected images of {size}. {_UNPACK}")
 
 
 def _pixels(record: bytes, side: int, source: str) -> np.ndarray:

@@ -25,7 +25,7 @@ _PIXELS = 3 * 32 * 32
 _CLASSES = 10
 _TRAIN = tuple(f"data_batch_{k}" for k in range(1, 6))
 _TEST = ("test_batch",)
-# an official batch is 31 MB; more is not one
+# an official batch has 31 MB; a file of more than this is none
 _LARGEST_BATCH = 64 << 20
 
 
@@ -110,7 +110,7 @@ def _from_file(path: Path) -> tuple[str, bytes, str]:
 
 def _from_archive(path: Path) -> dict[str, tuple[str, bytes, str]]:
     """The batches by stem. Members are read into memory by name and never written, so no path in them matters."""
-    found = {}
+    batches = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
             for member in archive:
@@ -121,10 +121,10 @@ def _from_archive(path: Path) -> dict[str, tuple[str, bytes, str]]:
                     raise DataError(f"{path}: member {member.name} claims {member.size} bytes; a batch has 30,730,000.")
                 stream = archive.extractfile(member)
                 content = stream.read() if stream is not None else b""
-                found[name.stem] = (name.name, content, f"{path}:{member.name}")
+                batches[name.stem] = (name.name, content, f"{path}:{member.name}")
     except (OSError, EOFError, ValueError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path}: expected a complete .tar.gz archive ({error}). Download it again.") from error
-    return found
+    return batches
 
 
 _PAGE = "https://www.cs.toronto.edu/~kriz/"

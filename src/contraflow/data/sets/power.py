@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from contraflow.data.dataset import Dataset
 from contraflow.data.entry import Entry
-from contraflow.data.formats.arrays import read_npz
+from contraflow.data.formats.arrays import read_npy, read_npz
 from contraflow.data.formats.tables import as_number
 from contraflow.data.known_files import Form, KnownFile
+from contraflow.data.sets.published_tables import ARCHIVE, require_width, split_table, standardised, tenth
 from contraflow.errors import DataError
 
 COLUMNS = ("active_power", "voltage", "sub_metering_1", "sub_metering_2", "sub_metering_3", "minutes")
@@ -32,6 +32,8 @@ _TEXT_CELLS = 9
 _TIME = 1
 # active power, voltage, three sub-meterings; reactive power and intensity are not part of the published task
 _TEXT_KEPT = (2, 4, 6, 7, 8)
+# columns of the archive's array: active and reactive power, voltage, intensity, three sub-meterings, time
+_ARRAY_COLUMNS, _ARRAY_KEPT = 8, [0, 2, 4, 5, 6, 7]
 # smoothing noise, U(0, width), in the order in which the published splits draw it; columns of COLUMNS
 _NOISE = ((slice(1, 2), 0.01), (slice(0, 1), 0.001), (slice(2, 5), 1.0))
 
@@ -85,6 +87,15 @@ def read_power_text(path: str | os.PathLike[str]) -> np.ndarray:
     return np.frombuffer(values, dtype=np.float64).reshape(-1, len(_TEXT_KEPT) + 1).copy()
 
 
+def read_power_array(path: Path) -> np.ndarray:
+    """The rows of the archive's ``data.npy``, float64 ``(n, 6)``: the columns of `COLUMNS`, and two that are dropped.
+
+    Raises:
+        DataError: another kind of array.
+    """
+    return require_width(read_npy(path), _ARRAY_COLUMNS, path)[:, _ARRAY_KEPT].astype(np.float64)
+
+
 def _row(path: Path, number: int, line: str) -> list[float]:
     cells = line.split(";")
     clock = cells[_TIME].split(":") if len(cells) == _TEXT_CELLS else []
@@ -101,12 +112,13 @@ def load_power(path: Path) -> Dataset:
     """The published splits, standardised with mean and std of train and validation together; float32.
 
     Args:
-        path: ``power_raw.npz``, or the text file of the UCI repository.
+        path: ``power_raw.npz``, the text file of the UCI repository, or the archive's ``data.npy``.
 
     Raises:
         DataError: the file is not what is expected.
     """
-    rows = read_power_text(path) if path.suffix == ".txt" else read_power_rows(path)
+    read = {".txt": read_power_text, ".npy": read_power_array}.get(path.suffix, read_power_rows)
+    rows = read(path)
     # The published splits are defined by this generator and this order of draws; any other makes scores incomparable.
     random = np.random.RandomState(_SEED)
     order = np.arange(len(rows))
@@ -114,12 +126,8 @@ def load_power(path: Path) -> Dataset:
     rows = rows[order]
     for columns, width in _NOISE:
         rows[:, columns] += width * random.rand(len(rows), columns.stop - columns.start)
-    fit = len(rows) - len(rows) // 10
-    train = fit - fit // 10
-    rows -= rows[:fit].mean(axis=0)
-    rows /= rows[:fit].std(axis=0)
-    values = torch.from_numpy(rows.astype(np.float32))
-    return Dataset("power", values[:train], values[train:fit], values[fit:], columns=COLUMNS)
+    fit = rows[: len(rows) - tenth(len(rows))]
+    return split_table("power", standardised(rows, fit, "power"), columns=COLUMNS)
 
 
 FILES: Form = (KnownFile("power_raw.npz", ("POWER", ".")),)
@@ -128,10 +136,20 @@ FILES: Form = (KnownFile("power_raw.npz", ("POWER", ".")),)
 TEXT_FILES: Form = (KnownFile("household_power_consumption.txt", ("POWER", ".")),)
 """As published: unpack it from set 235 of the UCI repository, archive.ics.uci.edu/dataset/235."""
 
+ARRAY_FILES: Form = (KnownFile("data.npy", ("power", f"{ARCHIVE}/power")),)
+"""As the archive of Papamakarios et al. has it."""
+
 
 def _load(paths: Sequence[Path], seed: int) -> Dataset:
     """POWER: six columns, standardised; 1,659,917 train, 184,435 validation, 204,928 test."""
     return load_power(paths[0])
 
 
-ENTRY = Entry(_load, "household electric power (UCI set 235), 6 columns", "table", (FILES, TEXT_FILES))
+ENTRY = Entry(
+    _load,
+    "household electric power (UCI set 235), 6 columns",
+    "table",
+    (FILES, TEXT_FILES, ARRAY_FILES),
+    shape=(1_659_917, 184_435, 204_928, 6),
+    gaussian=-7.74,
+)

@@ -3,7 +3,7 @@
 ``train_32x32.tar`` and ``valid_32x32.tar`` hold 1,281,149 and 49,999 images, in memory 3.9 GB and 0.15 GB; those of
 64 × 64 take 15.7 GB and 0.6 GB. A later release of the same sizes, as arrays, is of P. Chrabaszcz, I. Loshchilov and
 F. Hutter, "A downsampled variant of ImageNet as an alternative to the CIFAR datasets", 2017 (arXiv:1707.08819): it is
-downsampled otherwise, so bits per dimension on it are not comparable with published ones, and it is not read here.
+downsampled by another filter, so bits per dimension on it are not comparable with published ones. It is not read here.
 
 A. van den Oord, N. Kalchbrenner, K. Kavukcuoglu, "Pixel recurrent neural networks", 2016 (arXiv:1601.06759).
 """
@@ -45,7 +45,7 @@ class _Picture(NamedTuple):
 def read_small_imagenet(path: Path, side: int) -> Tensor:
     """Every PNG image of a folder or plain tar archive, in the order of their names.
 
-    Nothing is unpacked: members are decoded where they lie in the archive, so no path in them matters.
+    Nothing is unpacked: members are decoded in place, within the archive, so no path in them matters.
 
     Args:
         path: the folder, or the archive.

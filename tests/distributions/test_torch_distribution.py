@@ -1,4 +1,4 @@
-"""A distribution of torch.distributions as base: the density integrates to one, or the base is refused."""
+"""Distributions of torch.distributions as base: the density integrates to one, or the base is refused."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pickle
 
 import pytest
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 from torch import distributions as D
 
 from contraflow import Chain, Exact, Flow, residual_flow
 from contraflow.architectures import real_nvp
-from contraflow.distributions import GivenDistribution, StandardNormal
+from contraflow.distributions import BaseDistribution, StandardNormal, TorchDistribution
 from contraflow.errors import ConfigurationError
 
 
@@ -56,7 +56,7 @@ def test_the_density_integrates_to_one(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_the_base_is_torchs_own(name: str) -> None:
+def test_log_prob_and_samples_are_those_of_torch(name: str) -> None:
     theirs, ours = BASES[name](), Flow((2,), Chain([]), base=BASES[name]())
     x = theirs.sample((7,))
     torch.testing.assert_close(ours.log_prob(x), theirs.log_prob(x))
@@ -67,7 +67,7 @@ def test_the_base_is_torchs_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_samples_follow_a_seed_and_leave_the_global_stream_alone(name: str) -> None:
+def test_samples_follow_the_seed_without_the_global_generator(name: str) -> None:
     flow = flow_on(BASES[name]())
     state = torch.get_rng_state()
     first = flow.sample((3, 2), generator=seeded())
@@ -95,8 +95,8 @@ def test_dtype_copies_and_checkpoints(name: str) -> None:
         Flow((2,), copy.deepcopy(flow.bijection)).load_state_dict(flow.state_dict())
 
 
-def test_a_checkpoint_brings_the_numbers_of_its_base() -> None:
-    """Also where torch remembers what it derived from the old ones, as the logits of a mixture's weights."""
+def test_loading_a_checkpoint_restores_the_parameters_of_the_base() -> None:
+    """Also those that torch derives and caches, such as the logits of a mixture's weights."""
     flow, other = flow_on(mixture()), flow_on(mixture())
     x = torch.randn(5, 2)
     before = other.log_prob(x)
@@ -104,36 +104,37 @@ def test_a_checkpoint_brings_the_numbers_of_its_base() -> None:
     state["base.part1_probs"].copy_(torch.tensor([0.9, 0.1]))
     state["base.part1__param"].copy_(torch.tensor([0.9, 0.1]))
     other.bijection.load_state_dict(flow.bijection.state_dict())
-    other.base.load_state_dict({name[5:]: one for name, one in state.items() if name.startswith("base.")})
+    other.base.load_state_dict({name[5:]: tensor for name, tensor in state.items() if name.startswith("base.")})
     assert not torch.allclose(other.log_prob(x), before)
     torch.testing.assert_close(other.log_prob(x), flow.log_prob(x))
 
 
-def test_the_base_is_in_the_dtype_of_the_bijection_and_the_givers_is_left_alone() -> None:
+def test_the_base_has_the_dtype_of_the_bijection_and_the_given_distribution_is_not_changed() -> None:
     end = torch.ones(2, dtype=torch.float32)
     base = D.Independent(D.Uniform(-end, end, validate_args=True), 1)
     flow = flow_on(base)
     assert flow.dtype == torch.float64
     assert flow.sample(1).dtype == torch.float64
     assert base.base_dist.low.dtype == torch.float32
+    assert Flow((2,), copy.deepcopy(flow.bijection).float(), base=BASES["uniform"]()).dtype == torch.float32
     with pytest.raises(ValueError, match="support"):  # validation is switched off in the copy alone
         base.log_prob(torch.full((2,), 5.0, dtype=torch.float32))
 
 
-def test_a_latent_of_another_shape_than_the_data() -> None:
+def test_the_base_may_have_another_event_shape_than_the_data() -> None:
     images = real_nvp((1, 4, 4), levels=2, blocks=1, hidden=4)
     flow = Flow((1, 4, 4), images.bijection, base=D.Independent(D.Laplace(torch.zeros(16), torch.ones(16)), 1))
     flow.log_prob(torch.randn(8, 1, 4, 4))
     assert flow.log_prob(flow.sample(3)).shape == (3,)
 
 
-def test_outside_the_support_there_is_no_density() -> None:
+def test_the_density_is_zero_outside_the_support() -> None:
     flow = Flow((1,), Chain([]), base=D.Independent(D.Exponential(torch.ones(1)), 1))
     assert flow.log_prob(torch.tensor([[-1.0], [2.0]])).tolist() == [-torch.inf, -2.0]
 
 
 @pytest.mark.parametrize(
-    ("base", "says"),
+    ("base", "message"),
     [
         (D.Uniform(-torch.ones(2), torch.ones(2)), r"batch shape \(2,\).*Independent\(base, 1\)"),
         (D.Independent(D.Poisson(torch.ones(2)), 1), "discrete"),
@@ -142,21 +143,21 @@ def test_outside_the_support_there_is_no_density() -> None:
         (D.Wishart(torch.tensor(3.0), torch.eye(2)), "surface"),
         (D.Independent(D.VonMises(torch.zeros(2), torch.ones(2)), 1), "surface"),
         (D.Independent(D.Normal(torch.zeros(2, requires_grad=True), torch.ones(2)), 1), "require gradients"),
-        (D.Independent(D.Normal(torch.zeros(3), torch.ones(3)), 1), r"shape \(3,\), and x has shape \(2,\)"),
-        (StandardNormal((3,)), r"shape \(3,\), and x has shape \(2,\)"),
-        ("normal", "is no base"),
-        (StandardNormal, "is no base"),
-        (nn.Linear(2, 2), "is no base"),
+        (D.Independent(D.Normal(torch.zeros(3), torch.ones(3)), 1), r"shape \(3,\), but x has shape \(2,\)"),
+        (StandardNormal((3,)), r"shape \(3,\), but x has shape \(2,\)"),
+        ("normal", "'normal' is not a base distribution.*inherits from contraflow.distributions.BaseDistribution"),
+        (StandardNormal, "is not a base distribution"),
+        (nn.Linear(2, 2), "is not a base distribution"),
     ],
 )
-def test_what_is_no_density_of_the_latent_is_refused_at_construction(base: object, says: str) -> None:
-    with pytest.raises(ConfigurationError, match=says):
+def test_a_base_without_a_density_on_the_latent_is_refused_at_construction(base: object, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
         Flow((2,), Chain([]), base=base)  # type: ignore[arg-type]
 
 
-def test_a_temperature_is_for_gaussians() -> None:
+def test_only_a_gaussian_base_takes_a_temperature() -> None:
     flow = Flow((2,), Chain([]), base=BASES["uniform"]())
-    with pytest.raises(ConfigurationError, match=r"temperature=0\.5.*Leave it at 1"):
+    with pytest.raises(ConfigurationError, match=r"temperature=0\.5.*Leave the temperature at 1"):
         flow.sample(3, temperature=0.5)
 
 
@@ -164,4 +165,31 @@ def test_the_bijection_is_trained_through_the_base() -> None:
     flow = flow_on(BASES["Student's t"]())
     flow.log_prob(torch.randn(6, 2)).sum().backward()
     assert all(parameter.grad is not None for parameter in flow.parameters())
-    assert not list(GivenDistribution(BASES["normal"]()).parameters())
+    assert not list(TorchDistribution(BASES["normal"]()).parameters())
+
+
+class Laplace(BaseDistribution):
+    """A base as a user may write one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event_shape = (2,)
+        self.register_buffer("mean", torch.zeros(2))
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return D.Laplace(self.mean, 1.0).log_prob(z).sum(1)
+
+    def sample(self, n, context=None, *, temperature=1.0, generator=None) -> Tensor:
+        return D.Laplace(self.mean, 1.0).sample((n,))
+
+
+def test_a_custom_base_needs_only_the_abstract_methods() -> None:
+    flow = Flow((2,), Chain([]), base=Laplace()).float()
+    x = flow.sample(5)
+    assert x.dtype == flow.dtype == torch.float32
+    torch.testing.assert_close(flow.log_prob(x), D.Laplace(0.0, 1.0).log_prob(x).sum(1))
+    with pytest.raises(TypeError, match="abstract"):
+        BaseDistribution()  # type: ignore[abstract]
+    del flow.base.mean
+    with pytest.raises(ConfigurationError, match="Laplace has no parameter and no buffer"):
+        flow.sample(5)
