@@ -324,7 +324,7 @@ def is_path(said: str) -> bool:
 
 def is_file(said: str) -> bool:
     """Whether it is the name of a file of users' or data sets', by its ending."""
-    return re.search(r"\.(csv|png|json|jsonl|npy|npz|txt|gz|mat|tar|pt|pth|safetensors|yaml|html)$", said) is not None
+    return re.search(r"\.(csv|png|json|jsonl|npy|npz|txt|gz|mat|tar|pt|pth|safetensors|yaml|html|pickle|hdf5)$", said) is not None
 
 
 def missing_paths(page: Path, text: str) -> list[str]:
