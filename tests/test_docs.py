@@ -275,8 +275,10 @@ def missing_commands(text: str) -> list[str]:
             is_command = match[1] in COMMANDS
             missing += missing_options(match[1], match[2].split()) if is_command else [f"contraflow {match[1]}"]
         elif match := re.match(r"(?:\S+/)?python -m ([\w.]+)", line):
-            file = ROOT.joinpath(*match[1].split("."))
-            if not (file.with_suffix(".py").is_file() or (file / "__main__.py").is_file() or match[1] == "pytest"):
+            files = [folder.joinpath(*match[1].split(".")) for folder in (ROOT, ROOT / "src")]
+            if match[1] != "pytest" and not any(
+                file.with_suffix(".py").is_file() or (file / "__main__.py").is_file() for file in files
+            ):
                 missing.append(match[0])
         elif (match := re.match(r"\./(\S+)", line)) and not (ROOT / match[1]).is_file():
             missing.append(match[0])

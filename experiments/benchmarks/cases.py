@@ -144,13 +144,13 @@ def bare_products(flow: Flow, x: Tensor) -> Step:
 
 
 def _products(block: ResidualBlock, x: Tensor) -> list[tuple[LipschitzLayer, Tensor, Tensor]]:
-    found = []
+    products = []
     h = block.g.prepare(x)
     for layer in block.g.layers:
         weight = layer.normalised().detach()
-        found.append((layer, weight, h))
+        products.append((layer, weight, h))
         h = torch.randn_like(layer.apply_weight(weight, h))
-    return found
+    return products
 
 
 def products_a_step(logdet: LogDetEstimator) -> float:

@@ -45,8 +45,8 @@ def compare(rows: int, inputs: int, outputs: int, pixels: int, device: str = "cp
     ]
     cells = []
     for library, ours in pairs:
-        found = alternate({"library": library, "ours": ours}, rounds=15)
-        cells.append(f"{1e3 * found['library'].median:.2f} / {1e3 * found['ours'].median:.2f}")
+        timings = alternate({"library": library, "ours": ours}, rounds=15)
+        cells.append(f"{1e3 * timings['library'].median:.2f} / {1e3 * timings['ours'].median:.2f}")
     return cells
 
 

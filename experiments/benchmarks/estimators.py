@@ -111,21 +111,21 @@ def learned_law(kind: str, matrix: Tensor, probes: int, seed: int) -> Law:
 
 def ratios(spectra: Sequence[Spectrum], directions: Sequence[Tensor], laws: dict[int, Law]) -> dict[str, float]:
     """Variance × cost of adaptive laws (number of probes → law) over the paper's, averaged over Jacobians."""
-    paper, found = Law.paper(), {"q": laws[1].q, "terms": laws[1].terms}
+    paper, values = Law.paper(), {"q": laws[1].q, "terms": laws[1].terms}
     for what in ("gradient", "value"):
         along = directions if what == "gradient" else [None] * len(spectra)
         pairs = list(zip(spectra, along, strict=True))
         reference = sum(one.moments(to, rademacher=False).variance(paper) for one, to in pairs)
         for probes, law in laws.items():
             variance = sum(one.moments(to, rademacher=True, probes=probes).variance(law) for one, to in pairs)
-            found[f"{what} {probes}"] = variance * law.cost(probes) / (reference * paper.cost())
-            found[f"{what} {probes} finite"] = float(math.isfinite(variance))
-    return found
+            values[f"{what} {probes}"] = variance * law.cost(probes) / (reference * paper.cost())
+            values[f"{what} {probes} finite"] = float(math.isfinite(variance))
+    return values
 
 
 def linear_rows(kind: str, dimensions: int, rho: float) -> list[dict[str, Any]]:
     """One line of the table: several matrices, each with one direction dJ."""
-    found = []
+    rows = []
     for seed in range(RUNS if dimensions < 500 else RUNS_LARGE):
         generator = Generator().manual_seed(seed)
         matrix = jacobian(kind, dimensions, rho, generator)
@@ -133,8 +133,8 @@ def linear_rows(kind: str, dimensions: int, rho: float) -> list[dict[str, Any]]:
         spectrum = Spectrum(matrix)
         laws = {probes: learned_law(kind, matrix, probes, seed) for probes in PROBES}
         radius = spectrum.values.abs().max().item()
-        found.append({"J": kind, "D": dimensions, "ρ": rho, "radius": radius, **ratios([spectrum], [direction], laws)})
-    return found
+        rows.append({"J": kind, "D": dimensions, "ρ": rho, "radius": radius, **ratios([spectrum], [direction], laws)})
+    return rows
 
 
 def trained_rows(run: Path, rows: int = 4) -> Iterator[dict[str, Any]]:
@@ -162,7 +162,7 @@ def trained_rows(run: Path, rows: int = 4) -> Iterator[dict[str, Any]]:
         matrices = dense_jacobians(block, x)
         spectra = [Spectrum(one) for one in matrices]
         directions = list(torch.randn(matrices.shape, generator=generator, dtype=torch.float64))
-        laws = {probes: Law.adaptive(found[name].law) for probes, found in decays.items()}
+        laws = {probes: Law.adaptive(decay[name].law) for probes, decay in decays.items()}
         radius = max(one.values.abs().max().item() for one in spectra)
         shape = "×".join(str(size) for size in x.shape[1:])
         yield {"run": run.name, "block": name, "shape": shape, "radius": radius, **ratios(spectra, directions, laws)}
@@ -178,11 +178,11 @@ def dense_jacobians(block: ResidualBlock, x: Tensor) -> Tensor:
 
 def block_inputs(flow: nn.Module, x: Tensor) -> dict[str, tuple[ResidualBlock, Tensor]]:
     """Name of a residual block → the block and its input."""
-    found: dict[str, tuple[ResidualBlock, Tensor]] = {}
+    inputs: dict[str, tuple[ResidualBlock, Tensor]] = {}
 
     def watch(name: str) -> Callable[[ResidualBlock, tuple[Tensor, ...]], None]:
         def hook(block: ResidualBlock, given: tuple[Tensor, ...]) -> None:
-            found[name] = (block, given[0].detach())
+            inputs[name] = (block, given[0].detach())
 
         return hook
 
@@ -192,7 +192,7 @@ def block_inputs(flow: nn.Module, x: Tensor) -> dict[str, tuple[ResidualBlock, T
         flow(x)
     for handle in handles:
         handle.remove()
-    return found
+    return inputs
 
 
 #: Columns of ratios: key → heading.
@@ -203,18 +203,18 @@ _RATIOS = {
 }
 
 
-def spread(found: list[dict[str, Any]], key: str) -> str:
+def spread(runs: list[dict[str, Any]], key: str) -> str:
     """Mean over runs, with the range if it is not a single number."""
-    values = [run[key] for run in found]
+    values = [run[key] for run in runs]
     mean, low, high = (f"{value:.2f}" for value in (statistics.mean(values), min(values), max(values)))
     return mean if low == high else f"{mean} ({low}–{high})"
 
 
-def linear_table(found: list[dict[str, Any]], keys: dict[str, str]) -> list[str]:
+def linear_table(rows: list[dict[str, Any]], keys: dict[str, str]) -> list[str]:
     """One line for each kind, dimension and ρ."""
     lines = [f"| J | D | ρ | {' | '.join(keys.values())} |", "|" + "---|" * (3 + len(keys))]
     groups: dict[tuple[str, int, float], list[dict[str, Any]]] = {}
-    for one in found:
+    for one in rows:
         groups.setdefault((one["J"], one["D"], one["ρ"]), []).append(one)
     for (kind, dimensions, rho), runs in groups.items():
         cells = [kind, str(dimensions), f"{rho:g}", *(spread(runs, key) for key in keys)]
@@ -222,27 +222,27 @@ def linear_table(found: list[dict[str, Any]], keys: dict[str, str]) -> list[str]
     return lines
 
 
-def trained_table(found: list[dict[str, Any]]) -> list[str]:
+def trained_table(rows: list[dict[str, Any]]) -> list[str]:
     """One line for each block."""
     keys = {"radius": "spectral radius", "q": "q", "terms": "terms n", **_RATIOS}
     lines = [f"| run | block | {' | '.join(keys.values())} |", "|" + "---|" * (2 + len(keys))]
-    for number, one in enumerate(found, 1):
+    for number, one in enumerate(rows, 1):
         cells = [one["run"], f"{number}: {one['shape']}", *(f"{one[key]:.2f}" for key in keys)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def summary(found: list[dict[str, Any]]) -> list[str]:
+def summary(rows: list[dict[str, Any]]) -> list[str]:
     """The largest ratios over all runs."""
-    finite = sum(one[f"{key} finite"] for one in found for key in _RATIOS)
+    finite = sum(one[f"{key} finite"] for one in rows for key in _RATIOS)
     lines = [
-        f"Finite variances: {finite:.0f} of {len(_RATIOS) * len(found)}. Largest ratio of a single run:",
+        f"Finite variances: {finite:.0f} of {len(_RATIOS) * len(rows)}. Largest ratio of a single run:",
         "",
     ]
     for key, name in _RATIOS.items():
-        low = [one[key] for one in found if one.get("ρ", one["radius"]) <= 0.5]
+        low = [one[key] for one in rows if one.get("ρ", one["radius"]) <= 0.5]
         lines.append(
-            f"- {name}: {max(one[key] for one in found):.2f}; where ρ <= 0.5: {max(low, default=math.nan):.2f}."
+            f"- {name}: {max(one[key] for one in rows):.2f}; where ρ <= 0.5: {max(low, default=math.nan):.2f}."
         )
     return lines
 
@@ -279,10 +279,10 @@ laws are learned on training rows.
 """
 
 
-def write(found: list[dict[str, Any]]) -> None:
-    """The page."""
-    linear = [one for one in found if "J" in one]
-    trained = sorted((one for one in found if "run" in one), key=lambda one: one["run"])
+def write(rows: list[dict[str, Any]]) -> None:
+    """Write the page."""
+    linear = [one for one in rows if "J" in one]
+    trained = sorted((one for one in rows if "run" in one), key=lambda one: one["run"])
     keys = {"radius": "spectral radius", "q": "q", "terms": "terms n", **_RATIOS}
     lines = [_INTRODUCTION, _LINEAR, *summary(linear), "", *linear_table(linear, keys), ""]
     if trained:
@@ -308,17 +308,17 @@ def main() -> None:
     torch.set_num_threads(1)
     path: Path = arguments.rows
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    for rows in measurements(arguments.run, found):
+    measured = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    for rows in measurements(arguments.run, measured):
         with path.open("a") as file:
             file.writelines(json.dumps(one) + "\n" for one in rows)
-        found += rows
-    write(found)
+        measured += rows
+    write(measured)
 
 
-def measurements(runs: Sequence[Path], found: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def measurements(runs: Sequence[Path], measured: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Measure missing rows: of trained runs if any are given, otherwise of linear g."""
-    there = {(one.get("J"), one.get("D"), one.get("ρ"), one.get("run")) for one in found}
+    there = {(one.get("J"), one.get("D"), one.get("ρ"), one.get("run")) for one in measured}
     for run in runs:
         if (None, None, None, run.name) not in there:
             yield list(trained_rows(run))

@@ -208,7 +208,7 @@ def single(summaries: Sequence[Summary], published: Mapping[str, str]) -> str:
 
 def matrix(plan: Comparison, summaries: Sequence[Summary]) -> str:
     """The table of several recipes: one row for each architecture, one column for each recipe, and mean costs."""
-    found = {(one.recipe, one.architecture): one for one in summaries}
+    summary_of = {(one.recipe, one.architecture): one for one in summaries}
     lines = ["| architecture | " + " | ".join(name.replace("_", " ") for name in plan.recipes), "|---"]
     lines[0] += " | parameters | s a step | s per 1,000 samples | inverse error |"
     lines[1] *= len(plan.recipes) + 5
@@ -216,7 +216,7 @@ def matrix(plan: Comparison, summaries: Sequence[Summary]) -> str:
     truths = [truth(summaries, recipe) for recipe in plan.recipes]
     lines.append("| true density | " + " | ".join(number(one, ".3f") for one in truths) + " | | | | |")
     for name in plan.architectures:
-        rows = [found.get((recipe, name)) for recipe in plan.recipes]
+        rows = [summary_of.get((recipe, name)) for recipe in plan.recipes]
         there = [one for one in rows if one is not None]
         if not there:
             continue

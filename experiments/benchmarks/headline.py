@@ -82,28 +82,28 @@ def _each(ratios: dict[str, float]) -> str:
 
 def source(text: str) -> str:
     """The hardware and the command that a section begins with."""
-    found = re.match(r"(`python -m [^`]+`)(?:: \w+ products)? on ([^;]+);", text)
-    if found is None:
+    match = re.match(r"(`python -m [^`]+`)(?:: \w+ products)? on ([^;]+);", text)
+    if match is None:
         raise ValueError(f"expected a section that begins with its command and hardware, got {text[:80]!r}.")
-    command, hardware = found.groups()
+    command, hardware = match.groups()
     return f"{hardware}; {command}"
 
 
 def tables(text: str) -> list[list[Row]]:
     """All tables of a Markdown text."""
-    found = []
+    all_tables = []
     for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
         head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
-        found.append([dict(zip(head, row, strict=True)) for row in rows])
-    return found
+        all_tables.append([dict(zip(head, row, strict=True)) for row in rows])
+    return all_tables
 
 
 def number(cell: str) -> float:
     """The number that a cell begins with."""
-    found = re.match(r"[-+]?\d+(\.\d+)?", cell)
-    if found is None:
+    match = re.match(r"[-+]?\d+(\.\d+)?", cell)
+    if match is None:
         raise ValueError(f"expected a cell that begins with a number, got {cell!r}.")
-    return float(found.group())
+    return float(match.group())
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ class Measurement:
 @torch.no_grad()
 def measure(given: list[Problem], solver: FixedPointSolver, dtype: torch.dtype) -> Measurement:
     """Solve all problems."""
-    found: list[FixedPoint] = []
+    solutions: list[FixedPoint] = []
     calls, seconds, worst = 0, 0.0, 0.0
     for one in given:
         g, z = copy.deepcopy(one.block.g).to(dtype), one.z.to(dtype)
@@ -205,15 +205,15 @@ def measure(given: list[Problem], solver: FixedPointSolver, dtype: torch.dtype) 
             return z[rows] - g.value(tensors, x)
 
         begin = time.process_time()
-        found.append(solver.solve(function, z, 2.0, bound))
+        solutions.append(solver.solve(function, z, 2.0, bound))
         seconds += time.process_time() - begin
         calls += count[0]
-        x = found[-1].value.double()
+        x = solutions[-1].value.double()
         exact = copy.deepcopy(g).double()
         residual = (z.double() - x - exact.value(exact.tensors(), x)).flatten(1).norm(dim=1)
-        worst = max(worst, *(residual[found[-1].converged] / math.sqrt(x[0].numel())).tolist(), 0.0)
-    iterations = torch.stack([one.iterations for one in found])
-    converged = torch.stack([one.converged for one in found])
+        worst = max(worst, *(residual[solutions[-1].converged] / math.sqrt(x[0].numel())).tolist(), 0.0)
+    iterations = torch.stack([one.iterations for one in solutions])
+    converged = torch.stack([one.converged for one in solutions])
     return Measurement(iterations, converged, calls / len(given), seconds, worst)
 
 
@@ -247,16 +247,16 @@ def sampling_row(name: str, flow: Flow, samples: int) -> str:
     body = Flow((flow.base.sample(1)[0].shape), flow.bijection)  # without the preprocessing
     coarse = copy.deepcopy(body).float().with_inverse(Anderson(DRAWN))
     exact = body.with_inverse(Anderson(TOLERANCE))
-    found = Bounds()
+    bounds = Bounds()
     generator = Generator().manual_seed(0)
     for begin in range(0, samples, 1000):
         z = flow.base.sample(min(1000, samples - begin), generator=generator)
         x = coarse.invert(z.float()).value.double()
         back = exact.invert(exact.bijection(x))
-        found.whole(back, x)
+        bounds.whole(back, x)
         if begin < ALONE:
-            found.blocks(exact, back, x)
-    return "| " + " | ".join([name, f"{samples:,}", *found.cells()]) + " |\n"
+            bounds.blocks(exact, back, x)
+    return "| " + " | ".join([name, f"{samples:,}", *bounds.cells()]) + " |\n"
 
 
 @dataclass

@@ -97,17 +97,17 @@ def about(device: str, side: int, data: int) -> str:
     )
 
 
-def table(hidden: int, found: Growth) -> str:
+def table(hidden: int, growth: Growth) -> str:
     """MB of all tensors and of activations at each depth."""
     rows = [
         f"**Hidden {hidden}**, MB: all / activations; *ratio*: ours, dual, over the best of the peer's.",
         "",
-        f"| blocks | {' | '.join(NAMES[scheme] for scheme in found)} | ratio |",
-        f"|---|{'---|' * (len(found) + 1)}",
+        f"| blocks | {' | '.join(NAMES[scheme] for scheme in growth)} | ratio |",
+        f"|---|{'---|' * (len(growth) + 1)}",
     ]
     for depth in DEPTHS:
-        cells = [cell(peaks[depth]) if depth in peaks else "over the limit" for peaks in found.values()]
-        rows.append(f"| {depth} | {' | '.join(cells)} | {ratios(found, depth)} |")
+        cells = [cell(peaks[depth]) if depth in peaks else "over the limit" for peaks in growth.values()]
+        rows.append(f"| {depth} | {' | '.join(cells)} | {ratios(growth, depth)} |")
     return "\n".join(rows)
 
 
@@ -116,10 +116,10 @@ def cell(found: Peak) -> str:
     return f"{found.total / 1e6:.1f} / {found.activations / 1e6:.1f}"
 
 
-def ratios(found: Growth, depth: int) -> str:
+def ratios(growth: Growth, depth: int) -> str:
     """Ours, dual, over the peer's best: all / activations."""
-    peers = [found[scheme][depth] for scheme in PEERS if depth in found.get(scheme, {})]
-    ours = found["dual"][depth]
+    peers = [growth[scheme][depth] for scheme in PEERS if depth in growth.get(scheme, {})]
+    ours = growth["dual"][depth]
     everything = ours.total / min(one.total for one in peers)
     return f"{everything:.2f} / {ours.activations / min(one.activations for one in peers):.3f}"
 
@@ -127,7 +127,7 @@ def ratios(found: Growth, depth: int) -> str:
 def slopes(growth: dict[int, Growth], few: dict[int, Growth], data: int) -> str:
     """Activations of one more block, in units of the size of the data."""
     columns = [
-        (hidden, terms, found[hidden]) for hidden in HIDDEN for terms, found in ((FEWER_TERMS, few), (TERMS, growth))
+        (hidden, terms, peaks[hidden]) for hidden in HIDDEN for terms, peaks in ((FEWER_TERMS, few), (TERMS, growth))
     ]
     heads = [f"hidden {hidden}, {terms} terms" for hidden, terms, _ in columns]
     rows = [
@@ -138,7 +138,7 @@ def slopes(growth: dict[int, Growth], few: dict[int, Growth], data: int) -> str:
         f"|---|{'---|' * len(heads)}",
     ]
     for scheme, name in NAMES.items():
-        cells = [f"{slope(found[scheme]) / data:.2f}" for _, _, found in columns]
+        cells = [f"{slope(peaks[scheme]) / data:.2f}" for _, _, peaks in columns]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -149,7 +149,7 @@ def slope(peaks: Mapping[int, Peak]) -> float:
     return (peaks[high].activations - peaks[low].activations) / (high - low)
 
 
-def at_the_papers_depth(found: Growth) -> str:
+def at_the_papers_depth(growth: Growth) -> str:
     """Table for 16-16-16 blocks of 512, as for CIFAR-10."""
     rows = [
         f"The paper's depth: 16-16-16 blocks of 512 on 3×32×32, {BATCH} images, {TERMS} terms (the peer's series is "
@@ -158,9 +158,9 @@ def at_the_papers_depth(found: Growth) -> str:
         "| scheme | all, MB | activations, MB |",
         "|---|---|---|",
     ]
-    for scheme, peaks in found.items():
+    for scheme, peaks in growth.items():
         rows.append(f"| {NAMES[scheme]} | {peaks[48].total / 1e6:.1f} | {peaks[48].activations / 1e6:.1f} |")
-    rows.append(f"| ratio of dual to the peer's best | {' | '.join(ratios(found, 48).split(' / '))} |")
+    rows.append(f"| ratio of dual to the peer's best | {' | '.join(ratios(growth, 48).split(' / '))} |")
     return "\n".join(rows)
 
 
@@ -188,14 +188,14 @@ def growing(case: Case, terms: int, depths: Sequence[int], device: str, peers: S
 
 
 def _grow(side: Ours | Peer, schemes: Sequence[str], terms: int, depths: Sequence[int]) -> Growth:
-    found: Growth = {scheme: {} for scheme in schemes}
-    for scheme, peaks in found.items():
+    growth: Growth = {scheme: {} for scheme in schemes}
+    for scheme, peaks in growth.items():
         for depth in depths:
             if peaks and max(one.total / blocks for blocks, one in peaks.items()) * depth > LIMIT:
                 break
             peaks[depth] = side.measure(scheme, terms, depth)
             print(f"{side.case}, {scheme}, {terms} terms, {depth} blocks: {cell(peaks[depth])} MB", flush=True)
-    return found
+    return growth
 
 
 class Ours:

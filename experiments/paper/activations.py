@@ -61,9 +61,11 @@ class Derivatives:
 
 def run(plan: Plan) -> Result:
     """The derivatives of all activations, as a table and a picture."""
-    of = {"relu": Derivatives.of(torch.relu)}
-    of |= {name: Derivatives.of(make().double()) for name, make in ACTIVATIONS.items()}
-    of = {name: of[name] for name in _NAMES}
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": torch.relu,
+        **{name: make().double() for name, make in ACTIVATIONS.items()},
+    }
+    of = {name: Derivatives.of(functions[name]) for name in _NAMES}
     picture = plan.picture()
     derivatives_picture(of, picture)
     rows = [

@@ -92,12 +92,12 @@ def _evaluate(flow: Flow, recipe: Recipe, steps: int) -> Stage:
 
 def run(plan: Plan) -> Result:
     """Train with all objectives from the same initial weights, and evaluate along training."""
-    found = {label: [trajectory(plan, label, seed) for seed in range(plan.seeds)] for label in plan.labels()}
+    stages_of = {label: [trajectory(plan, label, seed) for seed in range(plan.seeds)] for label in plan.labels()}
     picture = plan.picture()
-    curves_picture(_curves(found), "step", "bits/dim of test images", picture)
+    curves_picture(_curves(stages_of), "step", "bits/dim of test images", picture)
     return Result(
-        tables=(_table(found),),
-        findings=findings(found),
+        tables=(_table(stages_of),),
+        findings=findings(stages_of),
         pictures=(
             Picture(
                 picture.name,
@@ -105,15 +105,15 @@ def run(plan: Plan) -> Result:
                 "weights. The bands are one standard error over seeds.",
             ),
         ),
-        values={label: [[asdict(stage) for stage in run] for run in seeds] for label, seeds in found.items()},
+        values={label: [[asdict(stage) for stage in run] for run in seeds] for label, seeds in stages_of.items()},
         training_seconds=sum(
-            training_seconds(plan.folder(label, seed)) for label in found for seed in range(plan.seeds)
+            training_seconds(plan.folder(label, seed)) for label in stages_of for seed in range(plan.seeds)
         ),
     )
 
 
 #: Label → for each seed the stages of training.
-Found = Mapping[str, Sequence[Sequence[Stage]]]
+Stages = Mapping[str, Sequence[Sequence[Stage]]]
 
 
 def _biased(terms: int) -> str:
@@ -124,27 +124,27 @@ def _names() -> dict[str, str]:
     return {_biased(terms): f"i-ResNet, {terms} terms" for terms in _TERMS} | {_UNBIASED: "Residual Flow"}
 
 
-def _curves(found: Found) -> dict[str, Curve]:
+def _curves(stages_of: Stages) -> dict[str, Curve]:
     colors = {_biased(terms): color for terms, color in _TERMS.items()} | {_UNBIASED: "tab:blue"}
     curves = {}
     for label, name in _names().items():
-        steps = [stage.steps for stage in found[label][0]]
-        objectives = [[stage.objective for stage in run] for run in found[label]]
-        truths = [[stage.truth for stage in run] for run in found[label]]
+        steps = [stage.steps for stage in stages_of[label][0]]
+        objectives = [[stage.objective for stage in run] for run in stages_of[label]]
+        truths = [[stage.truth for stage in run] for run in stages_of[label]]
         curves[f"{name}: objective"] = Curve(steps, objectives, colors[label], dashed=True)
         curves[f"{name}: true"] = Curve(steps, truths, colors[label])
     return curves
 
 
-def _table(found: Found) -> Table:
+def _table(stages_of: Stages) -> Table:
     head = ["step"]
     for name in _names().values():
         head += [f"{name}: objective", "20 exact terms + roulette", "exact"]
     rows = []
-    for place, stage in enumerate(found[_UNBIASED][0]):
+    for place, stage in enumerate(stages_of[_UNBIASED][0]):
         row = [str(stage.steps)]
         for label in _names():
-            stages = [run[place] for run in found[label]]
+            stages = [run[place] for run in stages_of[label]]
             exact = [stage.exact for stage in stages if stage.exact is not None]
             row += [with_error([stage.objective for stage in stages]), with_error([stage.unbiased for stage in stages])]
             row.append(with_error(exact))
@@ -152,14 +152,14 @@ def _table(found: Found) -> Table:
     return Table(head, rows, "Bits/dim of the test images, mean over seeds ± standard error.")
 
 
-def findings(found: Found) -> list[str]:
+def findings(stages_of: Stages) -> list[str]:
     """Whether the true value of each flow rises while its objective falls, and the bias of each objective."""
-    lines = [_divergence(name, found[label]) for label, name in _names().items()]
+    lines = [_divergence(name, stages_of[label]) for label, name in _names().items()]
     for label, name in _names().items():
-        bias = [run[-1].truth - run[-1].objective for run in found[label]]
+        bias = [run[-1].truth - run[-1].objective for run in stages_of[label]]
         line = f"{name}: after training the objective is {with_error(bias)} bits/dim below the true value"
         if label != _UNBIASED:
-            biased, unbiased = ([run[-1].truth for run in found[which]] for which in (label, _UNBIASED))
+            biased, unbiased = ([run[-1].truth for run in stages_of[which]] for which in (label, _UNBIASED))
             gap = Difference.of(biased, unbiased)
             line += f"; its true value minus the Residual Flow's is {gap} (paired by seed, 95 % confidence interval)"
         lines.append(f"{line}.")

@@ -45,16 +45,16 @@ class DataSet:
 
     def recipes(self) -> dict[str, Recipe]:
         """Label of a model → its recipe."""
-        found = {_OURS: RECIPES[self.recipe]()}
+        recipes = {_OURS: RECIPES[self.recipe]()}
         if self.iresnet:
-            found["iresnet"] = I_RESNET.recipe(RECIPES[self.recipe]())
-            found["iresnet"].architecture.options["squeeze_first"] = True
+            recipes["iresnet"] = I_RESNET.recipe(RECIPES[self.recipe]())
+            recipes["iresnet"].architecture.options["squeeze_first"] = True
         for label, (architecture, options) in self.others.items():
-            found[label] = with_architecture(RECIPES[self.recipe](), architecture)
-            found[label].architecture.options |= options
-        for recipe in found.values():
+            recipes[label] = with_architecture(RECIPES[self.recipe](), architecture)
+            recipes[label].architecture.options |= options
+        for recipe in recipes.values():
             recipe.evaluation.samples = 1
-        return {label: found[label] for label in _MODELS if label in found}
+        return {label: recipes[label] for label in _MODELS if label in recipes}
 
 
 _REDUCED = {

@@ -58,20 +58,20 @@ def with_longer(name: str, options: Mapping[str, Any], steps: int) -> dict[str, 
 
 def small_digits() -> dict[str, Recipe]:
     """The reduced setting of Table 4."""
-    found = with_longer("digits_hybrid", SMALL, 400)
-    for recipe in found.values():
+    changed_recipes = with_longer("digits_hybrid", SMALL, 400)
+    for recipe in changed_recipes.values():
         residual = recipe.architecture.options["block"] == "residual"
         recipe.training.learning_rate = 2e-2 if residual else 1e-2
         recipe.evaluation.draws, recipe.evaluation.samples = 1, 4
-    return found
+    return changed_recipes
 
 
 def small_cifar10() -> dict[str, Recipe]:
     """The reduced setting of Table 5."""
-    found = with_longer("cifar10_hybrid", {**SMALL, "blocks": [1, 1, 1]}, 300)
-    for recipe in found.values():
+    changed_recipes = with_longer("cifar10_hybrid", {**SMALL, "blocks": [1, 1, 1]}, 300)
+    for recipe in changed_recipes.values():
         recipe.evaluation.limit, recipe.evaluation.samples = 500, 4
-    return found
+    return changed_recipes
 
 
 def scores(runs: Sequence[FinishedRun], name: str) -> list[float]:
@@ -84,21 +84,21 @@ def scores(runs: Sequence[FinishedRun], name: str) -> list[float]:
 
 def run(plan: Plan) -> Result:
     """Accuracy and bits per dimension for each block and likelihood weight."""
-    found = plan.runs()
+    runs_of = plan.runs()
     head = [
         "blocks",
         "λ = 0: accuracy",
         *(f"λ = {w}: {what}" for w in ("1/D", "1") for what in ("bits/dim", "accuracy")),
     ]
-    rows = [[name, *_cells(found, block)] for block, name in BLOCKS.items()]
+    rows = [[name, *_cells(runs_of, block)] for block, name in BLOCKS.items()]
     values = {
         label: {name: scores(runs, name) for name in ("bits", "accuracy", "cross_entropy", "calibration_error", "rows")}
-        for label, runs in found.items()
+        for label, runs in runs_of.items()
     }
-    seconds = total_seconds(found)
+    seconds = total_seconds(runs_of)
     caption = "Test accuracy in per cent, and bits per dimension; mean ± standard error over seeds."
-    suffix = LONG if f"residual-1_d{LONG}" in found else ""
-    curves = {block: training_curve(found[f"{block}-1_d{suffix}"]) for block in BLOCKS}
+    suffix = LONG if f"residual-1_d{LONG}" in runs_of else ""
+    curves = {block: training_curve(runs_of[f"{block}-1_d{suffix}"]) for block in BLOCKS}
     tables = [Table(head, rows, caption), _comparison(values), *_longer(values), *_during_training(curves)]
     return Result(tables, [*_findings(values), *_gap(curves)], (), values, seconds)
 
@@ -152,10 +152,10 @@ def _gap(curves: Mapping[str, Mapping[int, float]]) -> list[str]:
     ]
 
 
-def _cells(found: Mapping[str, Sequence[FinishedRun]], block: str) -> list[str]:
-    cells = [_percent(scores(found[f"{block}-0"], "accuracy"))]
+def _cells(runs_of: Mapping[str, Sequence[FinishedRun]], block: str) -> list[str]:
+    cells = [_percent(scores(runs_of[f"{block}-0"], "accuracy"))]
     for weight in ("1_d", "1"):
-        runs = found[f"{block}-{weight}"]
+        runs = runs_of[f"{block}-{weight}"]
         cells += [with_error(scores(runs, "bits")), _percent(scores(runs, "accuracy"))]
     return cells
 
@@ -241,8 +241,8 @@ TABLE_4 = Experiment(
         seeds=3,
     ),
     full=Setting(
-        "MNIST: 16-16-16 blocks of 512, branches of 256 features. There is no recipe for SVHN, the other half of the "
-        "table.",
+        "MNIST: 16-16-16 blocks of 512, branches of 256 features. For SVHN, the other half of the "
+        "table, replace the recipe by `svhn_hybrid_paper`.",
         "hybrid-mnist",
         partial(_full, "mnist_hybrid_paper"),
     ),

@@ -84,21 +84,22 @@ _FULL = {
 def run(plan: Plan) -> Result:
     """Peak memory of all networks with all methods, as a table and a picture."""
     cases = _FULL if plan.full else _REDUCED
-    found = {name: case.peaks() for name, case in cases.items()}
+    peaks_of = {name: case.peaks() for name, case in cases.items()}
     picture = plan.picture()
-    memory_picture(found, picture)
+    memory_picture(peaks_of, picture)
     rows = [
-        (text, *(_cell(peaks[route], peaks["series"]) for peaks in found.values())) for route, text in _ROUTES.items()
+        (text, *(_cell(peaks[route], peaks["series"]) for peaks in peaks_of.values()))
+        for route, text in _ROUTES.items()
     ]
     caption = (
         "MB of the tensors with one row for each sample, at the peak of a step; in brackets all tensors, including "
         "weights, gradients and optimiser state. ×: ratio of the first row to this row, by the first number."
     )
     return Result(
-        tables=(Table(("gradient", *found), rows, caption),),
-        findings=(_finding(found),),
+        tables=(Table(("gradient", *peaks_of), rows, caption),),
+        findings=(_finding(peaks_of),),
         pictures=(Picture(picture.name, "Tensors with one row for each sample, at the peak of a training step."),),
-        values={name: {route: asdict(peak) for route, peak in peaks.items()} for name, peaks in found.items()},
+        values={name: {route: asdict(peak) for route, peak in peaks.items()} for name, peaks in peaks_of.items()},
     )
 
 
@@ -106,9 +107,9 @@ def _cell(peak: Peak, naive: Peak) -> str:
     return f"{peak.activations / 1e6:.1f} ({peak.total / 1e6:.1f}), ×{naive.activations / peak.activations:.1f}"
 
 
-def _finding(found: Mapping[str, Mapping[str, Peak]]) -> str:
+def _finding(peaks_of: Mapping[str, Mapping[str, Peak]]) -> str:
     parts = []
-    for name, peaks in found.items():
+    for name, peaks in peaks_of.items():
         naive, paper, ours = (peaks[route].activations for route in ("series", "backward_in_forward", "dual"))
         parts.append(f"{name} {naive / paper:.1f} times and {naive / ours:.1f} times")
     return (
@@ -117,15 +118,15 @@ def _finding(found: Mapping[str, Mapping[str, Peak]]) -> str:
     )
 
 
-def memory_picture(found: Mapping[str, Mapping[str, Peak]], path: Path) -> None:
+def memory_picture(peaks_of: Mapping[str, Mapping[str, Peak]], path: Path) -> None:
     """Bars on a logarithmic axis, one group for each network."""
     with png_figure(path, 7, 3.6, dpi=130) as figure:
         axes = figure.subplots()
         width = 0.8 / len(_ROUTES)
         for place, (route, text) in enumerate(_ROUTES.items()):
-            heights = [peaks[route].activations / 1e6 for peaks in found.values()]
-            axes.bar([group + place * width for group in range(len(found))], heights, width, label=text)
-        axes.set_xticks([group + 0.4 - width / 2 for group in range(len(found))], labels=list(found))
+            heights = [peaks[route].activations / 1e6 for peaks in peaks_of.values()]
+            axes.bar([group + place * width for group in range(len(peaks_of))], heights, width, label=text)
+        axes.set_xticks([group + 0.4 - width / 2 for group in range(len(peaks_of))], labels=list(peaks_of))
         axes.set(ylabel="MB at the peak of a step")
         logarithmic(axes, "y")
         axes.legend()

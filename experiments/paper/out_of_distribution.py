@@ -24,20 +24,20 @@ def run(plan: Plan) -> Result:
     trained, perturbed = load_run(own.folder), load_run(other.folder)
     trained.recipe.data.root = plan.root
     with plan.watch(plan.name) as watcher:
-        found = compare_with_others(
+        comparison = compare_with_others(
             trained, others(trained.recipe.data.name, plan.root), background=perturbed, limit=300, watcher=watcher
         )
-    scores_histograms(found.report, plan.picture())
+    scores_histograms(comparison.report, plan.picture())
     return Result(
-        tables=(Table(COLUMNS, found.report.rows(), _CAPTION), _sets(found)),
-        findings=_findings(found.report),
+        tables=(Table(COLUMNS, comparison.report.rows(), _CAPTION), _sets(comparison)),
+        findings=_findings(comparison.report),
         pictures=(
             Picture(
                 plan.picture().name,
                 "Histograms of each score on each data set; larger scores are more out of distribution.",
             ),
         ),
-        values=found.as_dict(),
+        values=comparison.as_dict(),
         training_seconds=own.training_seconds + other.training_seconds,
     )
 
@@ -56,17 +56,17 @@ def _present(name: str, root: str | None) -> bool:
     return not DATASETS[name].forms or any(not status.startswith("absent") for _, status in check(name, root))
 
 
-def _sets(found: Detection) -> Table:
-    tests = list(found.report.rejected[found.report.inside])
+def _sets(comparison: Detection) -> Table:
+    tests = list(comparison.report.rejected[comparison.report.inside])
     rows = [
         (
             data.name,
             str(len(data.rows)),
-            "{:.1f} ± {:.1f}".format(*found.report.log_prob[data.name]),
-            *(f"{found.report.rejected[data.name][test]:.0%}" for test in tests),
+            "{:.1f} ± {:.1f}".format(*comparison.report.log_prob[data.name]),
+            *(f"{comparison.report.rejected[data.name][test]:.0%}" for test in tests),
             data.change or "–",
         )
-        for data in found.sets
+        for data in comparison.sets
     ]
     head = ("data", "rows", "log p(x) in nats", *(f"rejected at 5 %: {test}" for test in tests), "conversion")
     return Table(head, rows, "All data sets, the flow's own first; its rejected batches are false alarms.")

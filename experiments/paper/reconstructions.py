@@ -14,6 +14,7 @@ from contraflow.data import Dataset, load_dataset
 from contraflow.evaluation import image_grid
 from contraflow.evaluation.figures import save_png
 from contraflow.lipschitz import LipschitzLayer, update_lipschitz
+from contraflow.logdet.estimators import count
 from contraflow.numerics import FixedPoint, Picard
 from contraflow.numerics.fixed_point import RowMap
 from contraflow.preprocessing import ImagePreprocessing
@@ -28,7 +29,7 @@ from experiments.paper.setting import Setting
 #: Name → c of each layer.
 _BOUNDS = {"i-ResNet, c = 0.9": 0.9, "the same network without the bound": math.inf}
 _STEPS, _BATCH, _LEARNING_RATE = 400, 64, 0.01
-_ITERATIONS = (1, 5, 20, 100)
+_ITERATIONS = (1, 2, 5, 10, 20)
 _IMAGES, _SHOWN = 180, 12
 
 
@@ -76,7 +77,7 @@ def classifier(bound: float, data: Dataset, seed: int) -> HybridFlow:
 
 @torch.no_grad()
 def reconstruct(flow: HybridFlow, x: Tensor, iterations: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Images before and after the reconstruction, ``(n, C, H, W)``, as real-valued levels."""
+    """Images and their reconstructions, ``(n, C, H, W)``, as real-valued levels; grey where they are not finite."""
     y = flow.preprocessing.forward(x, generator=generator).to(flow.dtype)
     inverse = flow.with_inverse(FixedIterations(max_iterations=iterations)).bijection.inverse
     largest = torch.finfo(flow.dtype).max
@@ -121,7 +122,12 @@ def run(plan: Plan) -> Result:
         )
         for name in _BOUNDS
     ]
-    head = ("network", "accuracy, per cent", "largest bound L of a block", *(f"{n} iterations" for n in _ITERATIONS))
+    head = (
+        "network",
+        "accuracy, per cent",
+        "largest bound L of a block",
+        *(count(n, "iteration") for n in _ITERATIONS),
+    )
     bounded, unbounded = ([of_seed[-1] for of_seed in errors[name]] for name in _BOUNDS)
     return Result(
         tables=(

@@ -22,19 +22,21 @@ def run(plan: Plan) -> Result:
     """FID and KID for each flow, seed and temperature, and of test images."""
     features = efficientnet_features()
     runs = plan.runs()
-    found = {label: [_judge(run, features, plan) for run in group] for label, group in runs.items()}
-    first = next(iter(found.values()))[0][0]
+    reports_of = {label: [_judge(run, features, plan) for run in group] for label, group in runs.items()}
+    first = next(iter(reports_of.values()))[0][0]
     head = ("flow", "seed", "images", f"FID on {first.features} features", "KID, × 1000")
     rows = [
         (label, str(seed), row.name, str(row.fid), f"{1000 * row.kid.value:.1f} ± {1000 * row.kid.standard_error:.1f}")
-        for label, seeds in found.items()
+        for label, seeds in reports_of.items()
         for seed, reports in enumerate(seeds)
         for row in reports
     ]
     return Result(
         tables=(Table(head, rows, f"{first.images} images of each kind against {first.reference} training images."),),
-        findings=[_ordering(found), _temperature(found)],
-        values={label: [[row.as_dict() for row in reports] for reports in seeds] for label, seeds in found.items()},
+        findings=[_ordering(reports_of), _temperature(reports_of)],
+        values={
+            label: [[row.as_dict() for row in reports] for reports in seeds] for label, seeds in reports_of.items()
+        },
         training_seconds=total_seconds(runs),
     )
 
@@ -46,19 +48,19 @@ def _judge(run: FinishedRun, features: ImageFeatures, plan: Plan) -> list[Qualit
         return judge_samples(trained, features, _TEMPERATURES, samples=10_000, seed=run.seed, watcher=watcher)
 
 
-def _ordering(found: dict[str, list[list[QualityReport]]]) -> str:
+def _ordering(reports_of: dict[str, list[list[QualityReport]]]) -> str:
     """KID, which unlike FID is unbiased, of samples at temperature one; the best flow first."""
-    best_first = sorted(found, key=lambda label: _mean(found[label], _AT_ONE))
-    text = ", ".join(f"{label} {_kid(found[label], _AT_ONE)}" for label in best_first)
-    test = next(iter(found.values()))
+    best_first = sorted(reports_of, key=lambda label: _mean(reports_of[label], _AT_ONE))
+    text = ", ".join(f"{label} {_kid(reports_of[label], _AT_ONE)}" for label in best_first)
+    test = next(iter(reports_of.values()))
     return f"KID × 1000 of samples at T = 1: {text}; of test images {_kid(test, 'test images')}."
 
 
-def _temperature(found: dict[str, list[list[QualityReport]]]) -> str:
+def _temperature(reports_of: dict[str, list[list[QualityReport]]]) -> str:
     """The temperature with the lowest KID for each flow."""
     best = {
         label: min(_TEMPERATURES, key=lambda temperature: _mean(seeds, f"samples at T = {temperature:g}"))
-        for label, seeds in found.items()
+        for label, seeds in reports_of.items()
     }
     return "Temperature with the lowest KID: " + ", ".join(f"{label} {value:g}" for label, value in best.items()) + "."
 

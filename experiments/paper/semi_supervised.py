@@ -21,30 +21,30 @@ _NAMES = {"labels_alone": "the labelled rows alone (λ = 0)", "hybrid": "all row
 
 def recipes(name: str, options: Mapping[str, object], training: Mapping[str, object]) -> dict[str, Recipe]:
     """A recipe for each number of labels, and for each kind of training data."""
-    found = {}
+    made = {}
     for count in COUNTS:
         for kind, weight in KINDS.items():
-            found[f"{count}-{kind}"] = changed(name, options, weight, training)
-            found[f"{count}-{kind}"].data.labels = count
-    return found
+            made[f"{count}-{kind}"] = changed(name, options, weight, training)
+            made[f"{count}-{kind}"].data.labels = count
+    return made
 
 
 def small_digits() -> dict[str, Recipe]:
     """The reduced setting."""
     # No validation, which would use additional labels.
-    found = recipes(
+    made = recipes(
         "digits_hybrid", {**SMALL, "block": "coupling"}, {"steps": 300, "warmup_steps": 30, "validate_every": 0}
     )
-    for recipe in found.values():
+    for recipe in made.values():
         recipe.evaluation.draws, recipe.evaluation.samples = 1, 4
-    return found
+    return made
 
 
 def run(plan: Plan) -> Result:
     """Accuracy for each number of labels, with and without the unlabelled rows."""
-    found = plan.runs()
-    accuracy = {label: [100 * share for share in scores(runs, "accuracy")] for label, runs in found.items()}
-    grain = 100 / max(scores(found[f"{COUNTS[0]}-hybrid"], "rows"))
+    runs_of = plan.runs()
+    accuracy = {label: [100 * share for share in scores(runs, "accuracy")] for label, runs in runs_of.items()}
+    grain = 100 / max(scores(runs_of[f"{COUNTS[0]}-hybrid"], "rows"))
     gains = {
         count: Difference.of(accuracy[f"{count}-hybrid"], accuracy[f"{count}-labels_alone"], grain) for count in COUNTS
     }
@@ -53,7 +53,7 @@ def run(plan: Plan) -> Result:
             f"{count:,}",
             *(with_error(accuracy[f"{count}-{kind}"], 1) for kind in KINDS),
             f"{gains[count]} ({verdict(gains[count], 1.0)})",
-            with_error(scores(found[f"{count}-hybrid"], "bits")),
+            with_error(scores(runs_of[f"{count}-hybrid"], "bits")),
         ]
         for count in COUNTS
     ]
@@ -75,7 +75,7 @@ def run(plan: Plan) -> Result:
             Picture(picture.name, "Accuracy against the number of labels; bars are standard errors over seeds."),
         ),
         values={"accuracy": accuracy},
-        training_seconds=total_seconds(found),
+        training_seconds=total_seconds(runs_of),
     )
 
 

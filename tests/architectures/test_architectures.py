@@ -195,3 +195,11 @@ def test_a_small_zero_start_is_near_the_identity():
         for bias in biases:
             bias.zero_()
     assert (flow.forward(x) - x).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("preactivation", [True, False])
+def test_a_dense_flow_begins_its_blocks_with_an_activation_or_a_weight(preactivation):
+    flow = residual_flow((3,), blocks=2, hidden=(8,), activation="concatenated_sine", preactivation=preactivation)
+    blocks = [module for module in flow.modules() if isinstance(module, ResidualBlock)]
+    assert [block.g.preactivation for block in blocks] == [preactivation] * 2
+    assert [tuple(layer.weight.shape) for layer in blocks[0].g.layers] == [(4, 6 if preactivation else 3), (3, 8)]

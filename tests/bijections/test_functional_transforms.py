@@ -21,6 +21,9 @@ class Score(torch.nn.Module):
 
 FLOWS = {
     "residual": lambda: cf.residual_flow((2,), blocks=2, hidden=(8, 8)),
+    "concatenated sine": lambda: cf.residual_flow((2,), blocks=2, hidden=(8, 8), activation="concatenated_sine"),
+    "clipswish": lambda: cf.residual_flow((2,), blocks=1, hidden=(8, 8), activation="clipswish"),
+    "cpila": lambda: cf.residual_flow((2,), blocks=1, hidden=(8, 8), activation="cpila"),
     "learned norms": lambda: cf.residual_flow((2,), blocks=1, hidden=(8, 8), norms=cf.lipschitz.LearnedNorms()),
     "iresnet": lambda: cf.iresnet((2,), blocks=2),
     "idensenet": lambda: cf.idensenet((2,), blocks=1, growth=4),
@@ -55,7 +58,7 @@ def test_gradients_sample_by_sample(name):
             )
 
 
-@pytest.mark.parametrize("name", ["residual", "idensenet", "naf"])
+@pytest.mark.parametrize("name", ["residual", "concatenated sine", "clipswish", "cpila", "idensenet", "naf"])
 def test_hessians_sample_by_sample(name):
     score = score_of(name)
     x = torch.randn(3, 2)
@@ -63,8 +66,9 @@ def test_hessians_sample_by_sample(name):
     torch.testing.assert_close(vmap(jacrev(jacrev(score)))(x), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_jacobians_of_the_map():
-    flow = FLOWS["residual"]()
+@pytest.mark.parametrize("name", ["residual", "concatenated sine"])
+def test_jacobians_of_the_map(name):
+    flow = FLOWS[name]()
     flow.log_prob(torch.randn(50, 2))
     x = torch.randn(3, 2)
     _, logdet = flow.with_logdet(cf.Exact()).forward_and_logdet(x)

@@ -35,8 +35,9 @@ def bent_flow(**options):
 
 
 @ROUTES
-def test_the_hessian_of_an_exact_density(route):
-    flow = bent_flow(logdet=cf.Exact(), gradient=route)
+@pytest.mark.parametrize("activation", ["lipswish", "concatenated_sine"])
+def test_the_hessian_of_an_exact_density(route, activation):
+    flow = bent_flow(logdet=cf.Exact(), gradient=route, activation=activation)
 
     def log_prob(x):
         return flow.log_prob(x[None])[0]

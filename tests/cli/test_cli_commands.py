@@ -81,16 +81,35 @@ def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     words = {
-        "train": ("--out", "--resume", "--training.steps", "optimiser steps in all", "--seed", "--device", "--dtype"),
+        "train": (
+            "--out",
+            "--resume",
+            "--training.steps",
+            "number of optimiser steps",
+            "--seed",
+            "--device",
+            "--dtype",
+        ),
         "evaluate": ("run", "--split", "--exact_terms", "--seed", "--device", "--dtype", "--json"),
         "sample": ("run", "--out", "--temperature", "--seed", "--device", "--dtype", "--force"),
         "score": ("run", "file", "--draws", "--seed", "--device", "--dtype", "--json"),
         "report": ("run", "--out", "--rows", "--other", "--seed", "--json"),
-        "data": ("list, fetch or check", "--root"),
+        "data": ("list, fetch (download", "--root"),
         "completion": ("shell", "bash, zsh or tcsh"),
     }
-    for word in words.get(name, ("--json",)):
+    for word in (*words.get(name, ("--json",)), "Example"):
         assert word in text, word
+    assert not any(jargon in text for jargon in ("<class", "default: null", "Optional["))
+
+
+def test_help_says_which_defaults_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """A number, zero included, is shown; that a switch is off, or that nothing is given, is not."""
+    with pytest.raises(SystemExit):
+        main(["sample", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "seed of the base distribution. (default: 0)" in text
+    assert "overwrite the file. --json" in text
+    assert "(default: 1.0)" in text
 
 
 def test_the_overview_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,8 +197,8 @@ def test_a_sweep_has_a_row_for_every_temperature(run: Path, tmp_path: Path, caps
 
 def test_a_sweep_that_cannot_be(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for sweep, name, message in (
-        ("0,warm", "a.png", "sweep=0,warm: give temperatures"),
-        ("0,-1", "a.png", "no negative temperature"),
+        ("0,warm", "a.png", "sweep=0,warm: expected temperatures"),
+        ("0,-1", "a.png", "temperature must not be negative"),
         ("0,1", "a.npy", "the name must end in .png"),
     ):
         assert main(["sample", str(run), "--out", str(tmp_path / name), "--sweep", sweep]) == 2

@@ -135,8 +135,8 @@ def test_class_confidence_is_that_of_the_passes_of_log_p(hybrid: Path) -> None:
     [
         (["--limit", "5"], "limit=5"),
         (["--limit", "30", "--batch", "16"], "batch=16, but digits has 30 rows"),
-        (["--against", ","], "name at least one data set"),
-        (["--against", "digits"], "trained on that"),
+        (["--against", ","], "expected at least one data set"),
+        (["--against", "digits"], "trained on these data"),
         (["--against", "nois"], "unknown data set 'nois'"),
         (["--against", "checkerboard"], "expected ("),
         (["--out", "a.csv"], "must end in .png"),

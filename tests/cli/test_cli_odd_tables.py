@@ -122,7 +122,7 @@ def test_scores_of_huge_tiny_and_few_rows(run: Path, tmp_path: Path, capsys: pyt
         ("a,b\n1,2\n-inf,2\n", "line 3, column 'a'"),
         ("a,b\n1,2\n1e39,2\n", "numbers beyond the range of torch.float32 in sample 1"),
         ("a,b\n", "no rows"),
-        ("a\n1\n", "rows of shape (1,)"),
+        ("a\n1\n", "rows have shape (1,)"),
     ],
 )
 def test_rows_that_cannot_be_scored(

@@ -163,10 +163,10 @@ def test_a_figure_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_logarithmic_axis_has_labels_without_formulas() -> None:
     axes = Figure().subplots()
-    axes.plot([1, 4], [1e-3, 1e2])
-    logarithmic(axes, "x", [1, 4])
+    axes.plot([1.5, 4096], [1e-3, 1e2])
+    logarithmic(axes, "x", [1.5, 4096])
     logarithmic(axes, "y")
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1.5", "4,096"]
     labels = [axes.yaxis.get_major_formatter()(value) for value in axes.get_yticks()]
     assert "10⁻²" in labels
     assert not any("$" in label for label in labels)

@@ -293,8 +293,8 @@ def attack(flow: Flow) -> None:
     for block, stated in zip(
         [one for one in flow.modules() if isinstance(one, ResidualBlock)], certificate.blocks, strict=True
     ):
-        first = block.g.layers[0]
-        shape = (first.weight.shape[1], *first.size) if isinstance(first, LipschitzConv2d) else first.weight.shape[1:]
+        last = block.g.layers[-1]
+        shape = (len(last.weight), *last.size) if isinstance(last, LipschitzConv2d) else (len(last.weight),)
         with torch.no_grad():
             for layer in block.g.layers:
                 layer.normalised()
@@ -309,6 +309,44 @@ def frozen(g: LipschitzNetwork):
 
 def test_no_block_exceeds_its_promise_along_training_and_after_a_huge_step():
     attack(train_and_check(20, 8, every=10, last_rate=1e-1))
+
+
+@pytest.mark.parametrize("activation", ["clipswish", "concatenated_sine", "cpila"])
+def test_no_block_of_a_concatenating_activation_exceeds_its_certificate(activation):
+    """Trained on data far from the start, and after a huge step."""
+    flow = residual_flow_images((1, 4, 4), blocks=(2,), hidden=8, dense_blocks=1, dense_hidden=8, activation=activation)
+    data = torch.randn(64, 1, 4, 4) * torch.linspace(0.1, 3, 16).reshape(4, 4)
+    optimiser = torch.optim.Adam(flow.parameters(), lr=3e-2)
+    for step in range(16):
+        if step == 15:
+            optimiser.param_groups[0]["lr"] = 1.0
+        update_lipschitz(flow, certified=True)
+        optimiser.zero_grad()
+        (-flow.log_prob(data).mean()).backward()
+        optimiser.step()
+    update_lipschitz(flow, certified=True)
+    attack(flow)
+
+
+@pytest.mark.parametrize("activation", ["clipswish", "concatenated_sine", "cpila"])
+@pytest.mark.parametrize("images", [False, True])
+def test_an_adversary_reaches_the_bound_of_a_concatenating_activation(activation, images):
+    """One unit, at its steepest point, seen by a layer along the direction of its two slopes: not a half too much."""
+    options = {"bound": 0.97, "activation": activation, "preactivation": False}
+    g = LipschitzConvNet(1, 2, (1, 1), kernels=(1, 1), **options) if images else LipschitzMLP(1, (2,), **options)
+    z = torch.linspace(-4, 4, 80_001)[:, None].requires_grad_()
+    features = g.activations[0](z)
+    slopes = torch.cat([torch.autograd.grad(one.sum(), z, retain_graph=True)[0] for one in features.unbind(1)], dim=1)
+    steepest = slopes.norm(dim=1).argmax()
+    with torch.no_grad():
+        first, last = g.layers
+        first.weight.fill_(5.0)
+        first.bias.copy_(z[steepest])
+        last.weight.copy_(7 * slopes[steepest].reshape(last.weight.shape))
+    update_lipschitz(g)
+    bound = g.lipschitz_bound()
+    assert bound == pytest.approx(0.97**2 * g.activations[0].lipschitz_constant, rel=1e-5)
+    assert 0.999 * bound < largest_quotient(frozen(g), (1, 1, 1) if images else (1,), steps=100) <= bound
 
 
 @pytest.mark.slow

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from contraflow import Exact, ResidualBlock, residual_flow, residual_flow_images, update_lipschitz
+from contraflow import Chain, Exact, Flow, ResidualBlock, residual_flow, residual_flow_images, update_lipschitz
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.evaluation import norm_orders_picture
 from contraflow.lipschitz import (
+    ConcatenatedSine,
     InducedNorm,
     LearnedNorms,
     LipschitzConv2d,
@@ -309,15 +310,18 @@ def test_blocks_keep_the_laws(name, kind):
 
 
 @pytest.mark.parametrize("name", NORMS)
-@pytest.mark.parametrize("kind", ["dense", "conv"])
+@pytest.mark.parametrize("kind", ["dense", "conv", "concatenated_sine", "clipswish", "cpila"])
 def test_no_pair_of_points_beats_the_bound(name, kind):
     """Gradient ascent on ‖g(x) - g(y)‖_p / ‖x - y‖_p from 64 starts, after a step of 0.1 on every weight."""
-    g = (DENSE if kind == "dense" else CONV)[name]()
+    if kind in ("dense", "conv"):
+        g = (DENSE if kind == "dense" else CONV)[name]()
+    else:
+        g = learned(steep(LipschitzMLP(3, (8,), bound=0.9, norms=NORMS[name], activation=kind)))
     with torch.no_grad():
         for layer in layers(g):
             layer.weight.add_(0.1 * torch.randn_like(layer.weight).sign())
     update_lipschitz(g)
-    p, shape = g.norm_order, (64, 3) if kind == "dense" else (64, 2, 3, 4)
+    p, shape = g.norm_order, (64, 2, 3, 4) if kind == "conv" else (64, 3)
     x, y = torch.randn(shape, requires_grad=True), torch.randn(shape, requires_grad=True)
     optimiser, best = torch.optim.Adam([x, y], lr=0.05), 0.0
     with torch.no_grad():
@@ -329,7 +333,7 @@ def test_no_pair_of_points_beats_the_bound(name, kind):
         (-ratio.sum()).backward()
         optimiser.step()
     assert best <= g.lipschitz_bound() * (1 + 1e-9)
-    assert best <= 0.81 * 1.01
+    assert best <= 0.81 * 1.01 * math.prod(g.activation_constants())
     assert best >= 0.05
 
 
@@ -487,3 +491,16 @@ def test_the_table_and_the_picture(tmp_path):
     assert " → " in str(table)
     norm_orders_picture(table, tmp_path / "orders.png")
     assert (tmp_path / "orders.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("preactivation", [False, True])
+def test_an_activation_has_its_constant_in_the_norm_of_its_place(preactivation):
+    norms, sine = MixedNorms((1, 4, 1.5, 1)), ConcatenatedSine()
+    g = LipschitzMLP(3, (8, 8), activation=sine, preactivation=preactivation, norms=norms)
+    constants = [sine.lipschitz_in(p) for p in (1, 4, 1.5)]
+    assert g.activation_constants() == tuple(constants if preactivation else constants[1:])
+    weights = math.prod(layer.lipschitz_bound() for layer in layers(g))
+    assert g.lipschitz_bound() == pytest.approx(weights * math.prod(g.activation_constants()), rel=1e-12)
+    block = Flow((3,), Chain([ResidualBlock(g)])).certify().blocks[0]
+    assert block.activations == g.activation_constants()
+    assert block.bound == pytest.approx(g.lipschitz_bound(), rel=1e-12)

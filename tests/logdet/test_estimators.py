@@ -108,9 +108,18 @@ def test_every_route_is_unbiased_on_our_networks(gradient):
     check_unbiased(TRAINING, g, torch.randn(1, 3), gradient=gradient, calls=200)
 
 
-def test_convolutional_networks_are_unbiased_too():
+@pytest.mark.parametrize("activation", ["clipswish", "concatenated_sine", "cpila"])
+def test_concatenating_activations_are_unbiased(activation):
+    """As above, over the frequencies of the sine too."""
+    torch.manual_seed(2)
+    g = LipschitzMLP(3, (6,), bound=0.8, activation=activation)
+    check_unbiased(TRAINING, g, torch.randn(1, 3), gradient="dual", calls=200)
+
+
+@pytest.mark.parametrize("activation", ["lipswish", "concatenated_sine"])
+def test_convolutional_networks_are_unbiased_too(activation):
     torch.manual_seed(3)
-    g = LipschitzConvNet(2, 4, (3, 3), bound=0.8)
+    g = LipschitzConvNet(2, 4, (3, 3), bound=0.8, activation=activation)
     with torch.no_grad():
         for layer in g.layers:
             layer.weight.mul_(4)
@@ -305,6 +314,37 @@ def test_a_series_ends_where_its_terms_vanish_in_rounding(dtype):
 def test_a_batch_whose_series_have_all_ended_makes_no_more_products():
     _, seen = series_of([0.001] * len(TERMS))
     assert len(seen) == 8
+
+
+def test_a_truncated_series_ends_so_too_and_under_a_graph_it_does_not():
+    """30 terms on J = scale · A: the value and the adjoint of all terms, from fewer products."""
+    torch.manual_seed(0)
+    a = torch.randn(5, 5)
+    a /= torch.linalg.matrix_norm(a, 2)
+    rows = []
+
+    def linearize(x: torch.Tensor):
+        def vjp(u: torch.Tensor) -> torch.Tensor:
+            rows.append(u.shape[1])
+            return (u @ a) * x[: u.shape[1]]
+
+        return x, vjp
+
+    x = torch.tensor([0.01, 0.5, 0.02, 0.1])[:, None].expand(-1, 5)
+
+    def estimate():
+        return PowerSeries(30).estimate(linearize, x, torch.Generator().manual_seed(3))
+
+    whole, every = estimate(), list(rows)
+    rows.clear()
+    with torch.no_grad():
+        ended = estimate()
+    eps = torch.finfo(x.dtype).eps
+    torch.testing.assert_close(ended.value, whole.value, rtol=2 * eps, atol=0)
+    torch.testing.assert_close(ended.adjoints, whole.adjoints, rtol=0, atol=2 * eps)
+    assert every == [4] * 30
+    assert rows[:8] == [4] * 8
+    assert rows[-1] == 2  # the slow row, and a faster one before it
 
 
 def test_a_series_of_nan_goes_on():

@@ -31,17 +31,18 @@ def contraction(kind: str) -> tuple[nn.Module, Tensor]:
             for parameter in module.parameters():
                 parameter.mul_(0.9)
         return ModuleContraction(module, 0.95), torch.randn(4, 3)
-    activation = "elu" if kind == "elu" else "lipswish"
+    activation = {"elu": "elu", "sine": "concatenated_sine", "conv, sine": "concatenated_sine"}.get(kind, "lipswish")
     options = {"bound": 0.9, "activation": activation, "preactivation": kind != "weight first"}
-    g = LipschitzConvNet(2, 3, (3, 3), **options) if kind == "conv" else LipschitzMLP(3, (6, 6), **options)
+    images = kind.startswith("conv")
+    g = LipschitzConvNet(2, 4, (3, 3), **options) if images else LipschitzMLP(3, (6, 6), **options)
     with torch.no_grad():
         for layer in g.modules():
             if isinstance(layer, LipschitzLayer):
                 layer.weight.mul_(4)
-    return g, torch.randn(4, 2, 3, 3) if kind == "conv" else torch.randn(4, 3)
+    return g, torch.randn(4, 2, 3, 3) if images else torch.randn(4, 3)
 
 
-KINDS = ["dense", "elu", "weight first", "conv", "module"]
+KINDS = ["dense", "elu", "weight first", "sine", "conv", "conv, sine", "module"]
 
 
 def gradients(

@@ -120,6 +120,11 @@ def digits(change: Callable[[Recipe], object]) -> Recipe:
         (lambda r: r.architecture.options.update(hiden=4), r"option 'hiden'. Did you mean 'hidden'\?.*Known: "),
         (lambda r: r.architecture.options.update(logdet=4), "unknown architecture option 'logdet'"),
         (lambda r: r.architecture.options.update(activation="elo"), "Did you mean 'elu'"),
+        (lambda r: r.architecture.options.update(initialisation="ortogonal"), "Did you mean 'orthogonal'"),
+        (
+            lambda r: r.architecture.options.update(activation="cpila", hidden=1),
+            r"hidden widths \(1, 1\): CPila makes 2 features of every unit",
+        ),
         (lambda r: r.architecture.options.update(hidden="eight"), r"architecture.options=\{'hidden': 'eight'\}"),
         (lambda r: r.architecture.options.update(blocks=[1, "x"]), "cannot be built with them"),
         (lambda r: r.architecture.options.update(hidden=-1), "cannot be built with them"),

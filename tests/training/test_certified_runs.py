@@ -139,7 +139,7 @@ def test_mixed_norms_from_the_command_line(tmp_path, capsys):
     assert "∞ → 1.8" in capsys.readouterr().out
     for wrong, message in (
         (["architecture.norms.kind=mixed"], "mixed norms need orders"),
-        (["architecture.norms.kind=learned", "architecture.norms.orders=[2,2,2]"], "others take none"),
+        (["architecture.norms.kind=learned", "architecture.norms.orders=[2,2,2]"], "other kinds take none"),
         (["architecture.norms.kind=mixed", "architecture.norms.orders=[1,2,2]"], "do not close"),
         (["architecture.norms.kind=mixed", "architecture.norms.orders=[2,2,2,2]"], "3 layers; this one has 2"),
         (["architecture.norms.kind=median"], "median"),

@@ -311,7 +311,7 @@ def test_tensors_that_do_not_fit(folder: Path) -> None:
     for group in ("weights", "average", "best"):
         for value in (None, torch.zeros(1), torch.zeros(2, 2, 2)):
             assert "do not fit" in spoilt("model.safetensors", f"{group}.", value)
-    assert "is of torch.bfloat16" in spoilt("model.safetensors", "average.", torch.zeros(1, dtype=torch.bfloat16))
+    assert "has dtype torch.bfloat16" in spoilt("model.safetensors", "average.", torch.zeros(1, dtype=torch.bfloat16))
     for value in (torch.tensor([0, 0, 1]), torch.tensor([0.5]), torch.tensor([-1, 0]), None):
         assert "does not fit" in spoilt("training.safetensors", "order", value)
     for value in (torch.zeros(3, dtype=torch.uint8), torch.zeros(3), None):

@@ -133,7 +133,7 @@ def test_a_second_ctrl_c_stops_at_once(
     run = tmp_path / "run"
     interrupt_at(1, monkeypatch, times=2)
     assert main(["train", "digits", "--out", str(run), *TINY]) == 130
-    assert "stopped at step 0; go on with" in " ".join(capsys.readouterr().err.split())
+    assert "stopped at step 0; continue with" in " ".join(capsys.readouterr().err.split())
     assert has_checkpoint(run)
 
 

@@ -24,8 +24,10 @@ def residual_flow(
     hidden: Sequence[int] = (128, 128, 128, 128),
     bound: float = 0.98,
     activation: str = "lipswish",
+    preactivation: bool = True,
     actnorm: bool = True,
     zero_start: float = 1.0,
+    initialisation: str | None = None,
     norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
@@ -37,11 +39,15 @@ def residual_flow(
     Args:
         event_shape: ``(D,)``.
         blocks: number of residual blocks.
-        hidden: widths of the hidden layers of g; the paper's 2-D flows have 100 blocks with four layers of width 128.
+        hidden: widths of the hidden layers of g, after concatenation where the activation concatenates; the paper's
+            2-D flows have 100 blocks with four layers of width 128.
         bound: largest norm c of each layer.
         activation: name in `contraflow.lipschitz.ACTIVATIONS`.
+        preactivation: whether g begins with an activation, not with a weight.
         actnorm: whether there is an ActNorm before the first block and after every block.
         zero_start: factor on the initial weights of every block's last layer.
+        initialisation: of the weights: default (torch's) or orthogonal; ``None`` for orthogonal where the activation
+            concatenates, else default.
         norms: `Spectral()`, `MixedNorms((2, 3, 2))` with one more order than g has layers, or `LearnedNorms()`.
         logdet, inverse, gradient: as for `ResidualBlock`.
         preprocessing: as for `Flow`.
@@ -52,7 +58,16 @@ def residual_flow(
     features = vector_features(event_shape)
     chain: list[Bijection] = [ActNorm(features)] if actnorm else []
     for _ in range(blocks):
-        g = LipschitzMLP(features, hidden, bound=bound, activation=activation, zero_start=zero_start, norms=norms)
+        g = LipschitzMLP(
+            features,
+            hidden,
+            bound=bound,
+            activation=activation,
+            preactivation=preactivation,
+            zero_start=zero_start,
+            initialisation=initialisation,
+            norms=norms,
+        )
         chain.append(ResidualBlock(g, logdet, inverse, gradient))
         if actnorm:
             chain.append(ActNorm(features))
@@ -73,6 +88,8 @@ def residual_flow_images(
     activation: str = "lipswish",
     preactivation: bool = True,
     actnorm: bool = True,
+    zero_start: float = 1.0,
+    initialisation: str | None = None,
     norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
@@ -87,7 +104,7 @@ def residual_flow_images(
     Args:
         event_shape: ``(C, H, W)``.
         blocks: number of residual blocks in each level.
-        hidden: number of channels of the hidden layers of g.
+        hidden: number of channels of the hidden layers of g, after concatenation where the activation concatenates.
         squeeze_first: whether there is a squeeze before the first level (for images above 32×32).
         factor_out: whether half of the channels are factored out after every level but the last.
         dense_blocks: number of fully connected blocks at the end.
@@ -96,12 +113,19 @@ def residual_flow_images(
         bound, activation, logdet, inverse, gradient, preprocessing: as for `residual_flow`.
         preactivation: whether g begins with an activation in all blocks but the first.
         actnorm: whether to use ActNorm.
+        zero_start, initialisation: as for `residual_flow`, in the convolutional and in the dense blocks.
         norms: as for `residual_flow`, in the convolutional and in the dense blocks, which have three layers each.
 
     Raises:
         ShapeError: images cannot be halved as often as there are levels.
     """
-    options: dict[str, Any] = {"bound": bound, "activation": activation, "norms": norms}
+    options: dict[str, Any] = {
+        "bound": bound,
+        "activation": activation,
+        "zero_start": zero_start,
+        "initialisation": initialisation,
+        "norms": norms,
+    }
     block = partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient)
 
     def conv(channels: int, size: tuple[int, int], first: bool) -> ResidualBlock:

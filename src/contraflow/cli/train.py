@@ -125,8 +125,10 @@ def _add_choice(parser: Any, choice: Choice, value: Any, path: str) -> None:
     settings = ", ".join(f"{key}={setting}" for key, setting in choice.as_keys(value).items())
     group = parser.add_argument_group(f"{path}, in this recipe {settings}")
     for key, definitions in choice.keys().items():
-        owners = " and ".join(definition.owner for definition in definitions if definition.owner)
-        about = f"with {owners}: {definitions[0].help}" if owners else definitions[0].help
+        tags = [definition.owner.split("=") for definition in definitions if definition.owner]
+        about = definitions[0].help
+        if tags:
+            about = f"with {tags[0][0]}={', '.join(name for _, name in tags)}: {about}"
         group.add_argument(f"--{path}.{key}", type=definitions[0].type, default=argparse.SUPPRESS, help=about)
 
 

@@ -188,7 +188,7 @@ def logarithmic(axes: Any, which: str, ticks: Sequence[float] = ()) -> None:
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
     if ticks:
-        axis.set_ticks(ticks, labels=[f"{value:.3g}" for value in ticks])
+        axis.set_ticks(ticks, labels=[f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in ticks])
     else:
         axis.set_major_formatter(power_of_ten)
     axes.minorticks_off()

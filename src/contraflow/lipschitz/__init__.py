@@ -1,15 +1,26 @@
 """Lip(g) <= c: layers, activations with their constants, norms and certificates."""
 
-from contraflow.lipschitz.activations import ACTIVATIONS, ELU, Activation, LipSwish, Softplus, Swish
+from contraflow.lipschitz.activations import (
+    ACTIVATIONS,
+    CLIPSWISH_LIPSCHITZ,
+    ELU,
+    Activation,
+    CLipSwish,
+    ConcatenatedSine,
+    CPila,
+    LipSwish,
+    Softplus,
+    Swish,
+)
 from contraflow.lipschitz.bounds.induced import certified_induced_norm
 from contraflow.lipschitz.bounds.spectral import certified_conv_norm, certified_dense_norm
 from contraflow.lipschitz.certificate import BlockCertificate, Certificate, LayerCertificate, NormOrders, norm_orders
 from contraflow.lipschitz.dense_concatenation import (
-    CLIPSWISH_LIPSCHITZ,
     DenseConcatenation,
     DenseConcatenationConvNet,
     DenseConcatenationMLP,
 )
+from contraflow.lipschitz.initialisation import INITIALISATIONS, orthogonal_
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
 from contraflow.lipschitz.norms import LearnedNorms, MixedNorms, NarrowRange, Norms, OrderSquash, SkewedRange, Spectral
@@ -21,9 +32,13 @@ __all__ = [
     "ACTIVATIONS",
     "CLIPSWISH_LIPSCHITZ",
     "ELU",
+    "INITIALISATIONS",
     "Activation",
     "BlockCertificate",
+    "CLipSwish",
+    "CPila",
     "Certificate",
+    "ConcatenatedSine",
     "DenseConcatenation",
     "DenseConcatenationConvNet",
     "DenseConcatenationMLP",
@@ -53,6 +68,7 @@ __all__ = [
     "certified_induced_norm",
     "largest_estimate",
     "norm_orders",
+    "orthogonal_",
     "rescale_to_certificate",
     "shared_scales",
     "update_lipschitz",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from contraflow.lipschitz.activations import ACTIVATIONS, Activation
-from contraflow.lipschitz.dense_concatenation import CLIPSWISH_LIPSCHITZ, DenseConcatenation
+from contraflow.lipschitz.activations import ACTIVATIONS, CLIPSWISH_LIPSCHITZ
+from contraflow.lipschitz.dense_concatenation import DenseConcatenation
 from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.lipschitz.norms import format_orders
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer
@@ -164,7 +164,7 @@ def certify_contraction(name: str, g: Bounded) -> BlockCertificate:
     assert isinstance(g, (LipschitzNetwork, DenseConcatenation))
     layers = tuple(certify_layer(f"{name}.g.layers.{index}", one) for index, one in enumerate(g.stack()))
     if isinstance(g, LipschitzNetwork):
-        activations = tuple(cast(Activation, one).lipschitz_constant for one in g.activations)
+        activations = g.activation_constants()
         order, compose = g.norm_order, lambda norms: math.prod((*norms, *activations))
     else:
         activations = (CLIPSWISH_LIPSCHITZ,) * len(g.concatenations)
@@ -200,7 +200,7 @@ def _foreign(g: object) -> str:
 
 def _same(changed: type, known: type) -> bool:
     """Whether a subclass computes the map of its parent."""
-    names = ("value", "tensors", "stack", "composition", "compose")
+    names = ("value", "tensors", "stack", "composition", "compose", "activation_constants")
     return all(getattr(changed, name, None) is getattr(known, name, None) for name in names)
 
 

@@ -32,7 +32,7 @@ class NetworkTensors(NamedTuple):
     What belongs to every tensor, such as whether its gradient is wanted, goes by the same names.
 
     Attributes:
-        gain: input gain of the activation before the first layer, else 1.
+        gain: input gain of the activation before the first layer, in a shape that broadcasts against x; else 1.
         layers: tensors of every layer.
     """
 

@@ -7,10 +7,14 @@ the patches are 1.5 to 10 times faster on CPUs, and on GPUs where few channels l
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
@@ -20,6 +24,10 @@ _FEW_OUT = {"cpu": 5, "cuda": 4}
 
 #: Channels of the narrower side up to which the patches of a stack of images are worth their memory.
 _FEW_EACH = 64
+
+#: Pixels up to which patches are gathered by one index for the whole batch; `torch.nn.functional.unfold` goes image by
+#: image, which costs more than the copy itself where images are small.
+_FEW_PIXELS = {"cpu": 256}
 
 #: From so many rows on, the library's 1×1 convolution is as fast as a product and keeps channels-last memory.
 _MANY_ROWS = 16
@@ -57,7 +65,7 @@ def convolve_each(x: Tensor, weights: Tensor) -> Tensor:
     if k > 1 and min(inputs, outputs) > _FEW_EACH:
         return torch.cat([convolve(one, weight) for one, weight in zip(x.split(1), weights, strict=True)])
     if inputs <= outputs:
-        return (weights.flatten(2) @ _patches(x, k)).unflatten(2, x.shape[2:])
+        return (weights.flatten(2) @ _patches(x, k).transpose(1, 2)).unflatten(2, x.shape[2:])
     taps = weights.flip(3, 4).permute(0, 1, 3, 4, 2).flatten(1, 3)
     return F.fold(taps @ x.flatten(2), x.shape[2:], k, padding=k // 2)
 
@@ -68,9 +76,9 @@ def kernel_gradient(x: Tensor, y: Tensor, k: int) -> Tensor:
         return (_rows(y).t() @ _rows(x))[:, :, None, None]
     outputs, inputs = y.shape[1], x.shape[1]
     if _few(inputs, _FEW_IN, k, x):
-        return (_patches(x, k) @ _pixels(y)).sum(dim=0).t().reshape(outputs, inputs, k, k)
+        return (_pixels(y).flatten(0, 1).t() @ _patches(x, k).flatten(0, 1)).reshape(outputs, inputs, k, k)
     if _few(outputs, _FEW_OUT, k, x):
-        flipped = (_patches(y, k) @ _pixels(x)).sum(dim=0).reshape(outputs, k, k, inputs)
+        flipped = (_patches(y, k).flatten(0, 1).t() @ _pixels(x).flatten(0, 1)).reshape(outputs, k, k, inputs)
         return flipped.permute(0, 3, 1, 2).flip(2, 3)
     return conv2d_weight(x, (outputs, inputs, k, k), y, padding=k // 2)
 
@@ -107,13 +115,29 @@ def _pixels(x: Tensor) -> Tensor:
 
 
 def _patches(x: Tensor, k: int) -> Tensor:
-    """x around every pixel, ``(batch, C·k·k, H·W)``."""
-    return F.unfold(x, k, padding=k // 2)
+    """x around every pixel, ``(batch, H·W, C·k·k)``."""
+    _, channels, height, width = x.shape
+    if height * width > _FEW_PIXELS.get(x.device.type, 0):
+        return F.unfold(x, k, padding=k // 2).transpose(1, 2)
+    padded = F.pad(x, (k // 2,) * 4).flatten(1)
+    places = torch.from_numpy(_patch_places(channels, height, width, k))
+    return padded.index_select(1, places).unflatten(1, (height * width, -1))
+
+
+@functools.lru_cache(maxsize=64)
+def _patch_places(channels: int, height: int, width: int, k: int) -> NDArray[np.int64]:
+    """Where the entries of `_patches` stand in a flattened padded image.
+
+    An array, since a tensor kept from one call to the next would carry over the mode (inference, tracing) of the first.
+    """
+    size = channels, height + k - 1, width + k - 1
+    windows = np.lib.stride_tricks.sliding_window_view(np.arange(math.prod(size)).reshape(size), (k, k), axis=(1, 2))
+    return windows.transpose(1, 2, 0, 3, 4).flatten()
 
 
 def _gather(x: Tensor, weight: Tensor) -> Tensor:
     """The kernel ``(out, in, k, k)`` times the patches of x ``(batch, in, H, W)``; channels-last result."""
-    y = _patches(x, weight.shape[-1]).transpose(1, 2) @ weight.flatten(1).t()
+    y = _patches(x, weight.shape[-1]) @ weight.flatten(1).t()
     return y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 

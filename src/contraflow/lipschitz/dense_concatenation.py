@@ -12,20 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from contraflow.errors import DomainError
-from contraflow.lipschitz.activations import SWISH_LIPSCHITZ
+from contraflow.lipschitz.activations import CLIPSWISH_DIVISOR, CLIPSWISH_LIPSCHITZ
 from contraflow.lipschitz.composition import grouped
 from contraflow.lipschitz.convolution import channels_last
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, current_scales
 from contraflow.numerics import Contraction, Vjp
-
-#: Divisors of LipSwish and of the concatenation of two.
-_DIVISOR = 1.1 * 1.004
-
-#: Lip(Φ) of Φ(z) = [φ(z), φ(-z)]/1.004, φ(z) = z·σ(βz)/1.1. With a = d/ds s·σ(s) at s = βz the slopes of the pair are
-#: (a, a - 1)/(1.1·1.004), since φ(-z) = φ(z) - z/1.1. Pairs share no coordinate, so Lip(Φ)² is the maximum of
-#: (a² + (a - 1)²)/(1.1·1.004)², convex in a and thus largest at the ends of its range [1 - M, M], where it is equal.
-CLIPSWISH_LIPSCHITZ = math.hypot(SWISH_LIPSCHITZ, SWISH_LIPSCHITZ - 1) / _DIVISOR
 
 
 class _Stage(NamedTuple):
@@ -39,7 +31,7 @@ class _Stage(NamedTuple):
     @property
     def amplitude(self) -> Tensor:
         """η̂₂/(1.1·1.004): slope of the new features against their layer's outputs is this times (a, a - 1)."""
-        return self.shares[1] / _DIVISOR
+        return self.shares[1] / CLIPSWISH_DIVISOR
 
 
 class _Tensors(NamedTuple):

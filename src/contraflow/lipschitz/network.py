@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -13,9 +11,10 @@ from torch import Tensor, nn
 
 from contraflow.errors import ConfigurationError, unknown_name
 from contraflow.lipschitz import passes
-from contraflow.lipschitz.activations import ACTIVATIONS, Activation
+from contraflow.lipschitz.activations import ACTIVATIONS, Activation, along_units
 from contraflow.lipschitz.composition import Composition, LayerTensors, NetworkTensors
 from contraflow.lipschitz.convolution import channels_last
+from contraflow.lipschitz.initialisation import initialise
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
 from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
@@ -34,7 +33,8 @@ class LipschitzNetwork(nn.Module, Contraction):
 
     Args:
         layers: W_1 … W_n.
-        activation: one activation, copied for every place.
+        activation: one activation, copied for every place; where it concatenates, the layers behind it take all its
+            features.
         preactivation: whether φ_1 stands before W_1; without it g starts with W_1.
         orders: the orders of the norms between which `layers` are bounded; ``None`` for the spectral norm.
     """
@@ -51,8 +51,9 @@ class LipschitzNetwork(nn.Module, Contraction):
         self.layers = nn.ModuleList(layers)
         self.orders = orders
         self.preactivation = preactivation
-        places = len(layers) - (0 if preactivation else 1)
-        self.activations = nn.ModuleList(copy.deepcopy(activation) for _ in range(places))
+        behind = layers if preactivation else layers[1:]
+        units = [layer.weight.shape[1] // activation.width_factor for layer in behind]
+        self.activations = nn.ModuleList(map(activation.for_units, units))
 
     def stack(self) -> list[LipschitzLayer]:
         """The layers W_1 … W_n."""
@@ -74,13 +75,15 @@ class LipschitzNetwork(nn.Module, Contraction):
             layers, current_scales(layers), activations, [*activations[1:], None], strict=True
         ):
             bias: Tensor = layer.bias
+            dimensions = layer.weight.ndim - 2
             if before is not None and (incoming := before.output_gain()) is not None:
-                scale = scale * incoming
+                scale = scale * along_units(incoming, dimensions)
             if after is not None and (outgoing := after.input_gain()) is not None:
-                scale, bias = scale * outgoing, bias * outgoing
+                scale, bias = scale * along_units(outgoing, dimensions + 1), bias * outgoing
             parts.append(LayerTensors(layer.weight, scale, bias))
         gain = activations[0].input_gain() if activations[0] is not None else None
-        return NetworkTensors(layers[0].weight.new_ones(()) if gain is None else gain, parts).flat()
+        first = layers[0].weight
+        return NetworkTensors(first.new_ones(()) if gain is None else along_units(gain, first.ndim - 2), parts).flat()
 
     def prepare(self, x: Tensor) -> Tensor:
         """x in the memory layout that the layers like best."""
@@ -120,19 +123,21 @@ class LipschitzNetwork(nn.Module, Contraction):
     def lipschitz_bound(self) -> float:
         """L = Π certified ‖W_l‖ · Π Lip(φ_l) with ‖g(x) - g(y)‖_p <= L ‖x - y‖_p, p = `norm_order`; from above.
 
-        Elementwise activations have one constant in every norm. Spectral norms are certified to rounding or half a per
-        cent; how loose other orders are says docs/maths/induced-norms.md.
+        Activations that do not concatenate have one constant in every norm. Spectral norms are certified to rounding
+        or half a per cent; docs/maths/induced-norms.md says how loose other orders are.
         """
-        return math.prod(layer.lipschitz_bound() for layer in self.stack()) * self._activation_constants()
+        return math.prod((*(layer.lipschitz_bound() for layer in self.stack()), *self.activation_constants()))
 
     @torch.no_grad()
     def lipschitz_estimate(self) -> float:
         """The same product of the power iterations' estimates, from below."""
         estimates = [layer.sigma() / layer.divisor() for layer in self.stack()]
-        return torch.stack(estimates).prod().item() * self._activation_constants()
+        return torch.stack(estimates).prod().item() * math.prod(self.activation_constants())
 
-    def _activation_constants(self) -> float:
-        return math.prod(cast(Activation, one).lipschitz_constant for one in self.activations)
+    def activation_constants(self) -> tuple[float, ...]:
+        """Lip(φ_l) of every activation, each in the norm of its place."""
+        orders = self.norm_orders()[-1 - len(self.activations) : -1]
+        return tuple(cast(Activation, one).lipschitz_in(p) for one, p in zip(self.activations, orders, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value(self.tensors(), x)
@@ -158,16 +163,45 @@ def make_activation(activation: str | Activation) -> Activation:
     return ACTIVATIONS[activation]()
 
 
+def layer_widths(
+    data: int, hidden: Sequence[int], activation: Activation, *, preactivation: bool
+) -> list[tuple[int, int]]:
+    """Inputs and outputs of every layer.
+
+    Args:
+        data: features or channels of the data.
+        hidden: those that the layers behind the activations take; a layer before a concatenating activation has a
+            half of them.
+
+    Raises:
+        ConfigurationError: a hidden width below the features of one unit.
+
+    >>> from contraflow.lipschitz import ConcatenatedSine
+    >>> layer_widths(3, (8, 8), ConcatenatedSine(), preactivation=False)
+    [(3, 4), (8, 4), (8, 3)]
+    """
+    factor = activation.width_factor
+    if factor > 1 and any(width < factor for width in hidden):
+        raise ConfigurationError(
+            f"hidden widths {tuple(hidden)}: {type(activation).__name__} makes {factor} features of every unit and "
+            f"needs hidden widths of at least {factor}."
+        )
+    units = [width // factor for width in hidden]
+    inputs = [factor * data if preactivation else data, *(factor * width for width in units)]
+    return list(zip(inputs, [*units, data], strict=True))
+
+
 class LipschitzMLP(LipschitzNetwork):
     """Dense g for vectors, or for images flattened to vectors.
 
     Args:
         features: D, the dimension of the data.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers, after concatenation where the activation concatenates.
         bound: c of each layer.
         activation: name in `ACTIVATIONS`, or an `Activation`.
         preactivation: begin with the activation.
-        zero_start: scale of the last layer's initial weight; small values start near the identity.
+        zero_start: factor of the last layer's initial weight; small values start near the identity.
+        initialisation: default or orthogonal; ``None`` for orthogonal where the activation concatenates.
         norms: the norms that bound g: `Spectral()`, `MixedNorms((2, 3, 2))`, `LearnedNorms()`.
 
     >>> g = LipschitzMLP(2, (16, 16))
@@ -184,17 +218,18 @@ class LipschitzMLP(LipschitzNetwork):
         activation: str | Activation = "lipswish",
         preactivation: bool = True,
         zero_start: float = 1.0,
+        initialisation: str | None = None,
         norms: Norms = _SPECTRAL,
     ) -> None:
         if not hidden:
             raise ConfigurationError("hidden=(): a dense g needs at least one hidden layer.")
-        widths = (features, *hidden, features)
-        orders = norms.orders(len(widths) - 1)
-        pairs = zip(itertools.pairwise(widths), layer_norms(orders, len(widths) - 1), strict=True)
+        made = make_activation(activation)
+        widths = layer_widths(features, hidden, made, preactivation=preactivation)
+        orders = norms.orders(len(widths))
+        pairs = zip(widths, layer_norms(orders, len(widths)), strict=True)
         layers = [LipschitzLinear(a, b, bound, norm) for (a, b), norm in pairs]
-        super().__init__(layers, make_activation(activation), preactivation=preactivation, orders=orders)
-        with torch.no_grad():
-            layers[-1].weight.mul_(zero_start)
+        super().__init__(layers, made, preactivation=preactivation, orders=orders)
+        initialise(layers, initialisation, made, zero_start)
         self.features = features
 
 
@@ -205,10 +240,10 @@ class LipschitzConvNet(LipschitzNetwork):
 
     Args:
         channels: channels of the data.
-        hidden: channels between the layers.
+        hidden: channels between the layers, after concatenation where the activation concatenates.
         size: (H, W).
         kernels: kernel sizes.
-        bound, activation, preactivation, norms: as for `LipschitzMLP`.
+        bound, activation, preactivation, zero_start, initialisation, norms: as for `LipschitzMLP`.
     """
 
     def __init__(
@@ -221,13 +256,17 @@ class LipschitzConvNet(LipschitzNetwork):
         bound: float = 0.98,
         activation: str | Activation = "lipswish",
         preactivation: bool = True,
+        zero_start: float = 1.0,
+        initialisation: str | None = None,
         norms: Norms = _SPECTRAL,
     ) -> None:
-        widths = [channels, *[hidden] * (len(kernels) - 1), channels]
+        made = make_activation(activation)
+        widths = layer_widths(channels, [hidden] * (len(kernels) - 1), made, preactivation=preactivation)
         orders = norms.orders(len(kernels))
-        places = zip(itertools.pairwise(widths), kernels, layer_norms(orders, len(kernels)), strict=True)
+        places = zip(widths, kernels, layer_norms(orders, len(kernels)), strict=True)
         layers = [LipschitzConv2d(a, b, k, size, bound, norm) for (a, b), k, norm in places]
-        super().__init__(layers, make_activation(activation), preactivation=preactivation, orders=orders)
+        super().__init__(layers, made, preactivation=preactivation, orders=orders)
+        initialise(layers, initialisation, made, zero_start)
 
     def prepare(self, x: Tensor) -> Tensor:
         return channels_last(x)

@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from contraflow.lipschitz.activations import Activation
+from contraflow.lipschitz.activations import (
+    Activation,
+    repeated_gain,
+    repeated_units,
+    summed_features,
+    widened_like,
+)
 from contraflow.lipschitz.composition import Composition, NetworkTensors, Step, grouped
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer
 from contraflow.numerics import Vjp, alias
@@ -32,18 +38,19 @@ class Adjoint(Vjp):
     """u ↦ J_g(x)ᵀu for u ``(probes, rows, *event)``; keeps one block's activation derivatives until it is dropped."""
 
     def __init__(self, gain: Tensor, steps: Sequence[Step], slopes: Sequence[Tensor | None]) -> None:
+        factors = [1 if step.activation is None else step.activation.width_factor for step in steps]
         first, *others = slopes
-        folded = [first if first is None else first * gain, *others]
+        folded = [first if first is None else first * repeated_gain(gain, factors[0]), *others]
         self._steps = [
-            (step.layer.apply_weight, step.layer.transposed(step.weight), slope)
-            for step, slope in zip(steps, folded, strict=True)
+            (step.layer.apply_weight, step.layer.transposed(step.weight), slope, factor)
+            for step, slope, factor in zip(steps, folded, factors, strict=True)
         ][::-1]
 
     def lowered(self, dtype: torch.dtype) -> Adjoint:
         twin = copy.copy(self)
         twin._steps = [
-            (product, weight.to(dtype), None if slope is None else slope.to(dtype))
-            for product, weight, slope in self._steps
+            (product, weight.to(dtype), None if slope is None else slope.to(dtype), factor)
+            for product, weight, slope, factor in self._steps
         ]
         return twin
 
@@ -51,11 +58,13 @@ class Adjoint(Vjp):
         probes, rows = u.shape[:2]
         dtype = u.dtype
         u = u.flatten(0, 1).to(self._steps[0][1].dtype)
-        for product, weight, slope in self._steps:
+        for product, weight, slope, factor in self._steps:
             u = product(weight, u)
             if slope is not None:
                 # Most calls have one probe and few rows: every view less counts.
                 (u if probes == 1 else _by_probe(u, rows)).mul_(slope if len(slope) == rows else slope[:rows])
+                if factor > 1:
+                    u = summed_features(u, factor)
         return u.unflatten(0, (probes, rows)).to(dtype)
 
 
@@ -99,7 +108,7 @@ def linearize_kept(
         if activation is None:
             kept.append(Kept(h, None, None))
         else:
-            value = torch.empty_like(h)
+            value = widened_like(h, activation.width_factor)
             kept.append(Kept(value, *activation.core_with_curvature(h, value)))
         h = layer.affine(weight, bias, kept[-1].value)
     return h, Adjoint(tensors.gain, steps, [one.slope for one in kept]), tuple(itertools.chain.from_iterable(kept))
@@ -122,9 +131,10 @@ def kept_gradient(
     start = net.prepare(torch.cat([x, probes.flatten(0, 1)]))
     t = start[rows:] if net.activations[0] is None else start[rows:] * tensors.gain
     stages = []
-    for layer, weight, one in zip(net.layers, weights, grouped(Kept, kept), strict=True):
+    for activation, layer, weight, one in zip(net.activations, net.layers, weights, grouped(Kept, kept), strict=True):
         curved = None
-        if one.slope is not None and one.curvature is not None:
+        if activation is not None:
+            t = repeated_units(t, activation.width_factor)
             curved = _by_probe(t, rows) * one.curvature
             _by_probe(t, rows).mul_(one.slope)
         stages.append(_Stage((one.value, t), one.slope, curved))
@@ -204,9 +214,9 @@ def _forward_stage(activation: Activation | None, z: Tensor, rows: int) -> _Stag
     """[s; t] ↦ [φ(s); φ'(s)·t]; z is used up where there is an activation."""
     if activation is None:
         return _Stage((z,), None, None)
-    inputs = torch.empty_like(z)
+    inputs = widened_like(z, activation.width_factor)
     slope, curvature = activation.core_with_curvature(z[:rows], inputs[:rows])
-    tangents = _by_probe(z[rows:], rows)
+    tangents = _by_probe(repeated_units(z[rows:], activation.width_factor), rows)
     torch.mul(tangents, slope, out=_by_probe(inputs[rows:], rows))
     return _Stage((inputs,), slope, tangents.mul_(curvature))
 
@@ -224,17 +234,17 @@ def _pull_back(
     """Cotangents y = [ḡ; w] of g(x) and J t back to [x; t], and to the flat tensors where they are wanted."""
     want = NetworkTensors.named(wanted)
     grads: list[Tensor | None] = []
-    backwards = [list(reversed(one)) for one in (net.layers, tensors.layers, weights, stages, want.layers)]
-    for layer, raw, weight, stage, need in zip(*backwards, strict=True):
+    parts = (net.layers, net.activations, tensors.layers, weights, stages, want.layers)
+    for layer, activation, raw, weight, stage, need in zip(*map(reversed, parts), strict=True):
         scaled = _weight_gradient(layer, stage.inputs, y) if need.weight or need.scale else None
         grads.append(layer.spread_gradient(y[:rows]) if need.bias else None)
         grads.append((scaled * raw.weight).sum_to_size(raw.scale.shape) if scaled is not None and need.scale else None)
         grads.append(scaled * raw.scale if scaled is not None and need.weight else None)
         y = layer.apply_adjoint(weight, y)
-        _backward_stage(stage, y, rows)
+        y = _backward_stage(activation, stage, y, rows)
     if net.activations[0] is None:
         return y, [None, *reversed(grads)]
-    grad_gain = (y * start).sum() if want.gain else None
+    grad_gain = (y * start).sum_to_size(tensors.gain.shape) if want.gain else None
     return y * tensors.gain, [grad_gain, *reversed(grads)]
 
 
@@ -244,14 +254,15 @@ def _weight_gradient(layer: LipschitzLayer, inputs: tuple[Tensor, ...], y: Tenso
     return sum(others, start=first)
 
 
-def _backward_stage(stage: _Stage, y: Tensor, rows: int) -> None:
-    """[ā; t̄] ↦ [φ'·ā + Σ_p φ''·t_p·t̄_p; φ'·t̄], in place."""
-    if stage.slope is None or stage.curved is None:
-        return
+def _backward_stage(activation: Activation | None, stage: _Stage, y: Tensor, rows: int) -> Tensor:
+    """[ā; t̄] ↦ [φ'·ā + Σ_p φ''·t_p·t̄_p; φ'·t̄], summed over the features of a unit; y is used up."""
+    if activation is None or stage.slope is None or stage.curved is None:
+        return y
     value, tangents = y[:rows].mul_(stage.slope), _by_probe(y[rows:], rows)
     for curved, tangent in zip(stage.curved, tangents, strict=True):
         value.addcmul_(curved, tangent)
     tangents.mul_(stage.slope)
+    return summed_features(y, activation.width_factor)
 
 
 def _by_probe(t: Tensor, rows: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""log|det(I + J_g)|: exact, by the power series, and unbiased by Russian roulette."""
+"""Estimators of log|det(I + J_g)|: exact, by the truncated power series, and unbiased by Russian roulette."""
 
 from contraflow.logdet import probes
 from contraflow.logdet.adaptive import AdaptiveRoulette, SeriesDecay

@@ -1,4 +1,4 @@
-"""The truncation law that follows its block: docs/maths/adaptive-law.md."""
+"""A truncation law that each block adapts to the decay of its own series: docs/maths/adaptive-law.md."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from contraflow.logdet.probes import Probe, Rademacher
 #: Terms of the series whose size is tracked; beyond them it is continued geometrically.
 LEVELS = 48
 
-#: Candidates for m, the (real) number of terms that are computed almost always.
+#: Candidates for m, the (real) number of terms that nearly every sample computes.
 _HEADS = torch.arange(-24, 49) / 2
 
-#: The first passes are all learned from; of the later ones, one in so many.
+#: The law learns from each of the first passes, and from one in `EVERY` of the later ones.
 BEGINNING = 100
 EVERY = 4
 
-#: Of the running means a pass that is learned from; half of a mean is forgotten in 70 of them.
+#: Factor of the running means at every pass that the law learns from; half of a mean is forgotten in 70 of them.
 _MEMORY = 0.99
 
-#: A level's ratio is believed once so many rows have reached it.
+#: A level's ratio counts once so many rows have reached it.
 _ENOUGH = 8.0
 
-#: ρ̂² is at most this, so that q is at most 0.99 and the largest conceivable number of terms is 3,700.
+#: Largest ρ̂²: q is then at most 0.99, and at most 3,700 terms can be drawn.
 _LARGEST_RATE = 0.98
 _SMALLEST_RATE = 0.01
 
 
 class Products(NamedTuple):
-    """What one pass over the series shows about a level k, for the rows that computed it.
+    """What one pass over the series measures at a level k, over the rows that computed it.
 
     Attributes:
         norms: ‖u_k‖₂ with u_k = (Jᵀ)ᵏv, ``(probes, rows)``.
@@ -48,18 +48,17 @@ class Products(NamedTuple):
 
 
 class SeriesDecay(nn.Module):
-    r"""How fast the terms of one block's series fall, from the products of earlier steps, and the law that follows.
+    r"""The decay of one block's series, measured in earlier steps, and the truncation law that follows from it.
 
         P(term k is computed) = min(1, q^(k-m)), and 1 for k = 1;   q = ρ̂ > ρ̂²
 
-    with ρ̂ an upper estimate of the decay ‖u_{k+1}‖/‖u_k‖, quick to rise and slow to fall, and m the number that
-    minimises variance × cost. All of it is buffers: part of the state, exact on resume. docs/maths/adaptive-law.md.
-
-    Starts with the paper's 2 exact terms, and q = 1/√2.
+    with ρ̂ an upper estimate of the decay ‖u_{k+1}‖/‖u_k‖, which rises at once and falls slowly, and m the number that
+    minimises variance × cost. All of it is stored in buffers, so that a resumed run continues exactly.
+    docs/maths/adaptive-law.md. It starts with the paper's 2 exact terms and q = 1/√2.
 
     Attributes:
-        passes: training passes so far, learned from or not.
-        rows: running number of rows that computed level k, ``(48,)``.
+        passes: number of training passes so far.
+        rows: running count of rows that computed level k, ``(48,)``.
         squares: running sums of ‖u_k‖²/‖v‖² over them.
         before: the same of ‖u_{k-1}‖²/‖v‖², over the rows that computed level k.
         values: the same of (vᵀu_k)²/‖v‖².
@@ -84,20 +83,20 @@ class SeriesDecay(nn.Module):
         self.register_buffer("law", torch.tensor([0.5**0.5, 3.0]))
 
     def due(self) -> bool:
-        """Counts a training pass: is it one to learn from? All of the first 100 are, then every fourth."""
+        """Counts a training pass; whether to learn from it: from all of the first 100, then from every fourth."""
         number = int(self.passes)
         self.passes += 1
         return number < BEGINNING or number % EVERY == 0
 
     @torch.no_grad()
     def learn(self, levels: list[Products], scale: float, probes: int, beside: float) -> None:
-        """Take in the products of one pass.
+        """Update the running sums and the law with the products of one pass.
 
         Args:
             levels: of k = 1, 2, …
-            scale: ‖v‖² in the mean, the number of dimensions.
-            probes: averaged by `inner`.
-            beside: products that a step costs beside those of the series, per probe.
+            scale: mean of ‖v‖², the number of dimensions.
+            probes: number of probes that `inner` averages.
+            beside: further products of a step, outside the series, per probe.
         """
         levels = levels[:LEVELS]
         if not levels or not len(levels[0].inner):
@@ -114,17 +113,17 @@ class SeriesDecay(nn.Module):
         self._follow(_upper_ratio(ahead, behind, rows).to(self.rate))
         self.law.copy_(best_law(*self._sizes(), self.rate, beside))
 
-    def _follow(self, seen: Tensor) -> None:
-        """ρ̂²: at once up to what is seen, slowly down."""
-        believed = self.rows >= _ENOUGH
-        believed[0] = False  # ‖u_1‖/‖v‖ says how large J is, not how its powers decay
+    def _follow(self, observed: Tensor) -> None:
+        """Update ρ̂²: at once up to the observed ratio, slowly down."""
+        reliable = self.rows >= _ENOUGH
+        reliable[0] = False  # ‖u_1‖/‖v‖ says how large J is, not how its powers decay
         tiny = torch.finfo(self.before.dtype).tiny
-        ratios = torch.where(believed, self.squares / self.before.clamp_min(tiny), self.rate.new_zeros(()))
-        seen = torch.maximum(ratios.max(), seen).clamp(_SMALLEST_RATE, _LARGEST_RATE)
-        self.rate.copy_(torch.where(seen > self.rate, seen, torch.lerp(self.rate, seen, 1 - _MEMORY)))
+        ratios = torch.where(reliable, self.squares / self.before.clamp_min(tiny), self.rate.new_zeros(()))
+        observed = torch.maximum(ratios.max(), observed).clamp(_SMALLEST_RATE, _LARGEST_RATE)
+        self.rate.copy_(torch.where(observed > self.rate, observed, torch.lerp(self.rate, observed, 1 - _MEMORY)))
 
     def _sizes(self) -> tuple[Tensor, Tensor]:
-        """E‖u_k‖²/‖v‖² and E(vᵀu_k)²/‖v‖² of all levels; where hardly a row has been, an upper extrapolation."""
+        """E‖u_k‖²/‖v‖² and E(vᵀu_k)²/‖v‖² of all levels; an upper extrapolation where few rows were measured."""
         k = torch.arange(LEVELS, device=self.rate.device)
         fall = self.rate**k
         first = self.squares[0] / self.rows[0]
@@ -134,7 +133,7 @@ class SeriesDecay(nn.Module):
 
 
 def _upper_ratio(ahead: Tensor, behind: Tensor, rows: Tensor) -> Tensor:
-    """The largest over levels of the 0.9 quantile over rows of ‖u_k‖²/‖u_{k-1}‖², k >= 2; absent rows are 0 in both."""
+    """The largest over levels k >= 2 of the 0.9 quantile over rows of ‖u_k‖²/‖u_{k-1}‖²; absent rows are 0 in both."""
     ratios = (ahead / behind.clamp_min(torch.finfo(behind.dtype).tiny)).sort(dim=1, descending=True).values
     last = rows - 1
     quantiles = ratios.gather(1, (last - (0.9 * last).long())[:, None]).squeeze(1)
@@ -142,20 +141,21 @@ def _upper_ratio(ahead: Tensor, behind: Tensor, rows: Tensor) -> Tensor:
 
 
 def best_law(squares: Tensor, values: Tensor, rate: Tensor, beside: float) -> Tensor:
-    r"""q and m of P_k = min(1, q^(k-m)), P_1 = 1, that serve gradient and value both; ``(2,)``.
+    r"""q and m of P_k = min(1, q^(k-m)), P_1 = 1, good for both gradient and value; ``(2,)``.
 
-    q = ρ̂, the minimiser for terms that fall like ρ̂^k. Variance × cost, relative to what the probes alone cost in
-    variance, is over a grid of m
+    q = ρ̂, the minimiser for terms that fall like ρ̂^k. Variance × cost, relative to the variance due to the probes
+    alone, is
 
         (1 + Σ_k (1/P_k - 1) t_k) · C(m) for the gradient and (1 + Σ_k (1/P_k - 1) s_k/(k² t_1)) · C(m) for the value
 
-    with C(m) = beside + Σ_k P_k; m minimises the larger of their two ratios to their own minima.
+    with C(m) = beside + Σ_k P_k; m minimises, over a grid, the larger of
+    their two ratios to their own minima.
 
     Args:
         squares: t_k = E‖u_k‖²/‖v‖² for k = 1, 2, …, K; t_0 = 1.
         values: s_k = E(vᵀu_k)²/‖v‖².
         rate: ρ̂², the fall of both beyond K.
-        beside: products of a step beside those of the series.
+        beside: further products of a step, outside the series.
     """
     # In float32 q^72 underflows, and 0 · ∞ would win the argmin.
     squares, values, rate = squares.double(), values.double(), rate.double()
@@ -177,12 +177,12 @@ def best_law(squares: Tensor, values: Tensor, rate: Tensor, beside: float) -> Te
 
 @dataclass(frozen=True)
 class AdaptiveRoulette(LogDetEstimator):
-    r"""Russian roulette whose law follows the decay of each block's own series.
+    r"""Russian roulette whose truncation law adapts to the decay of each block's own series.
 
         log|det(I + J)| = E[ Σ_{k=1}^{n} (-1)^(k+1)/k · vᵀJᵏv / P_k ],   P(n >= k) = P_k = min(1, q^(k-m)), P_1 = 1.
 
-    q and m are held and learned by the block (`SeriesDecay`), from the products of earlier training steps only, so
-    value and gradient stay unbiased. q = ρ̂ > ρ̂² keeps the variance finite where Geometric(0.5) loses it (ρ > 0.71).
+    Each block learns its q and m (`SeriesDecay`) from the products of earlier training steps only, so that value and
+    gradient stay unbiased. q = ρ̂ > ρ̂² keeps the variance finite where Geometric(0.5) loses it (ρ > 0.71).
     Theorems 1 and 2 of Chen et al., Residual flows for invertible generative modeling, 2019 (arXiv:1906.02735), with
     the optimal law of Rhee and Glynn, Unbiased estimation with square root convergence for SDE models, 2015.
     Derivation: docs/maths/adaptive-law.md.
@@ -205,11 +205,11 @@ class AdaptiveRoulette(LogDetEstimator):
             raise DomainError(f"probes={self.probes}: at least 1 is needed.")
 
     def following(self, decay: SeriesDecay, *, learn: bool) -> LogDetEstimator:
-        """The estimator under the law that `decay` holds now, which it goes on teaching or leaves alone."""
+        """The estimator with the current law of `decay`, which it updates if `learn`."""
         return _Following(self, decay, learn)
 
     def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
-        """Outside a block there is no state: the law that every block starts from."""
+        """The estimate with the law that every block starts from, since there is no state outside a block."""
         return self.following(SeriesDecay().to(x), learn=False).estimate(linearize, x, generator)
 
     def __str__(self) -> str:
@@ -218,7 +218,7 @@ class AdaptiveRoulette(LogDetEstimator):
 
 @dataclass(frozen=True)
 class _Following(LogDetEstimator):
-    """An adaptive roulette at one block, for one pass."""
+    """An adaptive roulette with the law of one block, for one pass."""
 
     settings: AdaptiveRoulette
     decay: SeriesDecay

@@ -1,4 +1,4 @@
-"""A module of yours as g in x + g(x)."""
+"""A user's module as g in x + g(x)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from contraflow.numerics import Contraction
 
 
 class ModuleContraction(nn.Module, Contraction):
-    """Any `nn.Module` of yours as g, with the Lipschitz bound that you vouch for. See docs/extending.md.
+    """Any `nn.Module` as g, with the Lipschitz bound that you assert. See docs/extending.md.
 
-    Derivatives come from `torch.func`, so the module has to be functional: no in-place change of buffers.
+    Derivatives are computed by `torch.func`, so the module must not change its buffers in place.
 
     Args:
         module: maps ``(batch, *event)`` to the same shape, sample by sample.
-        lipschitz_bound: L with ‖g(x) - g(y)‖₂ <= L‖x - y‖₂; at or above 1 it is refused.
+        lipschitz_bound: L with ‖g(x) - g(y)‖₂ <= L‖x - y‖₂, in [0, 1).
 
     Raises:
         DomainError: the bound is not in [0, 1).
@@ -33,7 +33,7 @@ class ModuleContraction(nn.Module, Contraction):
         if not 0 <= lipschitz_bound < 1:
             raise DomainError(
                 f"lipschitz_bound={lipschitz_bound}: x + g(x) is invertible for bounds in [0, 1). "
-                "Scale the output of your module down."
+                "Scale the output of the module down."
             )
         self.module = module
         self._bound = float(lipschitz_bound)

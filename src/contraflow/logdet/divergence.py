@@ -1,4 +1,4 @@
-"""tr J and ‖J‖_F² from products with Jᵀ."""
+"""Estimators of tr J and ‖J‖_F² from products with Jᵀ."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Hutchinson(Divergence):
         probes: P.
 
     Raises:
-        DomainError: no probe.
+        DomainError: fewer than one probe.
     """
 
     probe: Probe = field(default_factory=Rademacher)

@@ -1,4 +1,4 @@
-"""Estimators of log|det(I + J)| as value objects."""
+"""Estimators of log|det(I + J)|: exact, truncated series, Russian roulette."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Coefficients = Sequence[float] | Tensor
 # (u_k, mean over probes of vᵀu_k) of the rows that compute level k
 Watch = Callable[[Tensor, Tensor], None]
 
-#: Terms between two looks at which samples have nothing left to add.
+#: Terms between two checks for samples whose remaining terms vanish.
 _BETWEEN_LOOKS = 4
 
 
@@ -42,9 +42,9 @@ class Estimate(NamedTuple):
         gx: g(x), ``(batch, *event)``.
         value: estimate of log|det(I + J)| in nats, ``(batch,)``.
         probes, adjoints: ``(probes, batch, *event)``.
-        order: the order in which `linearize` was given the rows, ``(batch,)``; None for their own.
-        again: computes the same estimate with the same draws from another `linearize`, whose products may have a
-            graph, at another x; None where the estimator cannot. Second derivatives need it.
+        order: the order in which `linearize` was given the rows, ``(batch,)``; None for that of x.
+        again: computes the same estimate with the same draws at another x, from another `linearize` whose products may
+            have a graph; None where the estimator cannot. Second derivatives need it.
     """
 
     gx: Tensor
@@ -57,7 +57,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class LogDetEstimator(ABC):
-    """A way to get log|det(I + J)| from products with Jᵀ. How to write one: docs/extending.md."""
+    """Computes log|det(I + J)| from products with Jᵀ. docs/extending.md shows how to write one."""
 
     @abstractmethod
     def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
@@ -70,10 +70,10 @@ class LogDetEstimator(ABC):
 
 @dataclass(frozen=True)
 class Exact(LogDetEstimator):
-    r"""The dense Jacobian from D products, log|det| by LU.
+    r"""The exact log|det(I + J)|: the dense Jacobian from D products, and its LU factorisation.
 
     Probes are the unit vectors e_j and adjoints the columns (I + J)⁻ᵀ e_j, since ∂ log|det(I+J)| = tr((I+J)⁻¹ ∂J).
-    Cost: D products and O(D³); the choice for small D, and the oracle for the others.
+    Cost: D products and O(D³); for small D, and to compare the others with.
     """
 
     def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
@@ -102,7 +102,7 @@ def unit_vectors(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PowerSeries(LogDetEstimator):
-    r"""The series cut after n terms, as in i-ResNets: biased by at most D·L^(n+1) / ((n+1)(1-L)).
+    r"""The power series truncated after n terms, as in i-ResNets: biased by at most D·L^(n+1) / ((n+1)(1-L)).
 
         log|det(I + J)| ≈ Σ_{k=1}^n (-1)^(k+1)/k · vᵀJᵏv
 
@@ -110,9 +110,9 @@ class PowerSeries(LogDetEstimator):
     docs/maths/russian-roulette.md.
 
     Args:
-        terms: n >= 1.
-        probe: distribution of v.
-        probes: number of probes averaged.
+        terms: the number of terms n, at least 1.
+        probe: distribution of the random vectors v.
+        probes: number of random vectors whose estimates are averaged.
     """
 
     terms: int = 5
@@ -139,26 +139,27 @@ class PowerSeries(LogDetEstimator):
 
 @dataclass(frozen=True)
 class RussianRoulette(LogDetEstimator):
-    r"""The whole series, unbiased, in a random finite number of terms.
+    r"""An unbiased estimate of the whole power series from a random, finite number of terms.
 
         log|det(I + J)| = E[ Σ_{k=1}^{e+N} (-1)^(k+1)/k · c_k · vᵀJᵏv ],   c_k = 1/P(N >= k - e), 1 for k <= e.
 
     Chen et al., Residual flows for invertible generative modeling, 2019 (arXiv:1906.02735), Theorems 1 and 2. Every
-    sample has its own N, and samples that are done leave the batch. Derivation: docs/maths/russian-roulette.md.
+    sample has its own N, and samples that have computed their terms leave the batch. Derivation:
+    docs/maths/russian-roulette.md.
 
     Args:
         law: law of N, the number of terms after the exact ones.
-        exact_terms: e >= 0, terms that every sample computes.
-        probe: distribution of v.
-        probes: number of probes averaged.
-        stratified: draw N over the batch by systematic sampling (same marginal law, constant cost a step) or
-            independently, as the paper does.
-        series_dtype: dtype of the products of the series; None for that of the flow. ``torch.bfloat16`` halves their
-            cost on processors that multiply it twice as fast, for training: rounding then biases value and gradient, by
-            far less than the probes scatter them (docs/decisions/006-training-step.md).
+        exact_terms: e >= 0, the number of terms that every sample computes.
+        probe: distribution of the random vectors v.
+        probes: number of random vectors whose estimates are averaged.
+        stratified: draw N over the batch by systematic sampling, with the same law for each sample and the same cost
+            at every step; otherwise independently for each sample.
+        series_dtype: dtype of the products of the series; None for that of the flow. ``torch.bfloat16``, for training,
+            halves their cost on processors that multiply it twice as fast; rounding then biases value and gradient, by
+            far less than the standard deviation of the estimate (docs/decisions/006-training-step.md).
 
     Raises:
-        DomainError: a number below its least, or `series_dtype` with a contraction that computes in one dtype only.
+        DomainError: a number below its minimum, or `series_dtype` with a contraction that computes in one dtype only.
     """
 
     law: TruncationLaw = field(default_factory=Geometric)
@@ -191,7 +192,7 @@ class RussianRoulette(LogDetEstimator):
 
 
 def _lowered(linearize: Linearize, dtype: torch.dtype) -> Linearize:
-    """The same with the products in `dtype`."""
+    """`linearize` with the products in `dtype`."""
 
     def lowered(x: Tensor) -> tuple[Tensor, Vjp]:
         gx, vjp = linearize(x)
@@ -208,34 +209,31 @@ def roulette(
     coefficients: Callable[[int], Coefficients],
     watch: Watch | None = None,
 ) -> Estimate:
-    """The series of every sample to its own number of terms, or until the terms left vanish in rounding.
+    """The series of every sample up to its own number of terms, or until the remaining terms vanish in rounding.
 
-    They do where ‖u_k‖ Σ_{j>k} c_j <= ε ‖u_1‖ with ε of the dtype, since ‖u_j‖ <= ‖u_k‖ for j > k
-    (docs/maths/russian-roulette.md). A graph, a transform of `torch.func` and `watch` see all terms.
+    They vanish where ‖u_k‖ Σ_{j>k} c_j <= ε ‖u_1‖ with ε of the dtype, since ‖u_j‖ <= ‖u_k‖ for j > k
+    (docs/maths/russian-roulette.md). With a graph, a transform of `torch.func` or `watch` all terms are computed.
 
     Args:
         linearize, x: as for `LogDetEstimator.estimate`.
         v: probes ``(probes, batch, *event)``.
         terms: how many each sample computes, ``(batch,)``.
         coefficients: n ↦ c_k = 1/P(term k is computed) for k = 1, …, n.
-        watch: told u_k and the mean over probes of vᵀu_k, for the rows that compute level k.
+        watch: is called with u_k and the mean over probes of vᵀu_k, for the rows that compute level k.
     """
-    # Longest first, so that the samples still at work are the first rows: a view, not a copy.
+    # Longest first, so that the unfinished samples are the first rows: a view, not a copy.
     if is_batched(terms):
         raise ConfigurationError(
-            "torch.func.vmap(randomness='different') draws a number of terms for every sample that nobody can look at. "
+            "torch.func.vmap(randomness='different') draws a number of terms for every sample and hides its value. "
             "Use flow.with_logdet(Exact()) or PowerSeries, or randomness='same'."
         )
     sorted_terms, order = terms.sort(descending=True, stable=True)
     lengths = sorted_terms.tolist()
     longest = lengths[0] if lengths else 0
-    at_work = [bisect.bisect_right(lengths, -k, key=operator.neg) for k in range(1, longest + 1)]
+    active_rows = [bisect.bisect_right(lengths, -k, key=operator.neg) for k in range(1, longest + 1)]
     back = order.argsort()
     gx, vjp = linearize(x[order])
-    unseen = watch is None and not torch.is_grad_enabled() and not transforms_active()
-    value, adjoints = _series(
-        vjp, v[:, order], at_work, coefficients(longest), adjoint_terms=longest, watch=watch, ends=unseen
-    )
+    value, adjoints = _series(vjp, v[:, order], active_rows, coefficients(longest), adjoint_terms=longest, watch=watch)
 
     def again(linearize: Linearize, x: Tensor) -> Estimate:
         return roulette(linearize, x, v, terms, coefficients)
@@ -246,22 +244,23 @@ def roulette(
 def _series(
     vjp: Vjp,
     v: Tensor,
-    at_work: list[int],
+    active_rows: list[int],
     coefficients: Coefficients,
     *,
     adjoint_terms: int,
     watch: Watch | None = None,
-    ends: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Σ_{k>=1} (-1)^(k+1)/k c_k v·u_k and Σ_{k=0} (-1)^k c_k u_k, from the same u_k = Jᵀu_{k-1}, u_0 = v.
 
-    With `ends` a row ends where what is left of it vanishes in rounding.
+    A row ends where its remaining terms vanish in rounding. With a graph, a transform of `torch.func` or `watch` all
+    terms are computed.
     """
     value = v.new_zeros(v.shape[1])
     adjoints = v.clone()
     u = v
-    ending = _Ending(coefficients) if ends and len(at_work) > _BETWEEN_LOOKS else None
-    for k, (rows, c) in enumerate(zip(at_work, coefficients, strict=True), start=1):
+    unseen = watch is None and not torch.is_grad_enabled() and not transforms_active()
+    ending = _Ending(coefficients) if unseen and len(active_rows) > _BETWEEN_LOOKS else None
+    for k, (rows, c) in enumerate(zip(active_rows, coefficients, strict=True), start=1):
         rows = min(rows, u.shape[1])
         if not rows:
             break
@@ -280,10 +279,10 @@ def _series(
 
 
 class _Ending:
-    """Finds the rows of a series whose remaining terms vanish in rounding: ‖u_k‖ Σ_{j>k} c_j <= ε ‖u_1‖.
+    """Ends the rows of a series whose remaining terms vanish in rounding: ‖u_k‖ Σ_{j>k} c_j <= ε ‖u_1‖.
 
-    Rows are counted from the first: those after the last unfinished one are dropped, finished ones before it become
-    zero. So no power goes on into subnormal numbers, on which processors are up to a hundred times slower.
+    Finished rows after the last unfinished one are dropped, those before it are set to zero. So powers never reach
+    subnormal numbers, on which some processors are up to a hundred times slower.
     """
 
     def __init__(self, coefficients: Coefficients) -> None:
@@ -294,7 +293,7 @@ class _Ending:
         self._least = torch.empty(0)
 
     def without_ended(self, k: int, u: Tensor) -> Tensor:
-        """u_k ``(probes, rows, *event)`` of the rows that go on, after a look at it; u_k itself in between."""
+        """u_k ``(probes, rows, *event)`` without the finished rows at every fourth k; u_k itself at others."""
         if k == 1:
             self._least = _lengths(u) * torch.finfo(u.dtype).eps
         if k % _BETWEEN_LOOKS or k >= len(self._sums):
@@ -306,13 +305,13 @@ class _Ending:
 
 
 def _lengths(u: Tensor) -> Tensor:
-    """Length of all probes of a row together, ``(rows,)``."""
+    """Euclidean norm of all probes of a row together, ``(rows,)``."""
     return torch.linalg.vector_norm(u.transpose(0, 1).flatten(1), dim=1)
 
 
 def _accumulated(total: Tensor, dim: int, term: Tensor, weight: float | Tensor) -> Tensor:
-    """`total` with weight · term added to its first rows along `dim`; in place, but for transforms of `torch.func`."""
-    if transforms_active():  # vmap adds nothing that it runs over to a tensor that it does not
+    """`total` with weight · term added to its first rows along `dim`; in place outside transforms of `torch.func`."""
+    if transforms_active():  # vmap cannot add a batched tensor in place to one that is not
         rows, others = total.split([term.shape[dim], total.shape[dim] - term.shape[dim]], dim)
         return torch.cat([rows + weight * term, others + 0 * weight * term[:0].sum()], dim)
     rows = total.narrow(dim, 0, term.shape[dim])
@@ -323,9 +322,9 @@ def _accumulated(total: Tensor, dim: int, term: Tensor, weight: float | Tensor) 
     return total
 
 
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise DomainError(f"{name}={value}: at least {least} is needed.")
+def _at_least(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise DomainError(f"{name}={value}: at least {minimum} is needed.")
 
 
 def count(n: int, noun: str) -> str:

@@ -1,8 +1,8 @@
-"""Five routes to the gradient of log|det(I + J_g)|, one table.
+"""Five ways (routes) to compute the gradient of log|det(I + J_g)|.
 
-`dual` is the one to use, or `kept` where memory allows; the others are the paper's and serve its memory and ablation
-tables, and the tests as oracles. All return g(x) and the same true estimate of the log-determinant; they differ in
-what they store and in the estimator of the gradient. Derivations: docs/maths/.
+Use `dual`, or `kept` where memory allows. The others are the paper's: they serve its memory and ablation tables, and
+tests compare with them. All return g(x) and the same estimate of the log-determinant; they differ in what they store
+and in the estimator of the gradient. Derivations: docs/maths/.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Route = Callable[[Contraction, LogDetEstimator, Tensor, Generator | None], tuple
 def dual(
     g: Contraction, estimator: LogDetEstimator, x: Tensor, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """No double backward, and nothing of hidden width is stored: x, probes and adjoints only."""
+    """Without double backward; stores x, probes and adjoints, and nothing of hidden width."""
     return _Dual.apply(g, estimator, generator, x, *g.tensors())
 
 
@@ -53,10 +53,10 @@ class _Dual(torch.autograd.Function):
 def kept(
     g: Contraction, estimator: LogDetEstimator, x: Tensor, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same gradient with the activations of the forward pass kept: faster, in memory of hidden width.
+    """The gradient of `dual` with the activations of the forward pass kept: faster, for memory of hidden width.
 
-    One evaluation of g fewer a step; with `Exact`, whose columns are tangents then, D + 1 fewer. Of a g that keeps
-    nothing (a module of yours) the backward pass is that of `dual`.
+    It saves one evaluation of g a step, and D + 1 with `Exact`, which then pushes D tangents forward. A g that keeps
+    nothing (a `ModuleContraction`) has the backward pass of `dual`.
     """
     if not torch.is_grad_enabled():
         return dual(g, estimator, x, generator)
@@ -108,7 +108,7 @@ class _Kept(torch.autograd.Function):
 def series(
     g: Contraction, estimator: LogDetEstimator, x: Tensor, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Plain double backward through every term: memory grows with hidden width times terms."""
+    """Double backward through every term: memory grows with hidden width times the number of terms."""
     tensors = g.tensors()
     if not _wanted(x, tensors):
         return _without_gradient(g, tensors, estimator, x, generator)
@@ -152,8 +152,8 @@ def backward_in_forward(
 ) -> tuple[Tensor, Tensor]:
     """The paper's memory-efficient scheme: the log-determinant's gradients are taken in the forward pass.
 
-    They are stored as one sum over the batch, which is right when all samples weigh the same; where they do not, the
-    backward pass computes them again with their weights. (Five public codes use the first sample's weight instead.)
+    They are stored as one sum over the batch, which is right when all samples have the same weight; otherwise the
+    backward pass computes them again with the weights. (Five public codes use the first sample's weight instead.)
     """
     tensors = g.tensors()
     if not _wanted(x, tensors):
@@ -202,9 +202,9 @@ def _surrogate_gradient(
         inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]
         start = _attached(inputs[0])
         surrogate = _surrogate(g.value(inputs[1:], start), start, estimate)
-        asked = [one for one in inputs if one.requires_grad]
-        found = iter(torch.autograd.grad(surrogate, asked, weights, allow_unused=True))
-    return [next(found) if one.requires_grad else None for one in inputs]
+        requested = [one for one in inputs if one.requires_grad]
+        derivatives = iter(torch.autograd.grad(surrogate, requested, weights, allow_unused=True))
+    return [next(derivatives) if one.requires_grad else None for one in inputs]
 
 
 def _surrogate(gx: Tensor, x: Tensor, estimate: Estimate) -> Tensor:
@@ -221,12 +221,12 @@ def _twice_differentiable(
 ) -> list[Tensor | None]:
     """Gradients that have a graph of their own, for a backward pass under ``create_graph``; None where not wanted.
 
-    The estimate is computed once more with the same draws, by autograd through every term. Its gradient is that of the
-    value, term by term: as unbiased as the route's own, and of the same Hessian as the value.
+    The estimate is computed again with the same draws, by autograd through every term. Its gradient is that of the
+    value, term by term: it is as unbiased as the route's own and has the Hessian of the value.
     """
     if ctx.again is None:
         raise ConfigurationError(
-            "this estimator of the log-determinant has no second derivatives: it returns no `again` in its Estimate. "
+            "this estimator of the log-determinant has no second derivatives, because its Estimate has no `again`. "
             "Use flow.with_logdet(Exact()), or a residual flow with gradient='series'."
         )
     wanted = ctx.needs_input_grad[-1 - len(tensors) :]
@@ -235,13 +235,13 @@ def _twice_differentiable(
     outputs, cotangents = [estimate.value], [grad_logdet]
     if grad_gx is not None:
         outputs, cotangents = [estimate.gx, *outputs], [grad_gx, *cotangents]
-    asked = [one for one, need in zip(aliases, wanted, strict=True) if need]
-    found = iter(torch.autograd.grad(outputs, asked, cotangents, create_graph=True, allow_unused=True))
-    return [next(found) if need else None for need in wanted]
+    requested = [one for one, need in zip(aliases, wanted, strict=True) if need]
+    derivatives = iter(torch.autograd.grad(outputs, requested, cotangents, create_graph=True, allow_unused=True))
+    return [next(derivatives) if need else None for need in wanted]
 
 
 def _wanted(x: Tensor, tensors: Sequence[Tensor]) -> bool:
-    """Whether anybody can ask for a gradient: not of frozen weights at a fixed x."""
+    """Whether a gradient is needed, which is not so for frozen weights at a fixed x."""
     return torch.is_grad_enabled() and any(one.requires_grad for one in (x, *tensors))
 
 
@@ -283,10 +283,10 @@ def _attached(x: Tensor) -> Tensor:
 def functional(
     g: Contraction, estimator: LogDetEstimator, x: Tensor, generator: Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Every term by `torch.func.vjp`: what all routes are replaced by inside a transform of `torch.func`.
+    """Every term by `torch.func.vjp`; replaces all routes inside a transform of `torch.func`.
 
     Raises:
-        ConfigurationError: every sample of a vmap draws its own number of terms, which nobody can look at.
+        ConfigurationError: every sample of a vmap draws its own number of terms, whose values vmap hides.
     """
     tensors = g.tensors()
     estimate = estimator.estimate(lambda x: functional_linearize(g, tensors, x), x, generator)

@@ -1,4 +1,4 @@
-"""Truncation laws: how many further terms of the series a sample computes."""
+"""Truncation laws: distributions of the number of further terms of the series that a sample computes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from contraflow.errors import DomainError
 
 @dataclass(frozen=True)
 class TruncationLaw(ABC):
-    """The law of a number of terms N."""
+    """The distribution of a number of terms N."""
 
     @abstractmethod
     def survival(self, k: int) -> float:
@@ -39,7 +39,7 @@ class Geometric(TruncationLaw):
     infinite if ρ² > 1 - p (docs/maths/russian-roulette.md).
 
     Args:
-        p: the share of samples that stop after a term, between 0 and 1.
+        p: the probability to stop after a term, between 0 and 1.
 
     >>> Geometric(0.5).survival(3), Geometric(0.5).mean
     (0.25, 2.0)
@@ -70,7 +70,7 @@ class Poisson(TruncationLaw):
     reference implementation trains with it and 2 exact terms.
 
     Args:
-        rate: λ, in (0, 100].
+        rate: the mean number of terms λ, in (0, 100].
 
     >>> round(Poisson(2.0).survival(1), 4)
     0.8647
@@ -108,7 +108,7 @@ def _cumulative(law: Poisson) -> tuple[float, ...]:
 
 
 def systematic_uniforms(n: int, generator: Generator | None, device: torch.device) -> Tensor:
-    r"""Stratified draws: u_b = (U + b/n) mod 1, b = 0 … n-1, with one U ~ U[0, 1).
+    r"""Stratified (systematic) draws u_b = (U + b/n) mod 1, b = 0 … n-1, with one U ~ U[0, 1).
 
     Each u_b alone is exactly uniform, so an estimator that uses one of them stays unbiased; together they fill the
     unit interval evenly, so the number of samples with N >= k is n·P(N >= k) to within one
@@ -119,7 +119,7 @@ def systematic_uniforms(n: int, generator: Generator | None, device: torch.devic
 
 
 def uniforms(n: int, *, stratified: bool, generator: Generator | None, device: torch.device) -> Tensor:
-    """n numbers, each uniform on [0, 1), in float64: systematic ones, or independent ones as in the paper."""
+    """n numbers, each uniform on [0, 1), in float64: systematic draws, or independent ones as in the paper."""
     if stratified:
         return systematic_uniforms(n, generator, device)
     return torch.rand(n, generator=generator, device=device, dtype=torch.float64)

@@ -28,8 +28,8 @@ class PaperRoulette(LogDetEstimator):
         law: law of N, the number of terms after the exact ones: Geometric(0.5) in the paper's text, Poisson(2) in the
             authors' code for images.
         exact_terms: e >= 0, the number of terms that are always computed.
-        probe: distribution of the probes v.
-        probes: number of probes whose estimates are averaged.
+        probe: distribution of the random vectors v.
+        probes: number of random vectors whose estimates are averaged.
 
     Raises:
         DomainError: exact_terms is negative, or probes below 1.

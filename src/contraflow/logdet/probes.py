@@ -22,7 +22,9 @@ class Probe(ABC):
 
 @dataclass(frozen=True)
 class Rademacher(Probe):
-    """v_i = ±1 with probability one half; Var[vᵀAv] = 2 Σ_{i≠j} A_ij² for symmetric A, the least there is.
+    """v_i = ±1 with probability one half; Var[vᵀAv] = 2 Σ_{i≠j} A_ij² for symmetric A.
+
+    No other probes with independent entries have a smaller variance.
 
     Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990.
     """
@@ -42,14 +44,15 @@ class Gaussian(Probe):
 
 @dataclass(frozen=True)
 class PairedRademacher(Probe):
-    r"""Rademacher probes in pairs v, v ⊙ s, where half of the signs s are -1: what couples unlike signs drops out.
+    r"""Rademacher probes in pairs v, v ⊙ s with half of the signs s = -1: entries between unlike signs drop out.
 
         ½ (vᵀAv + (v ⊙ s)ᵀA(v ⊙ s)) = Σ_{s_i = s_j} A_ij v_i v_j
 
-    v ⊙ s is a Rademacher probe too, so nothing is biased, and orthogonal to v where D is even. On images s is a
-    checkerboard of the finest pixels, as convolutions couple neighbours most: of rows and columns, or of the channels
-    where a squeeze has brought pixels into them (four channels or a multiple). Otherwise s is a random half, drawn at
-    every call: (D - 2)/(D - 1) of the variance of two independent probes. A single probe is a Rademacher probe.
+    v ⊙ s is also a Rademacher probe, so estimates stay unbiased; it is orthogonal to v where D is even. On images s is
+    a checkerboard of the finest pixels, since convolutions couple neighbours most: of rows and columns, or of channels
+    where a squeeze has moved pixels into them (a multiple of four channels). Otherwise s is -1 on a random half, drawn
+    at every call, and the variance is (D - 2)/(D - 1) of that of two independent probes. A single probe is a
+    Rademacher probe.
 
     Tang and Saad, A probing method for computing the diagonal of a matrix inverse, 2012. docs/decisions/005-probes.md.
     """

@@ -1,4 +1,4 @@
-"""Unconstrained networks: conditioners and vector fields."""
+"""Networks without a Lipschitz bound: conditioners of couplings, and vector fields of continuous flows."""
 
 from contraflow.nets.context import append_context
 from contraflow.nets.convolutional import ConvNet

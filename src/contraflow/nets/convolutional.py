@@ -1,4 +1,4 @@
-"""The convolutional conditioners of Glow."""
+"""The convolutional conditioner of Glow."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class ConvNet(nn.Module):
     """3×3 → 1×1 → 3×3 convolutions with ReLU between them, or one 3×3 convolution; the last one starts at zero.
 
     Kingma and Dhariwal, Glow, 2018 (arXiv:1807.03039), Appendix B, and the authors' code, whose couplings have three
-    convolutions and whose priors have one; without its normalisation of hidden maps.
+    convolutions and whose priors have one. Their normalisation of hidden maps is left out.
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        hidden: channels between; ``None`` for the last convolution alone.
+        inputs: input channels.
+        outputs: output channels.
+        hidden: hidden channels; ``None`` for the last convolution alone.
         context_features: width of a context ``(batch, context_features)``, appended to every pixel.
 
     >>> import torch

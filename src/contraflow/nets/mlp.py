@@ -1,4 +1,4 @@
-"""The dense conditioner."""
+"""The dense conditioner: a multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class MLP(nn.Module):
     """Linear layers with ReLU between them; the last one starts at zero, so a coupling starts as the identity.
 
     Args:
-        inputs: features in.
-        outputs: features out.
+        inputs: input features.
+        outputs: output features.
         hidden: widths of the hidden layers.
         context_features: width of a context ``(batch, context_features)`` that is appended to the input.
 
@@ -39,8 +39,8 @@ class MLP(nn.Module):
         self.context_features = context_features
         widths = [inputs + context_features, *hidden]
         layers: list[nn.Module] = []
-        for wide, next_wide in itertools.pairwise(widths):
-            layers += [nn.Linear(wide, next_wide), nn.ReLU()]
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU()]
         self.layers = nn.Sequential(*layers, zero_start(nn.Linear(widths[-1], outputs)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -11,15 +11,15 @@ from contraflow.nets.mlp import zero_start
 class ResidualConvNet(nn.Module):
     """A 3×3 convolution, residual blocks h + F(h) of two 3×3 convolutions after a ReLU each, and a 1×1 convolution.
 
-    Dinh et al., Real NVP, 2017 (arXiv:1605.08803), section 4.1, whose batch and weight normalisation are left out:
-    samples of a batch must not see each other. The last convolution of the network and of every block starts at zero
-    instead. In the authors' code the last one sees the sum of 1×1 convolutions of the first maps and of every block's;
-    here it sees the last block's maps.
+    Dinh et al., Real NVP, 2017 (arXiv:1605.08803), section 4.1, without its batch and weight normalisation:
+    the samples of a batch must not influence each other. Instead, the last convolution of the network and of every
+    block starts at zero. In the authors' code the last convolution takes the sum of 1×1 convolutions of the first maps
+    and of every block's; here it takes the last block's maps.
 
     Args:
-        inputs: channels in.
-        outputs: channels out.
-        hidden: channels between.
+        inputs: input channels.
+        outputs: output channels.
+        hidden: hidden channels.
         blocks: number of residual blocks.
         context_features: width of a context ``(batch, context_features)``, appended to every pixel.
 

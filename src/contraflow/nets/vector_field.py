@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from contraflow.errors import unknown_name
 
-#: Smooth ones: the gradient of the divergence takes their second derivative.
+#: Smooth activations, since the gradient of the divergence needs their second derivative.
 FIELD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": nn.functional.elu,
     "silu": nn.functional.silu,
@@ -21,12 +21,12 @@ FIELD_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Concat(nn.Module):
-    """W [t, h] + b: a linear map or convolution to which time is one more input, the first.
+    """W [t, h] + b: a linear map or convolution with time t as an additional first input.
 
     Grathwohl et al. 2019 (arXiv:1810.01367), section 4.
 
     Args:
-        layer: W and b, with one input more than h has.
+        layer: W and b, with one more input than h has.
 
     >>> Concat(nn.Linear(1 + 3, 5))(torch.tensor(0.5), torch.zeros(2, 3)).shape
     torch.Size([2, 5])
@@ -42,14 +42,14 @@ class Concat(nn.Module):
 
 
 class ConcatSquash(nn.Module):
-    r"""(W h + b) ⊙ σ(a t + c) + d t: a linear map or convolution whose channels time gates and shifts.
+    r"""(W h + b) ⊙ σ(a t + c) + d t: a linear map or convolution, gated and shifted by time channel by channel.
 
-    As in the code of FFJORD. Grathwohl et al. 2019 (arXiv:1810.01367).
+    This is the layer of FFJORD's code. Grathwohl et al. 2019 (arXiv:1810.01367).
 
     Args:
         layer: W and b, a linear map or a convolution.
-        channels: of its output, in dimension 1.
-        dimensions: of an image behind the channels: 0 for vectors, 2 for images.
+        channels: output channels, along dimension 1.
+        dimensions: number of dimensions after the channels: 0 for vectors, 2 for images.
 
     >>> ConcatSquash(nn.Linear(3, 5), 5)(torch.tensor(0.5), torch.zeros(2, 3)).shape
     torch.Size([2, 5])
@@ -70,8 +70,7 @@ class ConcatSquash(nn.Module):
 #: (inputs, outputs) → a linear map or convolution.
 _Make = Callable[[int, int], nn.Module]
 
-#: How time enters a layer: name → layer, from what makes W and b, its inputs, its outputs, and the dimensions of an
-#: image behind the channels.
+#: How time enters a layer: name → (constructor of W and b, inputs, outputs, dimensions after the channels) ↦ layer.
 FIELD_LAYERS: dict[str, Callable[[_Make, int, int, int], nn.Module]] = {
     "concat": lambda make, inputs, outputs, dimensions: Concat(make(1 + inputs, outputs)),
     "concatsquash": lambda make, inputs, outputs, dimensions: ConcatSquash(make(inputs, outputs), outputs, dimensions),
@@ -79,10 +78,10 @@ FIELD_LAYERS: dict[str, Callable[[_Make, int, int, int], nn.Module]] = {
 
 
 class VectorField(nn.Module):
-    """f(t, z): layers of t and z with an activation between them.
+    """f(t, z): layers that take t and z, with an activation between them.
 
     Args:
-        layers: `Concat` or `ConcatSquash`; the first takes z, the last gives its shape.
+        layers: `Concat` or `ConcatSquash`; the first takes z, and the last has outputs of the shape of z.
         activation: name in `FIELD_ACTIVATIONS`.
 
     Raises:
@@ -111,7 +110,7 @@ def dense_field(
 
     Args:
         features: D.
-        hidden: the widths.
+        hidden: widths of the hidden layers.
         activation: name in `FIELD_ACTIVATIONS`.
         layer: name in `FIELD_LAYERS`.
 
@@ -154,5 +153,5 @@ def with_zero_output(field: VectorField) -> VectorField:
 def _field(make: _Make, widths: Sequence[int], dimensions: int, activation: str, layer: str) -> VectorField:
     if layer not in FIELD_LAYERS:
         raise unknown_name("layer", layer, FIELD_LAYERS)
-    timed = FIELD_LAYERS[layer]
-    return VectorField([timed(make, *pair, dimensions) for pair in pairwise(widths)], activation)
+    with_time = FIELD_LAYERS[layer]
+    return VectorField([with_time(make, *pair, dimensions) for pair in pairwise(widths)], activation)

@@ -1,4 +1,4 @@
-"""Names for tensors that partial derivatives are taken by."""
+"""Aliases of tensors, to take partial derivatives with respect to one of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def alias(tensor: Tensor) -> Tensor:
-    """The same values as a node of their own, for derivatives by this tensor alone.
+    """A view of the tensor as a node of its own in the graph, for partial derivatives with respect to it alone.
 
-    A derivative by a tensor that others depend on (a weight, and its scale) goes through those others too; one by its
-    alias does not, and still has a graph to the tensor itself.
+    A derivative with respect to a tensor that others depend on (a weight, and its scale) also goes through those
+    others. One with respect to its alias does not, and the alias still has a graph to the tensor itself.
 
     >>> import torch
     >>> weight = torch.tensor(2.0, requires_grad=True)

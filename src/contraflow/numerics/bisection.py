@@ -1,4 +1,4 @@
-"""Roots of increasing functions of one number, element by element."""
+"""Roots of increasing scalar functions by bisection, element by element."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Root:
-    """What was found for each number, or for each sample.
+    """The solution of an equation for each element, or for each sample.
 
     Attributes:
         value: the root, or the x that follows from it.
         iterations: halvings of the bracket.
-        residual: size of what remains of the equation at `value`.
-        error_bound: on the distance of `value` from the true solution, save for the rounding of the equation.
+        residual: absolute value of the equation at `value`.
+        error_bound: bound on the distance of `value` from the true solution, up to rounding errors in the equation.
         converged: whether the tolerance was reached.
     """
 
@@ -34,7 +34,7 @@ class Bisection:
 
     Args:
         tolerance: ``None`` chooses by dtype: four units of rounding, 4.8e-7 in float32 and 8.9e-16 in float64.
-        max_iterations: most halvings.
+        max_iterations: largest number of halvings.
 
     >>> root = Bisection().solve(lambda t: t**3 - 8, torch.zeros(1), torch.full((1,), 5.0))
     >>> round(root.value.item(), 4), bool(root.error_bound < 1e-6)
@@ -49,7 +49,7 @@ class Bisection:
 
         Args:
             function: increasing, element by element.
-            lower, upper: any shape; the root must lie between them, or the nearer one is found.
+            lower, upper: any shape; where the root does not lie between them, the result is the nearer of the two.
         """
         tolerance = 4 * torch.finfo(lower.dtype).eps if self.tolerance is None else self.tolerance
         iterations = torch.zeros(lower.shape, dtype=torch.long, device=lower.device)
@@ -68,14 +68,14 @@ class Bisection:
 
 
 def implicit(root: Tensor, equation_and_slope: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-    """`root` with the derivatives of the solution of F(t, θ) = 0: to the third order, in two Newton steps.
+    """`root` with the derivatives of the solution of F(t, θ) = 0 up to third order, from two Newton steps.
 
-    A Newton step at a number has the right first derivative, -(∂F/∂θ)/(∂F/∂t); each further step doubles the orders
-    that are right, and adds one. The value stays.
+    A Newton step from a constant has the right first derivative, -(∂F/∂θ)/(∂F/∂t); each further step takes n right
+    orders to 2n + 1. The value does not change.
 
     Args:
-        root: found without gradients.
-        equation_and_slope: t ↦ F(t, θ) and ∂F/∂t, with gradients to t and θ.
+        root: the solution, computed without gradients.
+        equation_and_slope: t ↦ F(t, θ) and ∂F/∂t, with gradients with respect to t and θ.
 
     >>> theta = torch.tensor(8.0, requires_grad=True)
     >>> root = implicit(torch.tensor(2.0), lambda t: (t**3 - theta, 3 * t**2))

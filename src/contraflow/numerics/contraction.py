@@ -1,4 +1,4 @@
-"""A contraction g, as log-determinants and inverses of x + g(x) see it."""
+"""The interface of a contraction g that log-determinants and inverses of x + g(x) use."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Vjp:
         return self._product(u)
 
     def lowered(self, dtype: torch.dtype) -> Vjp:
-        """The same, its products in `dtype`; what goes in and comes out stays as it is.
+        """The same map with its products computed in `dtype`; inputs and outputs keep theirs.
 
         Raises:
-            DomainError: the products are in one dtype only.
+            DomainError: the contraction computes its products in one dtype only.
         """
         raise DomainError(
             f"series_dtype={dtype}: this contraction computes its products in one dtype; leave series_dtype out."
@@ -39,9 +39,9 @@ class Vjp:
 class Contraction(ABC):
     """A map g of the data space into itself with Lip(g) < 1, and its first derivatives.
 
-    Everything is a function of x and of `tensors()`, so that gradients can be asked for by name: see
-    docs/maths/dual-pass-gradient.md. A subclass writes `tensors`, `value` and `lipschitz_bound`. The rest follows by
-    automatic differentiation, and is written where closed forms are faster.
+    Everything is a function of x and of `tensors()`, so that gradients with respect to each of them can be computed:
+    docs/maths/dual-pass-gradient.md. A subclass defines `tensors`, `value` and `lipschitz_bound`. The other methods use
+    automatic differentiation; a subclass overrides them where a closed form is faster.
 
     Attributes:
         norm_order: p of the norm ‖·‖_p in which g is bounded.
@@ -55,14 +55,14 @@ class Contraction(ABC):
 
     @abstractmethod
     def value(self, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
-        """g(x), ``(batch, *event)``; plain torch operations, twice differentiable."""
+        """g(x), ``(batch, *event)``, in torch operations that are twice differentiable."""
 
     @abstractmethod
     def lipschitz_bound(self) -> float:
         """A number L with ‖g(x) - g(y)‖_p <= L ‖x - y‖_p, p = `norm_order`, from above."""
 
     def function(self, tensors: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-        """x ↦ g(x), with what can be computed once for many calls: for the inverse."""
+        """x ↦ g(x) for many calls with the same tensors, as the inverse needs it; precomputes what it can."""
         return functools.partial(self.value, tensors)
 
     def linearize(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
@@ -81,7 +81,7 @@ class Contraction(ABC):
         return gx, torch.stack(columns)
 
     def linearize_kept(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp, tuple[Tensor | None, ...]]:
-        """What `linearize` returns, and what `kept_gradient` need not compute again: nothing, unless overridden."""
+        """What `linearize` returns, and the tensors that `kept_gradient` reuses: none, unless overridden."""
         return *self.linearize(tensors, x), ()
 
     def kept_gradient(
@@ -94,14 +94,14 @@ class Contraction(ABC):
         adjoints: Tensor,
         wanted: Sequence[bool],
     ) -> list[Tensor | None]:
-        """Gradients of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ to x and the tensors; None where `wanted` says so.
+        """Gradients of ⟨ḡ, g(x)⟩ + Σ_p ⟨w_p, J v_p⟩ with respect to x and the tensors; None where not `wanted`.
 
         Args:
-            tensors, x: as `linearize_kept` was given them.
-            kept: what it returned.
+            tensors, x: the arguments of `linearize_kept`.
+            kept: the tensors that it returned.
             grad_gx: ḡ ``(batch, *event)``.
             probes, adjoints: v and w ``(probes, batch, *event)``.
-            wanted: for x and each of the tensors.
+            wanted: whether to compute the gradient, for x and each of the tensors.
         """
         return dual_gradient(self, tensors, x, grad_gx, probes, adjoints, wanted)
 
@@ -115,17 +115,17 @@ def dual_gradient(
     adjoints: Tensor,
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
-    """`Contraction.kept_gradient` by one dual pass and its first-order gradient, from nothing that was kept."""
+    """`Contraction.kept_gradient` by one dual pass and its first-order gradient, without any kept tensors."""
     with torch.enable_grad():
         inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]
         gx, products = g.dual(inputs[1:], inputs[0], probes)
-        asked = [one for one in inputs if one.requires_grad]
-        found = iter(torch.autograd.grad([gx, products], asked, [grad_gx, adjoints], allow_unused=True))
-    return [next(found) if one.requires_grad else None for one in inputs]
+        requested = [one for one in inputs if one.requires_grad]
+        derivatives = iter(torch.autograd.grad([gx, products], requested, [grad_gx, adjoints], allow_unused=True))
+    return [next(derivatives) if one.requires_grad else None for one in inputs]
 
 
 def functional_linearize(g: Contraction, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
-    """g(x) and u ↦ J_g(x)ᵀu by `torch.func.vjp`, which other transforms of `torch.func` go through."""
+    """g(x) and u ↦ J_g(x)ᵀu by `torch.func.vjp`, which composes with other transforms of `torch.func`."""
     gx, pullback = torch.func.vjp(lambda x: g.value(tensors, x), x)  # type: ignore[misc]
 
     def product(u: Tensor) -> Tensor:

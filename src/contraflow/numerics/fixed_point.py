@@ -10,26 +10,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# (x of the rows still at work, their row numbers) -> T(x) of those rows
+# (x of the unfinished rows, their row numbers) -> T(x) of those rows
 RowMap = Callable[[Tensor, Tensor], Tensor]
 
-#: Evaluations in a row that may bring no shorter step before a sample is given up.
+#: Consecutive evaluations without a shorter step after which the solver stops iterating a sample.
 PATIENCE = 10
 
 #: λ of the newest difference in Anderson's least-squares problem; ten times more for each older one.
 RIDGE = 1e-5
 
-#: Evaluations that Anderson's extrapolations may fall behind what Picard's steps guarantee.
+#: Evaluations by which Anderson's extrapolations may fall behind the guarantee of Picard's steps.
 LOAN = 2
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """What a solver found.
+    """The result of a fixed-point solver.
 
     Attributes:
         value: ``(batch, *event)``, the x at which `residual` was measured.
-        iterations: evaluations of T spent on each sample, ``(batch,)``.
+        iterations: evaluations of T for each sample, ``(batch,)``.
         residual: ‖x - T(x)‖ of each sample, measured at `value`, ``(batch,)``.
         converged: whether the residual is within the tolerance, ``(batch,)``.
         order: p of the norm ‖·‖_p that the residual is measured in.
@@ -52,13 +52,13 @@ class FixedPoint:
 
 @dataclass(frozen=True)
 class FixedPointSolver(ABC):
-    """Settings that the solvers share.
+    """Settings that all fixed-point solvers share.
 
     Args:
-        tolerance: largest root-mean-square step ‖x - T(x)‖₂ / √D that counts as arrived; the step itself, not its
-            square. In another norm ‖·‖_p the p-th power mean, ‖x - T(x)‖_p / D^(1/p). ``None`` chooses by dtype: 1e-5
-            in float32, 1e-11 in float64.
-        max_iterations: most evaluations of T for a sample.
+        tolerance: largest root-mean-square residual ‖x - T(x)‖₂ / √D that counts as converged (not its square). In
+            another norm ‖·‖_p it is the p-th power mean, ‖x - T(x)‖_p / D^(1/p). ``None`` chooses by dtype: 1e-5 in
+            float32, 1e-11 in float64.
+        max_iterations: largest number of evaluations of T for a sample.
     """
 
     tolerance: float | None = None
@@ -73,15 +73,15 @@ class FixedPointSolver(ABC):
     def solve(self, function: RowMap, start: Tensor, order: float = 2.0, contraction: float = 1.0) -> FixedPoint:
         """Iterate every sample to its own tolerance; finished samples leave the batch.
 
-        Does not raise where a sample does not arrive: look at `FixedPoint.converged`. A sample whose step has not
-        become shorter in `PATIENCE` evaluations in a row is given up: in exact arithmetic a contraction shortens it
-        every second time at least, so rounding, or a T that does not contract, stands in the way.
+        It does not raise where a sample does not converge: check `FixedPoint.converged`. It stops iterating a sample
+        whose step has not become shorter in `PATIENCE` consecutive evaluations: in exact arithmetic a contraction
+        shortens it at least every second time, so the limit of rounding is reached, or T does not contract.
 
         Args:
             function: T.
             start: ``(batch, *event)``.
-            order: p of the norm in which T contracts and steps are measured. A step of Picard's shrinks in that norm
-                and in no other for certain, and the safeguard relies on it.
+            order: p of the norm in which T contracts and steps are measured. Picard's steps are guaranteed to shrink in
+                that norm only, and the safeguard relies on it.
             contraction: L with ‖T(x) - T(y)‖_p <= L ‖x - y‖_p where one is known; 1 otherwise.
         """
         batch = start.shape[0]
@@ -96,21 +96,21 @@ class FixedPointSolver(ABC):
             image = function(search.x, rows)
             step = (image - search.x).flatten(1).norm(order, dim=1)
             search.judge(image, step)
-            working = (step > limit) & step.isfinite() & (search.failures < PATIENCE)
-            if evaluation == self.max_iterations or not working.all():
+            unfinished = (step > limit) & step.isfinite() & (search.failures < PATIENCE)
+            if evaluation == self.max_iterations or not unfinished.all():
                 value[rows], residual[rows], iterations[rows] = search.best, search.shortest, evaluation
-                rows = rows[working]
-                search.keep(working)
+                rows = rows[unfinished]
+                search.keep(unfinished)
             search.move()
         return FixedPoint(value, iterations, residual, residual <= limit, order)
 
     @abstractmethod
     def _search(self, start: Tensor, contraction: float) -> _Search:
-        """What moves from point to point."""
+        """The state of the iteration."""
 
 
 class _Search:
-    """Where every row at work stands, and its best point so far; moves by Picard's steps."""
+    """The current and the best point of every unfinished row; moves by Picard's steps."""
 
     _per_row: tuple[str, ...] = ("x", "image", "best", "best_image", "shortest", "failures")
 
@@ -120,7 +120,7 @@ class _Search:
         self.failures = torch.zeros(len(start), dtype=torch.long, device=start.device)
 
     def judge(self, image: Tensor, step: Tensor) -> None:
-        """Take in T(x) and the length of its step."""
+        """Record T(x) and the length of its step."""
         shorter = step < self.shortest
         self.image = image
         self.failures = torch.where(shorter, 0, self.failures + 1)
@@ -130,7 +130,7 @@ class _Search:
         self.best_image = torch.where(chosen, image, self.best_image)
 
     def keep(self, rows: Tensor) -> None:
-        """Forget all other rows."""
+        """Drop all other rows."""
         for name in self._per_row:
             setattr(self, name, getattr(self, name)[rows])
 
@@ -145,10 +145,10 @@ def _like_events(mask: Tensor, events: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Picard(FixedPointSolver):
-    r"""x ← T(x); the residual falls by Lip(T) an iteration.
+    r"""Picard iteration x ← T(x); the residual falls by the factor Lip(T) an iteration.
 
-    >>> found = Picard(tolerance=1e-6).solve(lambda x, rows: x / 2 + 1, torch.zeros(3, 2))
-    >>> bool(found.converged.all()), round(found.value[0, 0].item(), 3)
+    >>> solution = Picard(tolerance=1e-6).solve(lambda x, rows: x / 2 + 1, torch.zeros(3, 2))
+    >>> bool(solution.converged.all()), round(solution.value[0, 0].item(), 3)
     (True, 2.0)
     """
 
@@ -165,19 +165,20 @@ class Anderson(FixedPointSolver):
 
         γ = argmin ‖f_k - ΔF γ‖² + Σ_i λ_i γ_i²,    x_{k+1} = T(x_k) - ΔG γ.
 
-    λ grows with a difference's age: where the columns are nearly dependent, for certain once m exceeds the dimension,
-    the newest decide. An extrapolation is tried only where the best step so far is already as short as Picard's steps
-    guarantee for the *next* evaluation, and only after an evaluation that brought a shorter step; otherwise the
-    iteration goes on from T of the best point. So after k evaluations the best step is at most L^(k-1) times the first
-    one, as for Picard, whatever the extrapolations were worth (docs/maths/fixed-point-inverse.md).
+    λ grows with the age of a difference, so that the newest differences decide where the columns are nearly dependent
+    (as they must be once m exceeds the dimension). An extrapolation is tried only where the best step so far is already
+    as short as Picard's steps guarantee for the *next* evaluation, and only after an evaluation that gave a shorter
+    step; otherwise the iteration continues from T of the best point. So after k evaluations the best step is at most
+    L^(k-1) times the first one, as for Picard, however good the extrapolations were
+    (docs/maths/fixed-point-inverse.md).
 
     Walker and Ni, Anderson acceleration for fixed-point iterations, 2011.
 
     Args:
-        memory: number m of differences kept.
+        memory: number m of stored differences.
 
-    >>> found = Anderson(tolerance=1e-6).solve(lambda x, rows: x.cos() / 2, torch.zeros(3, 2))
-    >>> bool(found.converged.all()), round(found.value[0, 0].item(), 4)
+    >>> solution = Anderson(tolerance=1e-6).solve(lambda x, rows: x.cos() / 2, torch.zeros(3, 2))
+    >>> bool(solution.converged.all()), round(solution.value[0, 0].item(), 4)
     (True, 0.4502)
     """
 
@@ -188,7 +189,7 @@ class Anderson(FixedPointSolver):
 
 
 class _AndersonSearch(_Search):
-    _per_row = (*_Search._per_row, "promised", "f", "g", "differences_f", "differences_g", "gram")
+    _per_row = (*_Search._per_row, "guaranteed", "f", "g", "differences_f", "differences_g", "gram")
 
     def __init__(self, start: Tensor, memory: int, contraction: float) -> None:
         super().__init__(start)
@@ -196,7 +197,7 @@ class _AndersonSearch(_Search):
         self.memory = memory
         self.contraction = contraction
         #: The step that Picard's iteration guarantees at the next evaluation.
-        self.promised = torch.full_like(self.shortest, math.inf)
+        self.guaranteed = torch.full_like(self.shortest, math.inf)
         self.count = 0
         self.f = self.g = flat
         self.differences_f = flat.new_zeros(len(flat), memory, flat.shape[1])
@@ -206,9 +207,9 @@ class _AndersonSearch(_Search):
     def judge(self, image: Tensor, step: Tensor) -> None:
         super().judge(image, step)
         if not self.count:
-            self.promised = step
+            self.guaranteed = step
         elif self.count >= LOAN:
-            self.promised = self.contraction * self.promised
+            self.guaranteed = self.contraction * self.guaranteed
         g = image.flatten(1)
         f = g - self.x.flatten(1)
         if self.count:
@@ -229,7 +230,7 @@ class _AndersonSearch(_Search):
         if self.count < 2:
             self.x = self.image
             return
-        affordable = (self.failures == 0) & (self.shortest <= self.promised)
+        affordable = (self.failures == 0) & (self.shortest <= self.guaranteed)
         proposal = (self.g - self._correction()).reshape(self.image.shape)
         self.x = torch.where(_like_events(affordable, proposal), proposal, self.best_image)
 

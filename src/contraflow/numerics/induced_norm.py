@@ -10,7 +10,7 @@ from torch import Tensor
 
 from contraflow.numerics.power_iteration import SingularTriple
 
-#: p of ‖x‖_p: a number in [1, ∞], or a scalar tensor in (1, ∞) where the gradient to p is asked for.
+#: p of ‖x‖_p: a number in [1, ∞], or a scalar tensor in (1, ∞) where its gradient is needed.
 Order = float | Tensor
 
 
@@ -75,25 +75,25 @@ def induced_power_iteration(
 
         u ← the dual vector of W v in ‖·‖_q,    v ← the dual vector of Wᵀu in ‖·‖_{p*},    σ = uᵀ W v,
 
-    which maximises the bilinear form uᵀ W v over ‖u‖_{q*} = 1 and ‖v‖_p = 1 in turn, so σ never falls. It arrives at a
-    local maximum; only for p = q = 2, and for W without negative entries and p >= q, is that the norm from almost
-    every start (Boyd, The power method for l^p norms, 1974). Therefore the stack: keep its largest σ. For p = q = 2
-    it is `contraflow.numerics.power_iteration`. Higham, Estimating the matrix p-norm, 1992; Johnston, QETLAB,
+    which maximises the bilinear form uᵀ W v over ‖u‖_{q*} = 1 and ‖v‖_p = 1 in turn, so σ never falls. It converges
+    to a local maximum; only for p = q = 2, and for W without negative entries and p >= q, is that the norm from almost
+    every start (Boyd, The power method for l^p norms, 1974). Hence the stack of starts: take its largest σ. For
+    p = q = 2 it is `contraflow.numerics.power_iteration`. Higham, Estimating the matrix p-norm, 1992; Johnston, QETLAB,
     InducedMatrixNorm; Chen et al. 2019 (arXiv:1906.02735), Appendix D. docs/maths/induced-norms.md.
 
     Args:
         operator, adjoint: v ↦ W v and u ↦ Wᵀu, over a leading stack dimension.
         v: starts ``(stack, *in)``.
         p, q: norm orders of the domain and of the codomain.
-        tolerance: relative change of σ at which all starts have to arrive.
-        max_iterations: most iterations; σ is a valid lower bound whenever it stops.
+        tolerance: relative change of σ below which all starts have converged.
+        max_iterations: largest number of iterations; σ is a valid lower bound wherever it stops.
 
     Returns:
-        u, v, σ of every start, with ‖u‖_{q*} = ‖v‖_p = 1; and the iterations.
+        u, v, σ of every start, with ‖u‖_{q*} = ‖v‖_p = 1; and the number of iterations.
 
     >>> weight = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
-    >>> found = induced_power_iteration(lambda v: v @ weight.T, lambda u: u @ weight, torch.eye(2), 1.0, 2.0)
-    >>> round(found.sigma.max().item(), 4)
+    >>> triple = induced_power_iteration(lambda v: v @ weight.T, lambda u: u @ weight, torch.eye(2), 1.0, 2.0)
+    >>> round(triple.sigma.max().item(), 4)
     1.4142
     """
     dual = dual_order(p)

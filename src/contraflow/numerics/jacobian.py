@@ -1,4 +1,4 @@
-"""Dense Jacobians, the oracle for every log-determinant."""
+"""Dense Jacobians, which tests compare every log-determinant with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 def batch_jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     r"""J[b, i, j] = ∂ f(x)_{b,i} / ∂ x_{b,j}, with events flattened.
 
-    One backward pass per output dimension; meant for tests and small dimensions.
+    It makes one backward pass per output dimension, so it is for tests and small dimensions.
 
     Args:
         function: maps ``(batch, *event)`` to ``(batch, *event)``, sample by sample.

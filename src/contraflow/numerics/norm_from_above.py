@@ -18,7 +18,7 @@ class BlockTridiagonal(NamedTuple):
     Attributes:
         diagonal: blocks ``(stack, b_i, b_i)``.
         upper: blocks ``(stack, b_i, b_{i+1})`` right of the diagonal; one fewer.
-        terms: most products that were added up for one entry, for the bound on rounding.
+        terms: largest number of products summed in one entry, for the bound on rounding.
     """
 
     diagonal: list[Tensor]
@@ -42,7 +42,7 @@ class BlockTridiagonal(NamedTuple):
 
 def is_below(matrices: BlockTridiagonal, shift: Tensor) -> Tensor:
     """Whether λ_max < shift, for each of the stack: whether shift·I - G has a Cholesky factor; bool ``(stack,)``."""
-    fine = torch.ones_like(shift, dtype=torch.bool)
+    succeeded = torch.ones_like(shift, dtype=torch.bool)
     carried: Tensor | None = None
     for index, block in enumerate(matrices.diagonal):
         remainder = -block
@@ -50,28 +50,28 @@ def is_below(matrices: BlockTridiagonal, shift: Tensor) -> Tensor:
         if carried is not None:
             remainder = remainder.baddbmm_(carried.mT, carried, alpha=-1)
         factor, info = torch.linalg.cholesky_ex(remainder)
-        fine &= info == 0
-        if index == len(matrices.upper) or not bool(fine.any()):
+        succeeded &= info == 0
+        if index == len(matrices.upper) or not bool(succeeded.any()):
             break
         carried = torch.linalg.solve_triangular(factor, matrices.upper[index], upper=False)
-    return fine
+    return succeeded
 
 
 def norm_from_above(matrices: BlockTridiagonal, estimate: Tensor, gap: float, target: Tensor | None = None) -> Tensor:
     r"""Bounds u >= √λ_max of every matrix of the stack, in float64.
 
     u = estimate · (1 + gap · 4^j) for the first j = 0, 1, … whose factorisation succeeds; where j > 0, the interval
-    between the last failure and the success is then halved until it is as short as `gap`. With a `target`, an
-    estimate that lies below it is settled by trying u = target alone first.
+    between the last failure and the success is then halved until it is as short as `gap`. With a `target`,
+    u = target is tried first for estimates below it, and kept if it succeeds.
 
     Args:
         matrices: Gram matrices G = WᵀW in float64.
         estimate: estimates of √λ_max, from below, ``(stack,)``.
         gap: relative distance of the first trial.
-        target: a value worth trying, ``(stack,)``.
+        target: a value to try first, ``(stack,)``.
 
     Returns:
-        ``(stack,)``; infinity where nothing succeeds, which takes entries that are not finite.
+        ``(stack,)``; infinity where no trial succeeds, which happens only for entries that are not finite.
 
     >>> gram = BlockTridiagonal([torch.diag(torch.tensor([4.0, 1.0]).double())[None]], [], 1)
     >>> 2 <= norm_from_above(gram, torch.tensor([1.7]).double(), 1e-3).item() < 2.003
@@ -94,15 +94,15 @@ def norm_from_above(matrices: BlockTridiagonal, estimate: Tensor, gap: float, ta
 
 
 def _try(
-    matrices: BlockTridiagonal, trial: Tensor, asked: Tensor, below: Tensor, above: Tensor
+    matrices: BlockTridiagonal, trial: Tensor, active: Tensor, below: Tensor, above: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Intervals [below, above] for √λ_max after a trial of those that are asked for."""
-    rows = asked.nonzero()[:, 0]
+    """Intervals [below, above] for √λ_max after one trial of the `active` matrices."""
+    rows = active.nonzero()[:, 0]
     if not len(rows):
         return below, above
-    fine = torch.zeros_like(asked)
-    fine[rows] = is_below(matrices if len(rows) == len(asked) else _select(matrices, rows), trial[rows].square())
-    return torch.where(asked & ~fine, trial, below), torch.where(fine, trial, above)
+    succeeded = torch.zeros_like(active)
+    succeeded[rows] = is_below(matrices if len(rows) == len(active) else _select(matrices, rows), trial[rows].square())
+    return torch.where(active & ~succeeded, trial, below), torch.where(succeeded, trial, above)
 
 
 def _select(matrices: BlockTridiagonal, rows: Tensor) -> BlockTridiagonal:

@@ -23,11 +23,11 @@ FIXED_METHODS = {"euler": 1, "midpoint": 2, "rk4": 4}
 
 @dataclass(frozen=True)
 class OdeSolution:
-    """What a solver found.
+    """The result of an ODE solver.
 
     Attributes:
         state: y at the end.
-        evaluations: of f (NFE).
+        evaluations: number of evaluations of f (NFE).
     """
 
     state: State
@@ -36,23 +36,22 @@ class OdeSolution:
 
 @dataclass(frozen=True)
 class OdeSolver:
-    """An adaptive solver.
+    """An adaptive Runge-Kutta solver.
 
-    All samples of a batch share their steps, which follow the largest root-mean-square error of the tensors of y. So
-    samples see each other to within the tolerance.
+    All samples of a batch share the step sizes, which are set by the largest root-mean-square error of the tensors of
+    y. So the result for a sample depends on the others of its batch, to within the tolerance.
 
     Args:
         method: a name in `METHODS`; of low order for loose tolerances, of high order for tight ones.
-        tolerance: error of a step, absolute and relative to y. Below ten roundings of the dtype it is those, since a
-            step cannot be more precise.
-        max_evaluations: most evaluations of f in one solve.
+        tolerance: error of a step, absolute and relative to y; at least ten times the machine epsilon of the dtype.
+        max_evaluations: largest number of evaluations of f in one solve.
 
     Raises:
         ConfigurationError: unknown method.
         DomainError: a tolerance or number of evaluations that is not positive.
 
-    >>> found = OdeSolver(tolerance=1e-6).solve(lambda t, y: (-y[0],), (torch.ones(1),), 0.0, 1.0)
-    >>> print(f"{found.state[0].item():.4f}", found.evaluations < 50)
+    >>> solution = OdeSolver(tolerance=1e-6).solve(lambda t, y: (-y[0],), (torch.ones(1),), 0.0, 1.0)
+    >>> print(f"{solution.state[0].item():.4f}", solution.evaluations < 50)
     0.3679 True
     """
 
@@ -69,10 +68,10 @@ class OdeSolver:
             raise DomainError(f"max_evaluations={self.max_evaluations}: at least 1 is needed.")
 
     def solve(self, dynamics: Dynamics, state: State, start: float, end: float) -> OdeSolution:
-        """y(end) from y(start) = `state`, whose first tensor has the batch; an empty batch stays as it is.
+        """y(end) from y(start) = `state`, whose first tensor has the batch; an empty batch is returned unchanged.
 
         Raises:
-            SolverError: the steps underflow or the evaluations run out.
+            SolverError: the step size underflows, or `max_evaluations` is reached.
             ConfigurationError: torchdiffeq is missing.
         """
         odeint = _odeint()
@@ -84,19 +83,19 @@ class OdeSolver:
         def counted(t: Tensor, state: State) -> State:
             nonlocal evaluations
             if evaluations == self.max_evaluations:
-                raise SolverError(f"{self} has used up its {evaluations} evaluations at t = {t.item():.4g}. {_REMEDY}")
+                raise SolverError(f"{self} reached max_evaluations={evaluations} at t = {t.item():.4g}. {_REMEDY}")
             evaluations += 1
             return dynamics(t, state)
 
         tolerance = max(self.tolerance, 10 * torch.finfo(first.dtype).eps)
         times = _times(start, end, first)
-        # A last step that ends at the end: interpolation over it would be of fourth order, whatever the method.
+        # The last step ends exactly at `end`: interpolation within it would be of fourth order for every method.
         options = {"step_t": times[1:]}
         try:
-            found = odeint(counted, state, times, rtol=tolerance, atol=tolerance, method=self.method, options=options)
-        except AssertionError as error:  # torchdiffeq's way to say that a step underflows or a state is not finite
-            raise SolverError(f"{self} gave up after {evaluations} evaluations: {error}. {_REMEDY}") from error
-        return OdeSolution(tuple(one[-1] for one in found), evaluations)
+            states = odeint(counted, state, times, rtol=tolerance, atol=tolerance, method=self.method, options=options)
+        except AssertionError as error:  # torchdiffeq raises it where the step underflows or a state is not finite
+            raise SolverError(f"{self} failed after {evaluations} evaluations: {error}. {_REMEDY}") from error
+        return OdeSolution(tuple(tensor[-1] for tensor in states), evaluations)
 
     def __str__(self) -> str:
         return f"{self.method} to {self.tolerance:g}"

@@ -1,4 +1,4 @@
-"""The largest singular value of a linear operator, from below."""
+"""Power iteration: the largest singular value of a linear operator, from below."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def power_iteration(
 
     Args:
         operator, adjoint: v ↦ W v and u ↦ Wᵀu, for a stack of operators at once.
-        v: start ``(stack, *in)``; a warm start is the v of the step before.
-        tolerance: relative change of σ at which all operators of the stack have to arrive.
-        max_iterations: most iterations; reaching it is no error, since σ stays a valid lower bound.
+        v: start ``(stack, *in)``; the v of the previous training step is a warm start.
+        tolerance: relative change of σ below which all operators of the stack have converged.
+        max_iterations: largest number of iterations; reaching it is no error, since σ stays a valid lower bound.
 
     >>> weight = torch.diag(torch.tensor([3.0, 1.0]))[None]
     >>> start = torch.ones(1, 2)

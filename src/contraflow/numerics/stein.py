@@ -1,4 +1,4 @@
-"""A mean to a wanted standard error: Stein's two-stage procedure, for many means at once."""
+"""Means with a given standard error by Stein's two-stage procedure, for many means at once."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# rows (long) ↦ one fresh, independent draw for each of them, rows may repeat
+# rows (long, may repeat) ↦ one new, independent draw for each
 Draw = Callable[[Tensor], Tensor]
 
 
 class Means(NamedTuple):
-    """Means of n random numbers' draws.
+    """Estimates of n expectations.
 
     Attributes:
         value: means, ``(n,)``, float64.
         standard_error: of each mean.
-        draws: how many draws each mean is over, long.
-        degrees_of_freedom: of the variance behind the standard error, long.
+        draws: number of draws of each mean, long.
+        degrees_of_freedom: of the variance estimate in the standard error, long.
     """
 
     value: Tensor
@@ -45,8 +45,8 @@ def two_stage_means(
     of N fresh draws, its standard error s/√N: since s is independent of them, the value is unbiased whatever the law
     of the draws, and (value - mean)/(s/√N) is exactly t-distributed with m - 1 degrees of freedom for normal ones
     (Stein, A two-sample test for a linear hypothesis whose power is independent of the variance, 1945). Stopping as
-    soon as a running standard error falls below the target would favour runs of draws that happen to lie close
-    together, and report too small an error. docs/maths/log-density-error-bar.md.
+    soon as a running standard error falls below the target would favour draws that happen to lie close together, and
+    would underestimate the error. docs/maths/log-density-error-bar.md.
     """
     pilots = torch.full((n,), pilot)
     _, variance = _moments(draw, pilots, batch_size)
@@ -56,7 +56,7 @@ def two_stage_means(
 
 
 def _moments(draw: Draw, counts: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of `counts` draws of each row; rows that have theirs leave the batch."""
+    """Mean and variance of `counts` draws of each row; rows that have all their draws leave the batch."""
     n, most = len(counts), int(counts.max()) if len(counts) else 0
     rows = torch.cat([torch.arange(0), *((counts > done).nonzero()[:, 0] for done in range(most))])
     chunks = [draw(chunk).detach().double().cpu() for chunk in rows.split(batch_size)] if len(rows) else []

@@ -23,8 +23,8 @@ class DataSettings:
             a folder of images.
         root: the folder that holds the named data sets; by default $CONTRAFLOW_DATA, else ~/.cache/contraflow.
         columns: the columns of a table to use, for instance [age,height]; all by default.
-        dequantise: the columns of a table that hold integers. Uniform noise is added to them in training, so that
-            they have a density; log p(x) is then a lower bound on the log-probability of the integers, and samples
+        dequantise: the columns of a table that hold integers. Uniform noise of one step is added to them, so
+            that they have a density; log p(x) is then a lower bound on the log-probability of the integers, and samples
             are integers. Names of columns, or numbers from 0 where the file has no names.
         size: crop and scale the images of a folder to this side in pixels.
         grey: read the images of a folder in grey.

@@ -336,6 +336,25 @@ def test_quality_trains_and_keeps_its_runs(tmp_path, monkeypatch):
     assert updates == [True] * (curve.steps[-1] + 3)
 
 
+def test_jacobians_of_trained_blocks_are_within_their_certified_bounds(monkeypatch):
+    """A row of the comparison of activations, and its two last columns block by block."""
+    pytest.importorskip("normflows")
+    pytest.importorskip("zuko")
+    from experiments.benchmarks import activations
+
+    monkeypatch.setattr(activations, "_BLOCKS", 2)
+    case = activations.Case("concatenated_sine", "orthogonal", preactivation=False)
+    flow = case.flow()
+    flow.log_prob(torch.randn(50, 2))
+    used = activations.steepest(flow, torch.randn(50, 2))
+    bounds = [block.bound for block in flow.certify().blocks]
+    assert len(used) == 2
+    assert all(0.01 < norm <= bound < 1 for norm, bound in zip(used, bounds, strict=True))
+    monkeypatch.setattr(activations, "ROWS", 100)
+    cells = activations.row(case, 0, 0.05).split("|")
+    assert [cell.strip() for cell in cells[1:5]] == ["concatenated_sine", "orthogonal", "weight", "0"]
+
+
 def test_quality_schedule():
     """Rises to one, falls to zero, and never leaves [0, 1]."""
     pytest.importorskip("normflows")

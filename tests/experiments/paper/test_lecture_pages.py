@@ -54,7 +54,7 @@ def test_the_bound_decides_whether_images_are_reconstructed(tmp_path: Path, monk
     monkeypatch.setattr(reconstructions, "_IMAGES", 30)
     result = reconstructions.run(Plan("reconstructions", EXPERIMENTS["reconstructions"].reduced, out=tmp_path))
     bounded, unbounded = (errors[0] for errors in result.values["errors"].values())
-    assert bounded[-1] < 1e-3 < bounded[0], "100 iterations converge, one does not"
+    assert bounded[-1] < 0.01 < bounded[0], "twenty iterations converge, one does not"
     assert unbounded[-1] > 1
     with_bound, without = (values[0] for values in result.values["lipschitz"].values())
     assert with_bound < 1 < without
