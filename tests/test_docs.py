@@ -326,7 +326,8 @@ def is_path(said: str) -> bool:
 
 def is_file(said: str) -> bool:
     """Whether it is the name of a file of users' or data sets', by its ending."""
-    return re.search(r"\.(csv|png|json|jsonl|npy|npz|txt|gz|mat|tar|pt|pth|safetensors|yaml|html)$", said) is not None
+    endings = "csv|png|json|jsonl|npy|npz|txt|gz|mat|tar|pt|pth|pickle|hdf5|safetensors|yaml|html"
+    return re.search(rf"\.({endings})$", said) is not None
 
 
 def missing_paths(page: Path, text: str) -> list[str]:

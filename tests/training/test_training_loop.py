@@ -48,6 +48,22 @@ def test_it_learns_digits() -> None:
     assert state.epoch == 25  # six whole batches of 32 in 200 rows
 
 
+def test_continuous_flows_train_with_their_training_solver() -> None:
+    """NFE of two fields with three steps of Euler; penalties reach the gradient, not the loss that is recorded."""
+    rows = torch.randn(40, 2, generator=torch.Generator().manual_seed(5))
+    settings = TrainingSettings(steps=2, batch_size=16, warmup_steps=0)
+    options = {"hidden": (4,), "steps": 2, "divergence": "exact", "training_solver": "euler", "training_steps": 3}
+    records = []
+    for weight in (0.0, 10.0):
+        torch.manual_seed(0)
+        flow = ARCHITECTURES["ffjord"]((2,), adjoint=False, kinetic_weight=weight, **options)
+        records.append(list(train(TrainingState.begin(flow, settings, 0), rows, settings)))
+    assert [record.evaluations for run in records for record in run] == [6] * 4
+    (plain, _), (penalised, _) = records
+    assert plain.loss == pytest.approx(penalised.loss)
+    assert penalised.gradient_norm > 2 * plain.gradient_norm
+
+
 def test_the_same_seed_repeats_and_another_does_not() -> None:
     settings = TrainingSettings(steps=12, batch_size=16, warmup_steps=0)
     assert losses(settings) == losses(settings)

@@ -1,4 +1,4 @@
-"""One line of the table of named data sets."""
+"""Entries of the table of named data sets."""
 
 from __future__ import annotations
 

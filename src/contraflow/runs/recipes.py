@@ -253,7 +253,7 @@ def power_ffjord() -> Recipe:
         "jacobian_weight": 1e-4,
     }
     training = recipe.training
-    training.steps, training.batch_size, training.learning_rate = 36_000, 300, 5e-3
+    training.steps, training.batch_size, training.learning_rate = 36_000, 300, 2e-3
     training.validate_every, training.validation_size = 2000, 2000
     return recipe
 

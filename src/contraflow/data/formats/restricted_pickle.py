@@ -160,7 +160,7 @@ def _array(value: object) -> object:
 
 
 def array_from_record(record: ArrayRecord, codes: tuple[str, ...]) -> np.ndarray:
-    """The array that a pickle describes; of little-endian numbers, or a list of its objects.
+    """The array of little-endian numbers that a pickle describes.
 
     Args:
         record: what the pickle says of it.
