@@ -27,6 +27,7 @@ from contraflow.lipschitz import (
     Spectral,
     certified_dense_norm,
     certified_induced_norm,
+    norm_between,
     norm_orders,
 )
 from contraflow.lipschitz.norms import FixedOrders, LearnedOrders
@@ -38,14 +39,14 @@ PAIRS = list(itertools.product(ORDERS, repeat=2))
 
 
 def linear(weight: Tensor, p: float, q: float, **options) -> LipschitzLinear:
-    layer = LipschitzLinear(weight.shape[1], weight.shape[0], norm=InducedNorm(FixedOrders((p, q)), 0), **options)
+    layer = LipschitzLinear(weight.shape[1], weight.shape[0], norm=norm_between(FixedOrders((p, q)), 0), **options)
     with torch.no_grad():
         layer.weight.copy_(weight)
     return layer
 
 
 def conv(kernel: Tensor, size: tuple[int, int], p: float, q: float) -> LipschitzConv2d:
-    norm = InducedNorm(FixedOrders((p, q)), 0)
+    norm = norm_between(FixedOrders((p, q)), 0)
     layer = LipschitzConv2d(kernel.shape[1], kernel.shape[0], kernel.shape[-1], size, norm=norm)
     with torch.no_grad():
         layer.weight.copy_(kernel)

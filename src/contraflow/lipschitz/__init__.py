@@ -13,7 +13,7 @@ from contraflow.lipschitz.dense_concatenation import (
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
 from contraflow.lipschitz.norms import LearnedNorms, MixedNorms, NarrowRange, Norms, OrderSquash, SkewedRange, Spectral
-from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
+from contraflow.lipschitz.operator_norms import ChannelwiseNorm, InducedNorm, OperatorNorm, SpectralNorm, norm_between
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, shared_scales
 from contraflow.lipschitz.update import largest_estimate, rescale_to_certificate, update_lipschitz
 
@@ -24,6 +24,7 @@ __all__ = [
     "Activation",
     "BlockCertificate",
     "Certificate",
+    "ChannelwiseNorm",
     "DenseConcatenation",
     "DenseConcatenationConvNet",
     "DenseConcatenationMLP",
@@ -52,6 +53,7 @@ __all__ = [
     "certified_dense_norm",
     "certified_induced_norm",
     "largest_estimate",
+    "norm_between",
     "norm_orders",
     "rescale_to_certificate",
     "shared_scales",

@@ -176,7 +176,7 @@ class DenseConcatenation(nn.Module, Contraction):
     @torch.no_grad()
     def lipschitz_estimate(self) -> float:
         """The same from the power iterations' estimates, from below."""
-        return self.compose([(layer.sigma() / layer.divisor()).item() for layer in self.stack()])
+        return self.compose([layer.normalised_sigma().item() for layer in self.stack()])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value(self.tensors(), x)

@@ -178,12 +178,16 @@ class LipschitzLayer(nn.Module, ABC):
         return self.norm.sigma(self.operator(), self.v.clone())[0]  # the graph keeps v, which changes in place
 
     def measure(self) -> Tensor:
-        """What, times `excess`, the weight is brought below c by: σ, or after a certified update a bound."""
+        """σ, or after a certified update a bound; of every row or column under a `ChannelwiseNorm`."""
         return self.norm.measure(self.operator(), self.v.clone(), self.densities)[0]
 
     def divisor(self) -> Tensor:
-        """max(1, σ/c), with σ raised to a certified bound after a certified update."""
+        """max(1, σ/c), with σ raised to a certified bound after a certified update; broadcasts against the weight."""
         return (self.measure() * (self.excess / self.bound)).clamp_min(1)
+
+    def normalised_sigma(self) -> Tensor:
+        """The estimate of the divided weight's norm at v as it is."""
+        return self.norm.sigma(self.operator(self.weight / self.divisor()), self.v)[0]
 
     def scale(self) -> Tensor:
         """1 / max(1, σ/c) of the weight as it is, with gradient; v is refreshed first where the weight has moved."""
@@ -302,6 +306,8 @@ def by_kind(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
 def current_scales(layers: Sequence[LipschitzLayer]) -> list[Tensor]:
     """1 / max(1, σ/c) of every layer, from its weight as it is, with a graph of its own to the weights.
 
+    A scalar, or under a `ChannelwiseNorm` ``(out, 1, …)`` or ``(1, in, …)``: it broadcasts against the weight.
+
     Layers whose v does not belong to their weight are refreshed first, those of one shape as one batch. Inside
     `shared_scales` the scales of that evaluation are taken.
 
@@ -338,6 +344,8 @@ def _found_scales(layers: Sequence[LipschitzLayer]) -> dict[LipschitzLayer, Tens
 
 
 def _scales_of_kind(layers: list[LipschitzLayer]) -> Sequence[Tensor]:
+    if not layers[0].norm.iterative:
+        return [layer.divisor().reciprocal() for layer in layers]
     if any(is_batched(layer.weight) for layer in layers):
         measures = torch.cat([layer.norm.unseen(layer.operator(), layer.v) for layer in layers])
     else:

@@ -71,6 +71,8 @@ def update_lipschitz(
 @torch.no_grad()
 def _certify_stack(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> None:
     """Set excess = u/σ of layers of one kind, with u >= ‖W‖₂ certified; 1 where u <= c and nothing is divided."""
+    if not layers[0].norm.iterative:  # exact already
+        return
     if isinstance(layers[0].norm, InducedNorm):
         _certify_induced(layers, gap)
         return
@@ -95,13 +97,7 @@ def _certify_induced(layers: list[LipschitzLayer], gap: float) -> None:
     for layer in layers:
         assert isinstance(layer.norm, InducedNorm)
         layer.by_estimate()
-        densities = layer.norm.find_densities(layer.operator(), layer.v)
-        if densities is None:
-            _exceed(layer, layer.certified_norm(layer.weight, *layer.norm.orders()))
-        else:
-            open_cases.append((layer, layer.norm, densities))
-    if not open_cases:
-        return
+        open_cases.append((layer, layer.norm, layer.norm.find_densities(layer.operator(), layer.v)))
     balanced = [norm.balanced_exactly(layer.operator(), densities) for layer, norm, densities in open_cases]
     weights = [one.weight for one in balanced]
     sigma = torch.stack(

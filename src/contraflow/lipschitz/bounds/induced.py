@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from contraflow.lipschitz.bounds.balance import FLOOR, balance, densities_near
+from contraflow.lipschitz.bounds.channels import column_norms, row_norms
 from contraflow.lipschitz.bounds.spectral import certified_conv_norm, certified_dense_norm
-from contraflow.lipschitz.convolution import convolve, convolve_adjoint, mirrored, within_reach
+from contraflow.lipschitz.convolution import convolve, mirrored, within_reach
 from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.numerics import induced_power_iteration
 
@@ -70,10 +71,9 @@ def pixel_factor(size: tuple[int, int], p: float, q: float) -> float:
 def closed_norm(weight: Tensor, p: float, q: float, size: tuple[int, int]) -> float | None:
     """‖W‖_{1→q}, the largest q-norm of a column, and ‖W‖_{p→∞}, the largest p*-norm of a row; else ``None``."""
     if p == 1:
-        return _largest_column(weight, 1 / q, size)
+        return column_norms(weight, 1 / q, size).max().item()
     if q == math.inf:
-        adjoint = weight.transpose(0, 1)
-        return _largest_column(adjoint if weight.ndim == 2 else adjoint.flip(2, 3), 1 - 1 / p, size)
+        return row_norms(weight, 1 - 1 / p, size).max().item()
     return None
 
 
@@ -108,16 +108,3 @@ def _balanced_norm(weight: Tensor, p: float, q: float, size: tuple[int, int], v:
 
 def _spectral(weight: Tensor, size: tuple[int, int]) -> float:
     return certified_dense_norm(weight) if weight.ndim == 2 else certified_conv_norm(weight, size=size)
-
-
-def _largest_column(weight: Tensor, b: float, size: tuple[int, int]) -> float:
-    """‖W‖_{1→q} with b = 1/q."""
-    largest = weight.abs().max().item()
-    if b == 0:
-        return largest
-    if b < 1e-3:  # a q above 1000 is bounded by norm equivalence from the largest entry
-        return largest * weight[:, 0].numel() ** b
-    powers = (weight.abs() / largest) ** (1 / b)
-    if weight.ndim == 2:
-        return largest * powers.sum(dim=0).max().item() ** b
-    return largest * convolve_adjoint(powers.new_ones(1, len(weight), *size), powers).max().item() ** b
