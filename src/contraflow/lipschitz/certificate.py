@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from contraflow.lipschitz.activations import ACTIVATIONS, Activation
-from contraflow.lipschitz.dense_concatenation import CLIPSWISH_LIPSCHITZ, DenseConcatenation
+from contraflow.lipschitz.dense_concatenation import DenseConcatenation
 from contraflow.lipschitz.network import LipschitzNetwork
 from contraflow.lipschitz.norms import format_orders
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer
@@ -167,8 +167,8 @@ def certify_contraction(name: str, g: Bounded) -> BlockCertificate:
         activations = tuple(cast(Activation, one).lipschitz_constant for one in g.activations)
         order, compose = g.norm_order, lambda norms: math.prod((*norms, *activations))
     else:
-        activations = (CLIPSWISH_LIPSCHITZ,) * len(g.concatenations)
-        order, compose = 2.0, g.compose
+        activations = (g.pair_constant,) * len(g.concatenations)
+        order, compose = g.norm_order, g.compose
     bound, estimate, promise = (
         compose([getattr(one, what) for one in layers]) for what in ("bound", "estimate", "promise")
     )
@@ -200,7 +200,7 @@ def _foreign(g: object) -> str:
 
 def _same(changed: type, known: type) -> bool:
     """Whether a subclass computes the map of its parent."""
-    names = ("value", "tensors", "stack", "composition", "compose")
+    names = ("value", "tensors", "stack", "composition", "compose", "pair_constant")
     return all(getattr(changed, name, None) is getattr(known, name, None) for name in names)
 
 

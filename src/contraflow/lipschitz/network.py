@@ -18,7 +18,7 @@ from contraflow.lipschitz.composition import Composition, LayerTensors, NetworkT
 from contraflow.lipschitz.convolution import channels_last
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
-from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm, norm_between
+from contraflow.lipschitz.operator_norms import layer_norms
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, current_scales
 from contraflow.numerics import Contraction
 
@@ -136,13 +136,6 @@ class LipschitzNetwork(nn.Module, Contraction):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value(self.tensors(), x)
-
-
-def layer_norms(orders: BlockOrders | None, layers: int) -> list[OperatorNorm]:
-    """The norm of every layer of a block."""
-    if orders is None:
-        return [SpectralNorm() for _ in range(layers)]
-    return [norm_between(orders, index) for index in range(layers)]
 
 
 def make_activation(activation: str | Activation) -> Activation:

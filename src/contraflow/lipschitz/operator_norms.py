@@ -256,6 +256,13 @@ def norm_between(orders: BlockOrders, index: int) -> OperatorNorm:
     return ChannelwiseNorm(p, q)
 
 
+def layer_norms(orders: BlockOrders | None, layers: int) -> list[OperatorNorm]:
+    """The norm of every layer of a block; spectral without orders."""
+    if orders is None:
+        return [SpectralNorm() for _ in range(layers)]
+    return [norm_between(orders, index) for index in range(layers)]
+
+
 def lengths(v: Tensor) -> Tensor:
     """‖v‖₂ of every member of a stack, never zero."""
     return v.flatten(1).norm(dim=1).clamp_min(torch.finfo(v.dtype).tiny)
