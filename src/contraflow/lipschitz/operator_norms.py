@@ -122,8 +122,8 @@ class InducedNorm(OperatorNorm):
     def __init__(self, orders: BlockOrders, index: int) -> None:
         self._orders = orders
         self.index = index
-        p, q = self.orders()
-        if p == 1 or q == math.inf:
+        if (closed := _closed(orders, index)) is not None:
+            p, q = closed
             raise DomainError(f"the norm from p={p:g} to q={q:g} is exact: take ChannelwiseNorm({p:g}, {q:g}).")
 
     def pair(self) -> tuple[Order, Order]:
@@ -250,10 +250,16 @@ class ChannelwiseNorm(OperatorNorm):
 
 def norm_between(orders: BlockOrders, index: int) -> OperatorNorm:
     """‖·‖_{p→q} of the layer at that place of a block: by rows or columns where the orders are fixed and allow it."""
+    closed = _closed(orders, index)
+    return InducedNorm(orders, index) if closed is None else ChannelwiseNorm(*closed)
+
+
+def _closed(orders: BlockOrders, index: int) -> tuple[float, float] | None:
+    """Fixed p and q with p = 1 or q = ∞; ``None`` for others. Learned orders, which are tensors, reach neither."""
     p, q = orders.pair(index)
     if isinstance(p, Tensor) or isinstance(q, Tensor) or (p != 1 and q != math.inf):
-        return InducedNorm(orders, index)
-    return ChannelwiseNorm(p, q)
+        return None
+    return p, q
 
 
 def layer_norms(orders: BlockOrders | None, layers: int) -> list[OperatorNorm]:
