@@ -27,12 +27,14 @@ from contraflow.lipschitz import (
     Spectral,
     certified_dense_norm,
     certified_induced_norm,
+    mean_norm,
     norm_between,
     norm_orders,
 )
 from contraflow.lipschitz.norms import FixedOrders, LearnedOrders
 from contraflow.numerics import Anderson, Picard, dual_order, duality_map, induced_power_iteration, order_norm
 from contraflow.testing import check_bijection
+from contraflow.training import TrainingSettings, TrainingState, train
 
 ORDERS = (1.0, 1.5, 2.0, 3.0, math.inf)
 PAIRS = list(itertools.product(ORDERS, repeat=2))
@@ -423,6 +425,49 @@ def test_learned_orders_get_gradients_move_and_stay_in_range(shared, squash):
         assert all(low < p < high for p in orders)
         assert max(abs(p - 2) for p in orders) > 0.01
         assert len(set(orders)) == (1 if shared else 3)
+
+
+def test_orders_trained_by_the_mean_norm_get_its_gradient_and_no_other():
+    """Against finite differences of the mean norm of all layers; the likelihood's gradient to the orders is none."""
+    flow = steep(residual_flow((2,), blocks=2, hidden=(5,), norms=LearnedNorms(objective="mean_norm"), logdet=Exact()))
+    raws = [one.raw for one in learned(flow).modules() if isinstance(one, LearnedOrders)]
+    for layer in layers(flow):
+        layer.converge(1e-14, 20_000)
+    loss = -flow.log_prob(torch.randn(4, 2)).mean()
+    assert torch.autograd.grad(loss, raws, allow_unused=True) == (None, None)
+    norm = mean_norm(flow)
+    grads = torch.autograd.grad(norm, list(flow.parameters()), allow_unused=True)
+    names = [name for (name, _), grad in zip(flow.named_parameters(), grads, strict=True) if grad is not None]
+    assert names == [name for name, _ in flow.named_parameters() if name.endswith("orders.raw")]
+    assert norm.item() == pytest.approx(sum(layer.sigma().item() for layer in layers(flow)) / 4)
+
+    def converged(index: int, step: float) -> float:
+        twin = copy.deepcopy(flow)
+        with torch.no_grad():
+            next(one.raw for one in list(twin.modules())[::-1] if isinstance(one, LearnedOrders))[index] += step
+        for layer in layers(twin):
+            layer.converge(1e-14, 20_000)
+        return mean_norm(twin).item()
+
+    for index in range(2):
+        slope = (converged(index, 1e-5) - converged(index, -1e-5)) / 2e-5
+        assert torch.autograd.grad(mean_norm(flow), raws[-1])[0][index].item() == pytest.approx(slope, rel=1e-4)
+    assert mean_norm(residual_flow((2,), blocks=1, norms=LearnedNorms())) == 0
+
+
+def test_training_by_the_mean_norm_lowers_it_at_fixed_weights():
+    """The training loop hands the orders that gradient."""
+    flow = steep(
+        residual_flow((2,), blocks=2, hidden=(8, 8), norms=LearnedNorms(objective="mean_norm"), logdet=Exact())
+    )
+    for name, parameter in flow.named_parameters():
+        parameter.requires_grad_(name.endswith("orders.raw"))
+    settings = TrainingSettings(steps=30, batch_size=8, learning_rate=0.05, warmup_steps=1, validate_every=0)
+    update_lipschitz(flow)
+    before = mean_norm(flow).item()
+    list(train(TrainingState.begin(flow, settings, 0), torch.randn(32, 2), settings))
+    assert mean_norm(flow).item() < before - 0.01
+    assert max(abs(p - 2) for orders in norm_orders(flow).blocks.values() for p in orders) > 0.1
 
 
 def test_changed_orders_change_the_normalised_weights_at_once():

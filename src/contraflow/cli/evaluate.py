@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from contraflow.files import replacing
 from contraflow.logdet import EVALUATION, Exact, LogDetEstimator
 from contraflow.runs import Run, load_run
 from contraflow.runs.build import make_generator
+from contraflow.runs.estimated import score_by_estimates
 from contraflow.runs.own_data import rows_to_judge
 from contraflow.runs.run import draw_samples
 
@@ -53,7 +54,9 @@ def evaluate(
 ) -> None:
     """Score a trained flow on held-out data: bits/dim of images, nats of others, with a standard error.
 
-    Of a hybrid flow, where the data have labels, accuracy, cross entropy and calibration error follow.
+    Weights are scaled down to certified norms first. Where that takes 0.1 % or more off a layer (mixed and learned
+    norms), the score with norms by estimate, as in training, follows. Of a hybrid flow, where the data have labels,
+    accuracy, cross entropy and calibration error follow.
 
     Args:
         run: folder that `contraflow train` wrote, or one checkpoint in it.
@@ -85,21 +88,26 @@ def evaluate(
     judged = rows_to_judge(trained, data, split, bar.note)
     estimator: LogDetEstimator = Exact() if exact else replace(EVALUATION, exact_terms=exact_terms)
     rows, labels = judged.rows[:limit], None if judged.labels is None else judged.labels[:limit]
+    how: dict[str, Any] = {
+        "estimator": estimator,
+        "draws": draws,
+        "batch_size": batch_size,
+        "progress": lambda done, total: bar.phase("rows" if judged.split == "all" else judged.split, done, total),
+    }
     with bar:
-        scores = score(
-            trained.flow,
-            rows,
-            estimator=estimator,
-            draws=draws,
-            batch_size=batch_size,
-            generator=make_generator(trained.flow.device, seed),
-            progress=lambda done, total: bar.phase("rows" if judged.split == "all" else judged.split, done, total),
+        scores = score(trained.flow, rows, generator=make_generator(trained.flow.device, seed), **how)
+        as_trained = load_run(run, device=device, dtype=dtype, certified=False).flow
+        by_estimates = score_by_estimates(
+            trained.flow, as_trained, scores, rows, generator=make_generator(trained.flow.device, seed), **how
         )
     report, classified = report_scores(trained.flow, scores, estimator), report_classes(trained.flow, scores, labels)
     lines, values = (
         [str(report)],
         {**report.as_dict(), "data": judged.data, "split": judged.split, "step": trained.step},
     )
+    values["by_estimates"] = None if by_estimates is None else by_estimates.as_dict()
+    if by_estimates is not None and by_estimates.differs:
+        lines.append(str(by_estimates))
     if classified is not None:
         lines.append(str(classified))
         values["classification"] = classified.as_dict()

@@ -38,7 +38,14 @@ def train_command(arguments: list[str]) -> None:
         )
     classified = outcome.classification
     lines = [f"test {outcome.report}", *([] if classified is None else [f"test {classified}"])]
-    found = {**outcome.report.as_dict(), "samples": str(outcome.picture)}
+    estimated = outcome.by_estimates
+    if estimated is not None and estimated.differs:
+        lines.append(f"test {estimated}")
+    found = {
+        **outcome.report.as_dict(),
+        "by_estimates": None if estimated is None else estimated.as_dict(),
+        "samples": str(outcome.picture),
+    }
     if classified is not None:
         found["classification"] = classified.as_dict()
     show("\n".join([*lines, f"samples {outcome.picture}"]), found, values.json)

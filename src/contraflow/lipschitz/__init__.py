@@ -15,7 +15,13 @@ from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, Lipschi
 from contraflow.lipschitz.norms import LearnedNorms, MixedNorms, NarrowRange, Norms, OrderSquash, SkewedRange, Spectral
 from contraflow.lipschitz.operator_norms import ChannelwiseNorm, InducedNorm, OperatorNorm, SpectralNorm, norm_between
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, shared_scales
-from contraflow.lipschitz.update import largest_estimate, rescale_to_certificate, update_lipschitz
+from contraflow.lipschitz.update import (
+    largest_estimate,
+    largest_rescaling,
+    mean_norm,
+    rescale_to_certificate,
+    update_lipschitz,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -53,6 +59,8 @@ __all__ = [
     "certified_dense_norm",
     "certified_induced_norm",
     "largest_estimate",
+    "largest_rescaling",
+    "mean_norm",
     "norm_between",
     "norm_orders",
     "rescale_to_certificate",

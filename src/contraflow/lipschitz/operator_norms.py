@@ -143,6 +143,11 @@ class InducedNorm(OperatorNorm):
     def sigma(self, operator: LinearOperator, v: Tensor) -> Tensor:
         return _ratio(operator, v, *self.pair())
 
+    def for_mean_norm(self, operator: LinearOperator, v: Tensor) -> Tensor | None:
+        """σ with gradient to the orders alone, where the mean norm trains them; else ``None``."""
+        pair = self._orders.mean_norm_pair(self.index)
+        return None if pair is None else _ratio(operator.at(operator.weight.detach()), v, *pair)[0]
+
     def estimate(self, operator: LinearOperator, v: Tensor) -> float:
         return _ratio(operator.double(), v.double(), *self.orders()).item()
 

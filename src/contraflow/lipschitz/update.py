@@ -179,6 +179,28 @@ def _rescale(layer: LipschitzLayer) -> bool:
     return changed
 
 
+def mean_norm(module: nn.Module) -> Tensor:
+    """The mean of σ over all layers whose orders are trained by it, `LearnedNorms`; 0 where there are none.
+
+    Its gradient goes to the orders alone: add it to the loss. Weights enter as they are, before normalisation.
+    """
+    norms = [
+        sigma
+        for layer in lipschitz_layers(module)
+        if isinstance(layer.norm, InducedNorm)
+        and (sigma := layer.norm.for_mean_norm(layer.operator(), layer.v.clone())) is not None
+    ]
+    return torch.stack(norms).mean() if norms else torch.zeros(())
+
+
+@torch.no_grad()
+def largest_rescaling(rescaled: nn.Module, original: nn.Module) -> float:
+    """The largest share that `rescale_to_certificate` took off a layer's norm; `original` is the module before it."""
+    pairs = zip(lipschitz_layers(rescaled), lipschitz_layers(original), strict=True)
+    ratios = [(now.normalised().norm() / before.normalised().norm()).item() for now, before in pairs]
+    return max((1 - ratio for ratio in ratios), default=0.0)
+
+
 @torch.no_grad()
 def largest_estimate(module: nn.Module) -> float:
     """The largest of the blocks' Lipschitz estimates, from min(σ_l, c) of every layer, below; 0 without any block."""

@@ -297,7 +297,9 @@ def recorded_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
         ) from error
 
 
-def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = None) -> Run:
+def load_run(
+    run: str | Path, *, device: str | None = None, dtype: str | None = None, certified: bool = True
+) -> Run:
     """The flow of a run or checkpoint folder, with its averaged weights.
 
     Raises:
@@ -306,6 +308,7 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
     Args:
         run: the folder that training wrote.
         device, dtype: where and how precisely to compute; as trained when not given.
+        certified: scale layers above their bound down to it; otherwise norms are estimates, as in training.
     """
     make_device(device or "cpu")
     checkpoint = load_checkpoint(Path(run))
@@ -328,7 +331,7 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
     checkpoint.load_weights(flow)
     if dtype is not None:
         flow = flow.to(getattr(torch, dtype))
-    flow = with_weights(flow, checkpoint.evaluation_weights())
+    flow = with_weights(flow, checkpoint.evaluation_weights(), certified=certified)
     names = tuple(columns) if columns else None
     fingerprint = recorded_fingerprint(checkpoint)
     return Run(flow, recipe, names, levels, checkpoint.progress["step"], checkpoint.path, fingerprint)

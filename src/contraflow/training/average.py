@@ -38,18 +38,24 @@ class PolyakAverage:
 
 
 @torch.no_grad()
-def with_weights(flow: Flow, weights: dict[str, Tensor]) -> Flow:
+def with_weights(flow: Flow, weights: dict[str, Tensor], *, certified: bool = True) -> Flow:
     """A copy of the flow with other parameters, to evaluate and sample with.
 
-    Its power iterations are converged anew, and layers whose certified norm is above their bound are scaled down to
-    it: an average of weights has no bound of its own.
+    Its power iterations are converged anew.
+
+    Args:
+        flow: which is left as it is.
+        weights: a tensor for every parameter.
+        certified: scale down layers whose certified norm is above their bound, `rescale_to_certificate`: an average
+            of weights has no bound of its own. Without it norms are estimates, as in training and in the paper.
     """
     twin = copy.deepcopy(flow)
-    for name, one in twin.named_parameters():
-        one.copy_(weights[name])
+    for name, parameter in twin.named_parameters():
+        parameter.copy_(weights[name])
     for module in twin.modules():
         if isinstance(module, LipschitzLayer):
             module.warm = False
     update_lipschitz(twin)
-    rescale_to_certificate(twin)
+    if certified:
+        rescale_to_certificate(twin)
     return twin.requires_grad_(False)
