@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from contraflow.lipschitz.bounds.balance import FLOOR, balance, densities_near
+from contraflow.lipschitz.bounds.balance import FLOOR, Densities, balance, densities_near, refine
 from contraflow.lipschitz.bounds.channels import column_norms, row_norms
 from contraflow.lipschitz.bounds.spectral import certified_conv_norm, certified_dense_norm
 from contraflow.lipschitz.convolution import convolve, mirrored, within_reach
@@ -22,6 +22,9 @@ _ROUNDING = 1e-12
 
 #: Floors that a certificate tries, that of training among them.
 _FLOORS = (FLOOR, 0.005, 0.3, 1.0)
+
+#: Smaller side of the largest matrix whose densities are refined: a second's work.
+_LARGEST_REFINED = 256
 
 #: Starts of the search for the maximiser, and the effort of the second trial of every floor, in a certificate.
 _STARTS, _EFFORT = 20, 8
@@ -98,11 +101,16 @@ def _balanced_norm(weight: Tensor, p: float, q: float, size: tuple[int, int], v:
         found = induced_power_iteration(operator, operator.adjoint(), starts, p, q, tolerance=1e-4)
         v = found.v[found.sigma.argmax()][None]
     trials = [(floor, 1) for floor in _FLOORS] + [(floor, _EFFORT) for floor in (FLOOR, 0.3) if p >= 2 >= q]
-    best = math.inf
-    for floor, effort in trials:
-        densities = densities_near(operator, v.double(), (p, q), floor, effort)
+    tried = [densities_near(operator, v.double(), (p, q), floor, effort) for floor, effort in trials]
+
+    def bound(densities: Densities) -> float:
         balanced = balance(weight, p, q, densities, size)
-        best = min(best, _spectral(balanced.weight, size) ** float(balanced.exponent))
+        return _spectral(balanced.weight, size) ** float(balanced.exponent)
+
+    bounds = [bound(densities) for densities in tried]
+    best = min(bounds)
+    if weight.ndim == 2 and min(weight.shape) <= _LARGEST_REFINED:
+        best = min(best, bound(refine(weight, p, q, tried[bounds.index(best)])))
     return best
 
 
