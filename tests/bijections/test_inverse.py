@@ -25,7 +25,7 @@ def steep_block(solver=None) -> ResidualBlock:
 
 
 def expanding() -> ResidualBlock:
-    """g(x) = -3x under a false promise: the iteration diverges."""
+    """g(x) = -3x under a false bound: the iteration diverges."""
     module = nn.Linear(2, 2, bias=False)
     with torch.no_grad():
         module.weight.copy_(-3 * torch.eye(2))

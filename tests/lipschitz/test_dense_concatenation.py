@@ -162,7 +162,7 @@ def test_norms_that_a_concatenation_does_not_have_are_refused():
     flow = idensenet((2,), blocks=1, growth=3, depth=1, norms=MixedNorms((INF,) * 3))
     (block,) = flow.certify().blocks
     assert block.order == INF
-    assert block.kept
+    assert block.within_target
     chosen = with_architecture(RECIPES["checkerboard"](), "idensenet")
     chosen.architecture.norms = NormSettings("mixed", [INF] * 5)
     assert build_flow(chosen, (2,), None).certify().blocks[0].order == INF
@@ -178,7 +178,7 @@ def test_no_block_exceeds_its_certificate_along_training_and_after_a_huge_step()
             optimiser.param_groups[0]["lr"] = 1.0
         update_lipschitz(flow, certified=True)
         if step % 5 == 0:
-            assert flow.certify().kept, str(flow.certify())
+            assert flow.certify().within_target, str(flow.certify())
         optimiser.zero_grad()
         (-flow.log_prob(data).mean() / 16).backward()
         optimiser.step()
@@ -203,14 +203,14 @@ def test_the_certificate_of_a_dense_concatenation():
     for one in g.concatenations:
         kept, new = one.shares().tolist()
         total *= math.hypot(kept, new * CLIPSWISH_LIPSCHITZ * 0.9)
-    assert block.promise == pytest.approx(total)
+    assert block.target == pytest.approx(total)
     assert [one.name for one in block.layers] == [f"bijection.bijections.0.g.layers.{index}" for index in range(3)]
     rescale_to_certificate(flow)
     certificate = flow.certify()
-    assert certificate.kept
+    assert certificate.within_target
     assert certificate.invertible
     assert certificate.blocks[0].bound <= total
-    assert json.loads(json.dumps(certificate.as_dict()))["blocks"][0]["promise"] == pytest.approx(total)
+    assert json.loads(json.dumps(certificate.as_dict()))["blocks"][0]["target"] == pytest.approx(total)
     assert "proved invertible" in str(certificate)
 
 

@@ -1,4 +1,4 @@
-"""‖W‖_{p→q}: estimate <= truth <= bound; mixed-norm and learned-norm blocks; what each promises."""
+"""‖W‖_{p→q}: estimate <= truth <= bound; mixed-norm and learned-norm blocks; what each bounds."""
 
 from __future__ import annotations
 

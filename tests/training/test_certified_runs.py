@@ -1,4 +1,4 @@
-"""What a run saves, evaluates and samples with keeps its promise; its certificate is stored and shown."""
+"""What a run saves, evaluates and samples with stays within its target; its certificate is stored and shown."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def tiny_recipe(**training):
 @pytest.mark.parametrize("certified", [False, True])
 def test_a_run_saves_the_certificate_of_what_it_evaluates(tmp_path, capsys, certified):
     outcome = run_recipe(tiny_recipe(certified=certified), tmp_path / "run")
-    assert outcome.flow.certify().kept
+    assert outcome.flow.certify().within_target
     loaded = load_run(tmp_path / "run").flow.certify()
-    assert loaded.kept
+    assert loaded.within_target
     stored = load_checkpoint(tmp_path / "run").certificate
     assert stored == json.loads(json.dumps(loaded.as_dict()))
     assert main(["certify", str(tmp_path / "run"), "--json"]) == 0
@@ -71,7 +71,7 @@ def test_a_certified_run_resumes_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("certified", [False, True])
-def test_the_weights_of_every_step_keep_their_promise_where_the_setting_asks_for_it(monkeypatch, certified):
+def test_the_weights_of_every_step_stay_within_their_target_where_the_setting_asks_for_it(monkeypatch, certified):
     torch.manual_seed(0)
     flow = residual_flow((3,), blocks=3, hidden=(16, 16))
     data = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).exp()
@@ -81,11 +81,11 @@ def test_the_weights_of_every_step_keep_their_promise_where_the_setting_asks_for
 
     def watched(flow, **options):
         update_lipschitz(flow, **options)
-        kept.append(flow.certify().kept)
+        kept.append(flow.certify().within_target)
 
     monkeypatch.setattr("contraflow.training.loop.update_lipschitz", watched)
     for _ in train(state, data, settings):
-        assert with_weights(flow, state.evaluation_weights()).certify().kept
+        assert with_weights(flow, state.evaluation_weights()).certify().within_target
     assert len(kept) == 40
     assert all(kept) == certified
 
@@ -115,7 +115,7 @@ def test_a_run_with_learned_orders_saves_loads_and_resumes_exactly(tmp_path, cap
     orders = next(iter(norm_orders(whole).blocks.values()))
     assert len(set(orders)) == (1 if kind == "learned_shared" else 3)
     assert max(abs(p - 2) for p in orders) > 1e-3
-    assert load_run(tmp_path / "whole").flow.certify().kept
+    assert load_run(tmp_path / "whole").flow.certify().within_target
     assert (tmp_path / "whole" / "norm-orders.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     picture = tmp_path / "orders.png"

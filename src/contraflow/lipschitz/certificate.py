@@ -24,7 +24,7 @@ class LayerCertificate:
         name: as in ``flow.named_modules()``.
         estimate: ‖W̄v‖_q / ‖v‖_p at the power iteration's v, from below.
         bound: certified norm of W̄ in float64, from above.
-        promise: c, the bound that the layer was given.
+        target: c, the bound that the layer was given.
         norm: the orders of ‖·‖_{p→q}, as text: "2 → 2" for the spectral norm.
         method: how the bound was obtained.
     """
@@ -32,14 +32,14 @@ class LayerCertificate:
     name: str
     estimate: float
     bound: float
-    promise: float
+    target: float
     norm: str = "2 → 2"
     method: str = ""
 
     @property
-    def kept(self) -> bool:
+    def within_target(self) -> bool:
         """Whether the certified bound is at most c."""
-        return self.bound <= self.promise
+        return self.bound <= self.target
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class BlockCertificate:
     Attributes:
         name: as in ``flow.named_modules()``.
         bound: L >= Lip(g) from ‖W̄_l‖ and Lip(φ_l) where certified (their product; for a dense concatenation see
-            `DenseConcatenation`), else the number that the author of g vouches for.
+            `DenseConcatenation`), else the number that the author of g asserts.
         certified: whether L follows from the weights; ``False`` for a g of which only a claim is known.
         reason: why not, or empty.
         layers: of g, in order; empty where not certified.
         activations: the constants Lip(φ_l), in order.
         order: p of the norm ‖·‖_p in which L holds.
         estimate: the same from the layers' estimates, from below; ``None`` where not certified.
-        promise: the same from their c; ``None`` where not certified.
+        target: the same from their c; ``None`` where not certified.
     """
 
     name: str
@@ -67,12 +67,12 @@ class BlockCertificate:
     activations: tuple[float, ...] = ()
     order: float = 2.0
     estimate: float | None = None
-    promise: float | None = None
+    target: float | None = None
 
     @property
-    def kept(self) -> bool:
+    def within_target(self) -> bool:
         """Whether L is certified and no layer exceeds its c."""
-        return self.certified and all(one.kept for one in self.layers)
+        return self.certified and all(one.within_target for one in self.layers)
 
     @property
     def margin(self) -> float:
@@ -102,7 +102,7 @@ class Certificate:
 
     @property
     def uncertified(self) -> tuple[str, ...]:
-        """Names of the blocks whose bound is merely vouched for."""
+        """Names of the blocks whose bound is asserted by their author, without proof."""
         return tuple(one.name for one in self.blocks if not one.certified)
 
     @property
@@ -111,15 +111,15 @@ class Certificate:
         return all(one.certified and one.margin > 0 for one in self.blocks)
 
     @property
-    def kept(self) -> bool:
+    def within_target(self) -> bool:
         """Whether every block is certified and every layer within its c."""
-        return all(one.kept for one in self.blocks)
+        return all(one.within_target for one in self.blocks)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; an infinite number is ``None``."""
         return {
             "invertible": self.invertible,
-            "kept": self.kept,
+            "within_target": self.within_target,
             "uncertified": list(self.uncertified),
             "blocks": [_block_values(one) for one in self.blocks],
         }
@@ -130,7 +130,7 @@ class Certificate:
         mixed = any(layer.norm != "2 → 2" for block in self.blocks for layer in block.layers)
         norm = ("norm", "bounded by") if mixed else ()
         rows: list[tuple[str, ...]] = [
-            ("block or layer", "estimate", "certified", "promised", "1 - L", "1/(1 - L)", *norm)
+            ("block or layer", "estimate", "certified", "target", "1 - L", "1/(1 - L)", *norm)
         ]
         for block in self.blocks:
             rows.append((*_block_row(block), *((f"ℓ_{format_orders((block.order,))}", "") if mixed else ())))
@@ -144,8 +144,8 @@ class Certificate:
             return f"{count}, {len(self.uncertified)} UNCERTIFIED, invertibility is not proved ({reasons})"
         worst = max(one.bound for one in self.blocks)
         proof = "every block is proved invertible" if self.invertible else "NOT every block is proved invertible"
-        over = sum(not layer.kept for block in self.blocks for layer in block.layers)
-        excess = f"; {over} layers above their promise, see rescale_to_certificate" if over else ""
+        over = sum(not layer.within_target for block in self.blocks for layer in block.layers)
+        excess = f"; {over} layers above their target, see rescale_to_certificate" if over else ""
         return f"{count}: {proof}, largest certified bound {worst:.4f}{excess}"
 
 
@@ -169,15 +169,15 @@ def certify_contraction(name: str, g: Bounded) -> BlockCertificate:
     else:
         activations = (g.pair_constant,) * len(g.concatenations)
         order, compose = g.norm_order, g.compose
-    bound, estimate, promise = (
-        compose([getattr(one, what) for one in layers]) for what in ("bound", "estimate", "promise")
+    bound, estimate, target = (
+        compose([getattr(one, what) for one in layers]) for what in ("bound", "estimate", "target")
     )
-    return BlockCertificate(name, bound, True, "", layers, activations, order, estimate, promise)
+    return BlockCertificate(name, bound, True, "", layers, activations, order, estimate, target)
 
 
 @torch.no_grad()
 def certify_layer(name: str, layer: LipschitzLayer) -> LayerCertificate:
-    """Estimate, certified bound and promise of one layer."""
+    """Estimate, certified bound and target of one layer."""
     bound = layer.certify()
     estimate = layer.norm.estimate(layer.operator(layer.normalised()), layer.v)
     return LayerCertificate(name, estimate, bound, layer.bound, format_orders(layer.norm.orders()), layer.method())
@@ -211,7 +211,7 @@ def _block_values(block: BlockCertificate) -> dict[str, Any]:
         "reason": block.reason,
         "estimate": block.estimate,
         "bound": block.bound if math.isfinite(block.bound) else None,
-        "promise": block.promise,
+        "target": block.target,
         "margin": block.margin if math.isfinite(block.margin) else None,
         "inverse_error": block.inverse_error if math.isfinite(block.inverse_error) else None,
         "activations": list(block.activations),
@@ -223,14 +223,14 @@ def _block_values(block: BlockCertificate) -> dict[str, Any]:
 def _block_row(block: BlockCertificate) -> tuple[str, ...]:
     end = (f"{block.margin:.5f}", f"{block.inverse_error:.4g}")
     if not block.certified:
-        return block.name, "", f"({block.bound:.5f} vouched)", "", *end
-    return block.name, f"{block.estimate:.5f}", f"{block.bound:.5f}", f"{block.promise:.5f}", *end
+        return block.name, "", f"({block.bound:.5f} asserted)", "", *end
+    return block.name, f"{block.estimate:.5f}", f"{block.bound:.5f}", f"{block.target:.5f}", *end
 
 
 def _layer_row(block: BlockCertificate, layer: LayerCertificate) -> tuple[str, ...]:
     name = "  " + layer.name.removeprefix(f"{block.name}.")
-    mark = "" if layer.kept else " !"
-    return name, f"{layer.estimate:.5f}", f"{layer.bound:.5f}{mark}", f"{layer.promise:.5f}", "", ""
+    mark = "" if layer.within_target else " !"
+    return name, f"{layer.estimate:.5f}", f"{layer.bound:.5f}{mark}", f"{layer.target:.5f}", "", ""
 
 
 def _align(rows: list[tuple[str, ...]]) -> list[str]:

@@ -12,7 +12,7 @@ from contraflow.numerics import Contraction
 
 
 class ModuleContraction(nn.Module, Contraction):
-    """Any `nn.Module` of yours as g, with the Lipschitz bound that you vouch for. See docs/extending.md.
+    """Any `nn.Module` of yours as g, with the Lipschitz bound that you assert. See docs/extending.md.
 
     Derivatives come from `torch.func`, so the module has to be functional: no in-place change of buffers.
 

@@ -100,13 +100,13 @@ def _law(subject: Subject) -> str:
 def certificate_table(subject: Subject, found: tuple[BlockSeries, ...]) -> str:
     """A line a block."""
     adaptive = _adaptive_laws(subject)
-    head = ("block", "estimate", "certified L", "promised", "1 - L", "1/(1 - L)", "ρ̂")
+    head = ("block", "estimate", "certified L", "target", "1 - L", "1/(1 - L)", "ρ̂")
     rows = [
         (
             f"{place} · {_short(one.name)}",
             _number(one.estimate),
-            f"{one.bound:.5f}" if one.certified else f"({one.bound:.5f} vouched)",
-            _number(one.promise),
+            f"{one.bound:.5f}" if one.certified else f"({one.bound:.5f} asserted)",
+            _number(one.target),
             f"{one.margin:.5f}",
             f"{one.inverse_error:.4g}",
             f"{series.decay:.3f}",

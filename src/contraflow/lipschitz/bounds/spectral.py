@@ -1,4 +1,4 @@
-"""Spectral norms from above, in float64. Power iteration bounds from below; these numbers are what is promised.
+"""Spectral norms from above, in float64. Power iteration bounds from below; a proof needs these.
 
 Derivations: docs/maths/lipschitz-bounds.md.
 """
