@@ -219,8 +219,8 @@ class EstimatedScore:
 
     @property
     def differs(self) -> bool:
-        """Whether the two scores differ by more than twice the standard error of their difference."""
-        return abs(self.difference) > 2 * self.difference_error
+        """Whether the two scores differ in the third decimal, and by more than twice their difference's error."""
+        return abs(self.difference) > max(2 * self.difference_error, 5e-4)
 
     def __str__(self) -> str:
         return (

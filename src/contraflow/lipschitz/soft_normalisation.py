@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import math
 import threading
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +24,9 @@ from contraflow.errors import DomainError
 from contraflow.inputs import refuse_half
 from contraflow.lipschitz.bounds.balance import Densities
 from contraflow.lipschitz.bounds.induced import induced_method
-from contraflow.lipschitz.linear_operator import LinearOperator
+from contraflow.lipschitz.linear_layer import LinearLayer
 from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm, lengths
-from contraflow.numerics import BlockTridiagonal, is_batched, transforms_active, without_transforms
+from contraflow.numerics import is_batched, transforms_active, without_transforms
 
 #: Relative change of σ and most iterations: of a thorough search for v, and of one that follows a weight's small steps.
 THOROUGH = (1e-6, 500)
@@ -65,7 +63,7 @@ class Seen(NamedTuple):
         return type(None), ()
 
 
-class LipschitzLayer(nn.Module, ABC):
+class LipschitzLayer(LinearLayer):
     r"""A linear map with soft normalisation of its operator norm to `bound`: divided only where σ is above it.
 
     σ = ‖W v‖₂ / ‖v‖₂ with v the right singular vector of the power iteration, kept as a buffer for a warm start; at
@@ -81,23 +79,15 @@ class LipschitzLayer(nn.Module, ABC):
     """
 
     v: Tensor
-    #: (H, W) of the images that it acts on; (1, 1) for vectors.
-    size: tuple[int, int] = (1, 1)
-    #: N where the operator is one matrix at each of N pixels and v covers one of them.
-    copies: int = 1
-    #: Whether `apply_each` costs one product for a stack of these layers, gradients included.
-    stacks: bool = False
 
     def __init__(
         self, weight: Tensor, outputs: int, start: tuple[int, ...], bound: float, norm: OperatorNorm | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(weight, outputs)
         if not 0 < bound <= 1:
             raise DomainError(f"bound={bound}: the Lipschitz bound of a layer lies in (0, 1].")
         self.bound = bound
         self.norm = norm if norm is not None else SpectralNorm()
-        self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.empty(outputs, dtype=weight.dtype, device=weight.device))
         self.register_buffer("v", torch.randn(1, *start, dtype=weight.dtype, device=weight.device))
         #: Whether v is a warm start; else the next refresh is a thorough search.
         self.warm = False
@@ -108,70 +98,12 @@ class LipschitzLayer(nn.Module, ABC):
         self.seen: Seen | None = None
         self._certified: tuple[Any, float] | None = None
         self.register_load_state_dict_post_hook(_on_load)
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        fan_in = self.weight[0].numel()
-        nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-
-    @abstractmethod
-    def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
-        """W x without bias, over any leading batch dimension."""
-
-    @abstractmethod
-    def transposed(self, weight: Tensor) -> Tensor:
-        """The weight of the adjoint, or a stack of them: ``apply_weight(transposed(weight), u)`` is Wᵀ u."""
-
-    def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
-        """Wᵀ u."""
-        return self.apply_weight(self.transposed(weight), u)
-
-    @abstractmethod
-    def apply_each(self, weights: Tensor, x: Tensor) -> Tensor:
-        """W_i x_i for a stack of weights of this layer's shape and as many inputs."""
-
-    @abstractmethod
-    def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-        """W x + b."""
-
-    @abstractmethod
-    def weight_gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """∂⟨y, W x⟩/∂W, summed over the batch."""
-
-    def spread(self, bias: Tensor) -> Tensor:
-        """The bias in a shape that can be added to an output."""
-        return bias
-
-    def spread_gradient(self, y: Tensor) -> Tensor:
-        """∂⟨y, spread(b)⟩/∂b, summed over the batch."""
-        return y.sum(dim=0)
-
-    @abstractmethod
-    def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
-        """An upper bound on the operator norm ‖·‖_{p→q} of `weight`."""
-
-    @abstractmethod
-    def spectral_method(self) -> str:
-        """How ‖·‖₂ is certified, in words."""
+        self.initialise()
 
     def method(self) -> str:
         """How the norm of the layer is certified, in words."""
         orders = self.norm.orders()
         return self.spectral_method() if orders == (2, 2) else induced_method(*orders)
-
-    def gram(self, weights: Tensor) -> BlockTridiagonal | None:
-        """WᵀW for a stack of weights of this layer's shape, to certify them together; ``None`` where that is not
-        offered, and `certified_norm` is asked layer by layer."""
-        return None
-
-    def operator(self, weight: Tensor | None = None) -> LinearOperator:
-        """The linear map as a value, at the raw weight where none is given; of one pixel where there are `copies`."""
-        size = self.size if self.copies == 1 else (1, 1)
-        return LinearOperator(
-            self.weight if weight is None else weight, self.apply_weight, self.transposed, size, self.copies
-        )
-
-    def operators(self, weights: Tensor) -> LinearOperator:
-        """A stack of operators with weights of this layer's shape."""
-        return replace(self.operator(weights), product=self.apply_each)
 
     def sigma(self) -> Tensor:
         """The estimate of the raw weight's norm at v, from below; a scalar with gradient."""
