@@ -1,4 +1,4 @@
-"""g of an i-DenseNet: every layer sees all that came before it, at the Lipschitz constant of one layer."""
+"""The contraction of an i-DenseNet: every layer takes the input and the outputs of all layers before it."""
 
 from __future__ import annotations
 

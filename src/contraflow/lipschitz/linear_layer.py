@@ -77,15 +77,15 @@ class LinearLayer(nn.Module, ABC):
 
     @abstractmethod
     def spectral_method(self) -> str:
-        """How ‖·‖₂ is certified, in words."""
+        """The method by which ‖·‖₂ is certified, in words."""
 
     def gram(self, weights: Tensor) -> BlockTridiagonal | None:
-        """WᵀW for a stack of weights of this layer's shape, to certify them together; ``None`` where that is not
-        offered, and `certified_norm` is asked layer by layer."""
+        """WᵀW for a stack of weights of this layer's shape, to certify them together; ``None`` where every layer is
+        certified by itself, `certified_norm`."""
         return None
 
     def operator(self, weight: Tensor | None = None) -> LinearOperator:
-        """The linear map as a value, at the raw weight where none is given; of one pixel where there are `copies`."""
+        """The linear map as a value, by default at the raw weight; that of one pixel where there are `copies`."""
         size = self.size if self.copies == 1 else (1, 1)
         return LinearOperator(
             self.weight if weight is None else weight, self.apply_weight, self.transposed, size, self.copies

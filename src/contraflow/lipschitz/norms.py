@@ -1,4 +1,4 @@
-"""Which norms bound a block: spectral, fixed orders p₀ → p₁ → … → p₀, or learned ones. Value objects."""
+"""The norms in which a block is bounded: spectral, fixed orders p₀ → p₁ → … → p₀, or learned orders."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Norms(ABC):
 
 @dataclass(frozen=True)
 class Spectral(Norms):
-    """‖·‖₂ throughout: the default."""
+    """‖·‖₂ in every layer: the default."""
 
     def orders(self, layers: int) -> BlockOrders | None:
         return None
@@ -191,7 +191,9 @@ class MixedNorms(Norms):
             raise ConfigurationError(f"norm orders {written or '()'}: a chain has one order more than g has layers.")
         wrong = [p for p in self.chain if not p >= 1]
         if wrong:
-            raise ConfigurationError(f"norm orders {written}: {wrong[0]:g} is no norm; orders lie in [1, ∞].")
+            raise ConfigurationError(
+                f"norm orders {written}: {wrong[0]:g} is not the order of a norm; orders lie in [1, ∞]."
+            )
         if self.chain[0] != self.chain[-1]:
             raise ConfigurationError(
                 f"norm orders {written} do not close: g would be bounded from ‖·‖_{_name(self.chain[0])} into "
@@ -216,7 +218,7 @@ class LearnedNorms(Norms):
     values.
 
     Args:
-        shared: one order for all states of a block; else every order is free, but for p_n = p₀.
+        shared: one order for all states of a block; otherwise every order is free, except that p_n = p₀.
         squash: `NarrowRange` onto (1.5, 2.5), or `SkewedRange` onto (1, 5).
         objective: what the orders minimise. ``"likelihood"``: the loss of the flow, through σ in W / max(1, σ/c).
             ``"mean_norm"``: the mean of σ over all layers, `contraflow.lipschitz.mean_norm`, at fixed weights, which

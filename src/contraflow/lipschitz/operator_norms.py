@@ -1,4 +1,4 @@
-"""How an operator's norm is estimated from below, and what bounds it: the spectral norm, and ‖·‖_{p→q}."""
+"""Norms of linear operators, estimated from below: the spectral norm, ‖·‖_{p→q}, and norms by rows and columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from contraflow.numerics import Order, induced_power_iteration, order_norm, powe
 #: Starts of a thorough search for ‖W‖_{p→q}, beside the present v; from a generator with a fixed seed.
 _RESTARTS = 20
 
-#: Iterations where nobody may look at values: weights that `torch.func.vmap` runs over.
+#: Iterations where values cannot be read: weights that `torch.func.vmap` runs over.
 _UNSEEN_ITERATIONS = 50
 
 
@@ -54,13 +54,13 @@ class OperatorNorm(ABC):
     def search(
         self, operator: LinearOperator, v: Tensor, tolerance: float, max_iterations: int, *, thorough: bool
     ) -> Tensor:
-        """v by power iteration: from a warm start, or a thorough one that does not trust its start."""
+        """v by power iteration: from a warm start v, or by a thorough search from other starts as well."""
 
     def unseen(self, operator: LinearOperator, v: Tensor) -> Tensor:
         """σ of a weight that `torch.func.vmap` runs over, after a fixed number of iterations from v.
 
         Raises:
-            ConfigurationError: this norm has to look at the weight's values.
+            ConfigurationError: the iteration of this norm has to read values of the weight.
         """
         raise ConfigurationError("torch.func.vmap over the weights of a flow needs spectral norms; loop over them.")
 
@@ -73,7 +73,7 @@ class OperatorNorm(ABC):
         return None
 
     def parameters(self) -> tuple[nn.Parameter, ...]:
-        """What of the norm is learned."""
+        """The parameters of the norm that are learned."""
         return ()
 
 
@@ -154,23 +154,23 @@ class InducedNorm(OperatorNorm):
     def measure(self, operator: LinearOperator, v: Tensor, densities: Densities | None) -> Tensor:
         if densities is None:
             return self.sigma(operator, v)
-        found = self.balanced(operator, densities)
+        balanced = self.balanced(operator, densities)
         top = densities.v.to(operator.weight)
-        spectral = operator.at(found.weight)(top).flatten(1).norm(dim=1) / lengths(top)
-        return spectral.clamp_min(torch.finfo(spectral.dtype).tiny) ** found.exponent * self.copies_factor(operator)
+        spectral = operator.at(balanced.weight)(top).flatten(1).norm(dim=1) / lengths(top)
+        return spectral.clamp_min(torch.finfo(spectral.dtype).tiny) ** balanced.exponent * self.copies_factor(operator)
 
     def balanced(self, operator: LinearOperator, densities: Densities) -> Balanced:
         """The operator whose spectral norm bounds that of one copy of the operator; with gradient."""
-        local = Densities(*(one.to(operator.weight) for one in densities))
+        local = Densities(*(tensor.to(operator.weight) for tensor in densities))
         return balance(operator.weight, *self.pair(), local, operator.size)
 
     def balanced_exactly(self, operator: LinearOperator, densities: Densities) -> Balanced:
         """The same in float64."""
-        double = Densities(*(one.double() for one in densities))
+        double = Densities(*(tensor.double() for tensor in densities))
         return balance(operator.weight.double(), *self.orders(), double, operator.size)
 
     def copies_factor(self, operator: LinearOperator) -> Order:
-        """What the copies of a matrix at every pixel multiply its norm by."""
+        """The factor by which the copies of a matrix at every pixel raise its norm."""
         return _copies_factor(operator.copies, *self.pair())
 
     @torch.no_grad()
@@ -191,10 +191,10 @@ class InducedNorm(OperatorNorm):
             generator = torch.Generator().manual_seed(0)
             fresh = torch.randn(_RESTARTS, *v.shape[1:], generator=generator, dtype=torch.float64)
             starts = torch.cat([v, fresh.to(v)])
-        found = induced_power_iteration(
+        triple = induced_power_iteration(
             operator, operator.adjoint(), starts, p, q, tolerance=tolerance, max_iterations=max_iterations
         )
-        return found.v[found.sigma.argmax()][None]
+        return triple.v[triple.sigma.argmax()][None]
 
 
 class ChannelwiseNorm(OperatorNorm):

@@ -23,7 +23,7 @@ from contraflow.lipschitz.bounds.channels import adjoint_weight, column_norms
 from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.numerics import Order, dual_order, duality_map, order_number
 
-#: Share of the equal weights mixed into ω and ν, so that no entry of W is multiplied by more than a power of it.
+#: Share of equal weights mixed into ω and ν, which bounds the factors that entries of W are multiplied by.
 FLOOR = 0.05
 
 #: Steps that improve ω and ν where p >= 2 >= q.
@@ -68,8 +68,8 @@ def balance(weight: Tensor, p: Order, q: Order, densities: Densities, size: tupl
     if order_number(a) + order_number(b) >= 1:
         return _by_columns(weight, a, b, outputs, size)
     # W from p to q is its adjoint from q* to p*.
-    found = _by_columns(adjoint_weight(weight), 1 - b, 1 - a, inputs, size)
-    return Balanced(adjoint_weight(found.weight), found.exponent)
+    balanced = _by_columns(adjoint_weight(weight), 1 - b, 1 - a, inputs, size)
+    return Balanced(adjoint_weight(balanced.weight), balanced.exponent)
 
 
 def _by_columns(weight: Tensor, a: Order, b: Order, outputs: Tensor, size: tuple[int, int]) -> Balanced:
@@ -123,8 +123,8 @@ def refine(weight: Tensor, p: float, q: float, densities: Densities) -> Densitie
     """The best densities on a path by which Adam lowers the bound on a matrix, on the logarithms of ω and ν.
 
     Around the best densities several singular values are equal, so that steps along one of them go back and forth:
-    the path is followed with exact singular values, and its best point kept. A proof is not needed of this, only of the
-    bound at the densities that come out.
+    the path is followed with exact singular values, and its best point is returned. The bound holds for every choice of
+    densities, so that the path needs no proof.
 
     Args:
         weight: ``(out, in)`` in float64.

@@ -20,7 +20,7 @@ from contraflow.numerics import induced_power_iteration
 #: Relative allowance for the rounding of sums and powers.
 _ROUNDING = 1e-12
 
-#: Floors that a certificate tries, that of training among them.
+#: Floors that a certificate tries; the first is that of training.
 _FLOORS = (FLOOR, 0.005, 0.3, 1.0)
 
 #: Smaller side of the largest matrix whose densities are refined: a second's work.
@@ -81,7 +81,7 @@ def closed_norm(weight: Tensor, p: float, q: float, size: tuple[int, int]) -> fl
 
 
 def induced_method(p: float, q: float) -> str:
-    """How the bound on ‖W‖_{p→q} is obtained, in words."""
+    """The method by which ‖W‖_{p→q} is bounded, in words."""
     if p == 1 or q == math.inf:
         return "largest column, exact" if p == 1 else "largest row, exact"
     if p >= 2 >= q:
@@ -98,8 +98,8 @@ def _balanced_norm(weight: Tensor, p: float, q: float, size: tuple[int, int], v:
         generator = torch.Generator().manual_seed(0)
         shape = weight.shape[1:] if weight.ndim == 2 else (weight.shape[1], *size)
         starts = torch.randn(_STARTS, *shape, generator=generator, dtype=torch.float64).to(weight.device)
-        found = induced_power_iteration(operator, operator.adjoint(), starts, p, q, tolerance=1e-4)
-        v = found.v[found.sigma.argmax()][None]
+        triple = induced_power_iteration(operator, operator.adjoint(), starts, p, q, tolerance=1e-4)
+        v = triple.v[triple.sigma.argmax()][None]
     trials = [(floor, 1) for floor in _FLOORS] + [(floor, _EFFORT) for floor in (FLOOR, 0.3) if p >= 2 >= q]
     tried = [densities_near(operator, v.double(), (p, q), floor, effort) for floor, effort in trials]
 
