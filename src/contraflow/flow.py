@@ -174,7 +174,7 @@ class Flow(nn.Module):
         r"""What is proved about invertibility: the certified Lipschitz bound of every residual block and layer.
 
         Norms of the weights in use are bounded from above in float64 and multiplied with the activations' constants:
-        docs/maths/lipschitz-bounds.md. A g whose bound is its author's claim (`ModuleContraction`) is listed as
+        docs/maths/lipschitz-bounds.md. A g whose bound its author asserts (`ModuleContraction`) is listed as
         uncertified. Nothing about the flow changes; `contraflow.rescale_to_certificate` scales layers above their
         bound down.
 

@@ -396,7 +396,7 @@ def test_chains_that_do_not_close_are_refused():
     """Fault 5 of the reference: its default 1 → 2 → 2 → ∞ bounds no contraction."""
     with pytest.raises(ConfigurationError, match=r"1 → 2 → 2 → ∞ do not close.*End with 1"):
         MixedNorms((1, 2, 2, math.inf))
-    with pytest.raises(ConfigurationError, match=r"0\.5 is no norm"):
+    with pytest.raises(ConfigurationError, match=r"0\.5 is not the order of a norm"):
         MixedNorms((0.5, 2, 0.5))
     with pytest.raises(ConfigurationError, match="one order more"):
         MixedNorms((2,))
