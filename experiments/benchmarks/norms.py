@@ -86,7 +86,7 @@ def scores(folders: dict[tuple[str, int], Path], flows: dict[tuple[str, int], Fl
         certificates = [flows[kind, seed].certify() for seed in SEEDS]
         blocks = [block for one in certificates for block in one.blocks]
         worst = max(blocks, key=lambda block: block.bound)
-        over = sum(not layer.kept for block in blocks for layer in block.layers)
+        over = sum(not layer.within_target for block in blocks for layer in block.layers)
         values = [score(folders[kind, seed]) for seed in SEEDS]
         seconds = statistics.median(timing(folders[kind, seed])[1] for seed in SEEDS)
         rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from contraflow import Bijection, Chain, Exact, Flow, PowerSeries, ResidualBlock
-from contraflow.lipschitz import InducedNorm, LipschitzConv2d, LipschitzMLP, SpectralNorm
+from contraflow.lipschitz import ChannelwiseNorm, InducedNorm, LipschitzConv2d, LipschitzMLP, SpectralNorm
 from contraflow.lipschitz.composition import NetworkTensors
 from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.lipschitz.norms import FixedOrders
@@ -115,10 +116,12 @@ def test_passes_take_a_scale_for_every_row_of_a_weight(preactivation):
 def test_norms_act_on_an_operator_without_a_layer():
     weight = torch.randn(5, 4)
     operator = LinearOperator(weight, lambda W, x: x @ W.mT, lambda W: W.mT)
-    spectral, columns = SpectralNorm(), InducedNorm(FixedOrders((1.0, 3.0)), 0)
+    spectral, mixed, columns = SpectralNorm(), InducedNorm(FixedOrders((1.5, 1.0)), 0), ChannelwiseNorm(1.0, 3.0)
     v = spectral.search(operator, torch.randn(1, 4), 1e-14, 5000, thorough=True)
     torch.testing.assert_close(spectral.sigma(operator, v)[0], torch.linalg.matrix_norm(weight, 2))
-    v = columns.search(operator, torch.randn(1, 4), 1e-14, 5000, thorough=True)
+    v = mixed.search(operator, torch.randn(1, 4), 1e-14, 5000, thorough=True)
+    signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=5)))
+    torch.testing.assert_close(mixed.sigma(operator, v)[0], (signs @ weight).abs().pow(3).sum(dim=1).max() ** (1 / 3))
     torch.testing.assert_close(columns.sigma(operator, v)[0], torch.linalg.vector_norm(weight, 3, dim=0).max())
     torch.testing.assert_close(operator.adjoint()(torch.eye(5)), weight)
 

@@ -67,7 +67,7 @@ def edited(path: str, value: Any) -> Callable[[Recipe], None]:
 
 CHANGES: list[tuple[str, Any]] = [
     ("architecture.norms", NormSettings("mixed", [2.0, math.inf, 1.8, 2.0])),
-    ("architecture.norms", NormSettings("learned_shared", squash="skewed")),
+    ("architecture.norms", NormSettings("learned_shared", squash="skewed", orders_objective="mean_norm")),
     ("architecture.options", {}),
     ("architecture.options", {"blocks": 3}),
     ("architecture.options", {"hidden": [1], "blocks": 2, "activation": "elu", "bound": 0.9, "batch_norm": True}),

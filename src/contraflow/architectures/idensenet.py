@@ -10,9 +10,11 @@ from contraflow.architectures.architecture import Architecture, vector_features
 from contraflow.architectures.residual_levels import residual_levels
 from contraflow.bijections import ActNorm, Bijection, Chain, ResidualBlock
 from contraflow.flow import Flow
-from contraflow.lipschitz import DenseConcatenationConvNet, DenseConcatenationMLP
+from contraflow.lipschitz import DenseConcatenationConvNet, DenseConcatenationMLP, Norms, Spectral
 from contraflow.logdet import TRAINING, LogDetEstimator
 from contraflow.numerics import FixedPointSolver
+
+_SPECTRAL = Spectral()
 
 
 def idensenet(
@@ -26,6 +28,7 @@ def idensenet(
     squeeze_first: bool = False,
     factor_out: bool = False,
     actnorm: bool = True,
+    norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
     gradient: str = "dual",
@@ -51,11 +54,13 @@ def idensenet(
         dense_blocks: for images, number of blocks on the flattened image at the end.
         squeeze_first, factor_out: as for `residual_flow_images`; images only.
         actnorm: whether there is an ActNorm before the first block and after every block.
+        norms: `Spectral()`, or `MixedNorms((p, p, …))` with one of 1, 2, ∞ at all depth + 2 places.
         logdet, inverse, gradient, preprocessing: as for `residual_flow`.
 
     Raises:
         ShapeError: events are neither vectors nor images, or images cannot be halved as often as there are levels.
         DomainError: growth or depth is below 1.
+        ConfigurationError: other norms.
 
     >>> flow = idensenet((3,), blocks=2, growth=8)
     >>> flow.certify().invertible
@@ -64,11 +69,13 @@ def idensenet(
     block = partial(ResidualBlock, logdet=logdet, inverse=inverse, gradient=gradient)
     images = len(event_shape) == 3
     counts: Any = blocks if blocks is not None else (4, 4) if images else 10
-    vector = partial(DenseConcatenationMLP, growth=growth, depth=depth, bound=bound)
+    vector = partial(DenseConcatenationMLP, growth=growth, depth=depth, bound=bound, norms=norms)
     if images:
         return residual_levels(
             event_shape,
-            lambda channels, size, first: block(DenseConcatenationConvNet(channels, growth, size, depth, bound=bound)),
+            lambda channels, size, first: block(
+                DenseConcatenationConvNet(channels, growth, size, depth, bound=bound, norms=norms)
+            ),
             lambda features: block(vector(features)),
             blocks=counts,
             dense_blocks=dense_blocks,

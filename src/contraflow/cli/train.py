@@ -44,7 +44,14 @@ def train_command(arguments: list[str]) -> None:
         )
     classified = outcome.classification
     lines = [f"test {outcome.report}", *([] if classified is None else [f"test {classified}"])]
-    result = {**outcome.report.as_dict(), "samples": str(outcome.picture)}
+    estimated = outcome.by_estimates
+    if estimated is not None and estimated.differs:
+        lines.append(f"test {estimated}")
+    result = {
+        **outcome.report.as_dict(),
+        "by_estimates": None if estimated is None else estimated.as_dict(),
+        "samples": str(outcome.picture),
+    }
     if classified is not None:
         result["classification"] = classified.as_dict()
     show("\n".join([*lines, f"samples {outcome.picture}"]), result, values.json)

@@ -17,9 +17,11 @@ from contraflow.evaluation.detection_report import DetectionReport, report_detec
 from contraflow.evaluation.image_features import ImageFeatures, efficientnet_features, inception_features
 from contraflow.evaluation.latent_paths import latent_arc
 from contraflow.evaluation.likelihood import (
+    EstimatedScore,
     GaussianFit,
     LikelihoodReport,
     Scores,
+    compare_scores,
     evaluate_likelihood,
     gaussian_baseline,
     report_scores,
@@ -45,6 +47,7 @@ __all__ = [
     "Confusion",
     "Detection",
     "DetectionReport",
+    "EstimatedScore",
     "Evidence",
     "GaussianFit",
     "ImageFeatures",
@@ -59,6 +62,7 @@ __all__ = [
     "calibration_picture",
     "class_probabilities",
     "classification_report",
+    "compare_scores",
     "confusions",
     "densities_picture",
     "density_picture",

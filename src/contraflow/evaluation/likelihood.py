@@ -74,10 +74,7 @@ class LikelihoodReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, with null in place of numbers that are not finite."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
+        return _finite(asdict(self))
 
 
 @torch.no_grad()
@@ -182,11 +179,72 @@ def report(
     log_prob: Tensor, event_shape: tuple[int, ...], estimator: str, draws: int, variational: bool = False
 ) -> LikelihoodReport:
     """Summarise log p(x) of each row."""
-    images = len(event_shape) == 3
-    values = -log_prob / (math.prod(event_shape) * math.log(2)) if images else log_prob
-    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    unit = "bits/dim" if images else "nats"
-    return LikelihoodReport(values.mean().item(), error, unit, len(values), estimator, draws, images, variational)
+    values, images = _values(log_prob, event_shape), len(event_shape) == 3
+    return LikelihoodReport(
+        values.mean().item(), _error(values), _unit(event_shape), len(values), estimator, draws, images, variational
+    )
+
+
+def _unit(event_shape: tuple[int, ...]) -> str:
+    return "bits/dim" if len(event_shape) == 3 else "nats"
+
+
+def _values(log_prob: Tensor, event_shape: tuple[int, ...]) -> Tensor:
+    """log p of every row in the unit of reports."""
+    return -log_prob / (math.prod(event_shape) * math.log(2)) if len(event_shape) == 3 else log_prob
+
+
+def _error(values: Tensor) -> float:
+    """Standard error of the mean; NaN of a single row."""
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
+
+
+@dataclass(frozen=True)
+class EstimatedScore:
+    """The score of a flow whose norms are estimates, as trained and as the paper scores, beside its certified one.
+
+    Attributes:
+        value, standard_error: as of `LikelihoodReport`, with norms by estimate.
+        difference, difference_error: the certified score less this one, over the same rows with the same noise, in
+            `unit`; and the standard error of that.
+        unit: ``bits/dim`` or ``nats``.
+    """
+
+    value: float
+    standard_error: float
+    difference: float
+    difference_error: float
+    unit: str
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two scores differ in the third decimal, and by more than twice their difference's error."""
+        return abs(self.difference) > max(2 * self.difference_error, 5e-4)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.unit} {self.value:.3f} ± {self.standard_error:.3f} with norms by estimate, as trained; rescaling "
+            f"to certified norms changes the score by {self.difference:+.3f} ± {self.difference_error:.3f}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; what is not finite is null."""
+        return _finite(asdict(self))
+
+
+def compare_scores(flow: Flow, certified: Scores, estimated: Scores) -> EstimatedScore:
+    """The scores of one flow under certified and under estimated norms, on the same rows with the same noise."""
+    ours, theirs = (_values(scores.log_prob, flow.event_shape) for scores in (estimated, certified))
+    difference = theirs - ours
+    return EstimatedScore(
+        ours.mean().item(), _error(ours), difference.mean().item(), _error(difference), _unit(flow.event_shape)
+    )
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,15 @@ from contraflow.lipschitz.initialisation import INITIALISATIONS, orthogonal_
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.network import LipschitzConvNet, LipschitzMLP, LipschitzNetwork
 from contraflow.lipschitz.norms import LearnedNorms, MixedNorms, NarrowRange, Norms, OrderSquash, SkewedRange, Spectral
-from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
+from contraflow.lipschitz.operator_norms import ChannelwiseNorm, InducedNorm, OperatorNorm, SpectralNorm, norm_between
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, shared_scales
-from contraflow.lipschitz.update import largest_estimate, rescale_to_certificate, update_lipschitz
+from contraflow.lipschitz.update import (
+    largest_estimate,
+    largest_rescaling,
+    mean_norm,
+    rescale_to_certificate,
+    update_lipschitz,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -38,6 +44,7 @@ __all__ = [
     "CLipSwish",
     "CPila",
     "Certificate",
+    "ChannelwiseNorm",
     "ConcatenatedSine",
     "DenseConcatenation",
     "DenseConcatenationConvNet",
@@ -67,6 +74,9 @@ __all__ = [
     "certified_dense_norm",
     "certified_induced_norm",
     "largest_estimate",
+    "largest_rescaling",
+    "mean_norm",
+    "norm_between",
     "norm_orders",
     "orthogonal_",
     "rescale_to_certificate",

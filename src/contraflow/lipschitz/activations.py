@@ -164,7 +164,7 @@ def _parts(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     if tensors[0].device.type != "cpu" or not isinstance(rows, int):  # an export keeps the number of rows open
         return [tensors]
     few = max(1, _IN_CACHE * torch.get_num_threads() // row)
-    return [tensors] if rows <= few else zip(*(one.split(few) for one in tensors), strict=True)
+    return [tensors] if rows <= few else zip(*(tensor.split(few) for tensor in tensors), strict=True)
 
 
 class LipSwish(_SiluActivation):

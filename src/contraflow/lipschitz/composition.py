@@ -50,7 +50,7 @@ class NetworkTensors(NamedTuple):
 
     def scaled_weights(self) -> list[Tensor]:
         """The weight of every layer times its scale."""
-        return [one.weight * one.scale for one in self.layers]
+        return [layer.weight * layer.scale for layer in self.layers]
 
 
 class Step(NamedTuple):
@@ -82,7 +82,7 @@ class Composition(NamedTuple):
 
     def steps(self, tensors: NetworkTensors, weights: Sequence[Tensor]) -> list[Step]:
         """The layers in their order, at these tensors with their scaled weights."""
-        biases = [one.bias for one in tensors.layers]
+        biases = [layer.bias for layer in tensors.layers]
         return list(map(Step, self.layers, self.activations, weights, biases))
 
 

@@ -1,4 +1,4 @@
-"""The bounded linear maps: a matrix, and a zero-padded convolution."""
+"""Linear layers with a bounded norm: a matrix, and a zero-padded convolution."""
 
 from __future__ import annotations
 

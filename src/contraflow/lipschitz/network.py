@@ -17,7 +17,7 @@ from contraflow.lipschitz.convolution import channels_last
 from contraflow.lipschitz.initialisation import initialise
 from contraflow.lipschitz.layers import LipschitzConv2d, LipschitzLinear
 from contraflow.lipschitz.norms import BlockOrders, Norms, Spectral
-from contraflow.lipschitz.operator_norms import InducedNorm, OperatorNorm, SpectralNorm
+from contraflow.lipschitz.operator_norms import layer_norms
 from contraflow.lipschitz.soft_normalisation import LipschitzLayer, current_scales
 from contraflow.numerics import Contraction
 
@@ -131,7 +131,7 @@ class LipschitzNetwork(nn.Module, Contraction):
     @torch.no_grad()
     def lipschitz_estimate(self) -> float:
         """The same product of the power iterations' estimates, from below."""
-        estimates = [layer.sigma() / layer.divisor() for layer in self.stack()]
+        estimates = [layer.normalised_sigma() for layer in self.stack()]
         return torch.stack(estimates).prod().item() * math.prod(self.activation_constants())
 
     def activation_constants(self) -> tuple[float, ...]:
@@ -141,13 +141,6 @@ class LipschitzNetwork(nn.Module, Contraction):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value(self.tensors(), x)
-
-
-def layer_norms(orders: BlockOrders | None, layers: int) -> list[OperatorNorm]:
-    """The norm of every layer of a block."""
-    if orders is None:
-        return [SpectralNorm() for _ in range(layers)]
-    return [InducedNorm(orders, index) for index in range(layers)]
 
 
 def make_activation(activation: str | Activation) -> Activation:

@@ -1,4 +1,4 @@
-"""Which norms bound a block: spectral, fixed orders p₀ → p₁ → … → p₀, or learned ones. Value objects."""
+"""The norms in which a block is bounded: spectral, fixed orders p₀ → p₁ → … → p₀, or learned orders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from contraflow.errors import ConfigurationError, DomainError
 from contraflow.numerics import Order
+
+#: What learned orders minimise.
+OrdersObjective = Literal["likelihood", "mean_norm"]
 
 
 class OrderSquash(ABC):
@@ -60,6 +63,10 @@ class BlockOrders(nn.Module, ABC):
     def pair(self, layer: int) -> tuple[Order, Order]:
         """Domain and codomain order of a layer: numbers, or tensors with gradient."""
 
+    def mean_norm_pair(self, layer: int) -> tuple[Order, Order] | None:
+        """The same with gradient where the orders are trained by the mean norm; ``None`` where they are not."""
+        return None
+
     @abstractmethod
     def values(self) -> tuple[float, ...]:
         """p₀ … p_n as numbers."""
@@ -103,19 +110,27 @@ class LearnedOrders(BlockOrders):
         layers: n.
         shared: one order for the block.
         squash: s ↦ p.
+        objective: what trains the orders, as for `LearnedNorms`.
     """
 
-    def __init__(self, layers: int, shared: bool, squash: OrderSquash) -> None:
+    def __init__(
+        self, layers: int, shared: bool, squash: OrderSquash, objective: OrdersObjective = "likelihood"
+    ) -> None:
         super().__init__()
         self.layers = layers
         self.squash = squash
+        self.objective = objective
         self.raw = nn.Parameter(torch.zeros(1 if shared else layers))
 
     def _at(self, state: int) -> Tensor:
         return self.squash(self.raw[state % len(self.raw)])
 
     def pair(self, layer: int) -> tuple[Order, Order]:
-        return self._at(layer), self._at(layer + 1)
+        p, q = self._at(layer), self._at(layer + 1)
+        return (p, q) if self.objective == "likelihood" else (p.detach(), q.detach())
+
+    def mean_norm_pair(self, layer: int) -> tuple[Order, Order] | None:
+        return (self._at(layer), self._at(layer + 1)) if self.objective == "mean_norm" else None
 
     @torch.no_grad()
     def values(self) -> tuple[float, ...]:
@@ -142,7 +157,7 @@ class Norms(ABC):
 
 @dataclass(frozen=True)
 class Spectral(Norms):
-    """‖·‖₂ throughout: the default."""
+    """‖·‖₂ in every layer: the default."""
 
     def orders(self, layers: int) -> BlockOrders | None:
         return None
@@ -176,7 +191,9 @@ class MixedNorms(Norms):
             raise ConfigurationError(f"norm orders {written or '()'}: a chain has one order more than g has layers.")
         wrong = [p for p in self.chain if not p >= 1]
         if wrong:
-            raise ConfigurationError(f"norm orders {written}: {wrong[0]:g} is no norm; orders lie in [1, ∞].")
+            raise ConfigurationError(
+                f"norm orders {written}: {wrong[0]:g} is not the order of a norm; orders lie in [1, ∞]."
+            )
         if self.chain[0] != self.chain[-1]:
             raise ConfigurationError(
                 f"norm orders {written} do not close: g would be bounded from ‖·‖_{_name(self.chain[0])} into "
@@ -195,21 +212,25 @@ class MixedNorms(Norms):
 
 @dataclass(frozen=True)
 class LearnedNorms(Norms):
-    """Orders trained with the weights, by the gradient of every layer's ‖W_l‖_{p_{l-1}→p_l}; all start at 2.
+    """Orders trained with the weights; all start at 2.
 
     Chen et al. 2019 (arXiv:1906.02735), Appendix D and Figure 18. See `contraflow.lipschitz.norm_orders` for their
     values.
 
     Args:
-        shared: one order for all states of a block; else every order is free, but for p_n = p₀.
+        shared: one order for all states of a block; otherwise every order is free, except that p_n = p₀.
         squash: `NarrowRange` onto (1.5, 2.5), or `SkewedRange` onto (1, 5).
+        objective: what the orders minimise. ``"likelihood"``: the loss of the flow, through σ in W / max(1, σ/c).
+            ``"mean_norm"``: the mean of σ over all layers, `contraflow.lipschitz.mean_norm`, at fixed weights, which
+            is what the authors' code does; the weights then see the orders as constants.
     """
 
     shared: bool = False
     squash: OrderSquash = field(default_factory=NarrowRange)
+    objective: OrdersObjective = "likelihood"
 
     def orders(self, layers: int) -> BlockOrders:
-        return LearnedOrders(layers, self.shared, self.squash)
+        return LearnedOrders(layers, self.shared, self.squash, self.objective)
 
 
 def format_orders(orders: Sequence[float]) -> str:

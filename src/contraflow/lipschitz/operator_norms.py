@@ -1,4 +1,4 @@
-"""How an operator's norm is estimated from below, and what bounds it: the spectral norm, and ‖·‖_{p→q}."""
+"""Norms of linear operators, estimated from below: the spectral norm, ‖·‖_{p→q}, and norms by rows and columns."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contraflow.errors import ConfigurationError
+from contraflow.errors import ConfigurationError, DomainError
 from contraflow.lipschitz.bounds.balance import Balanced, Densities, balance, densities_near
-from contraflow.lipschitz.convolution import within_reach
+from contraflow.lipschitz.bounds.channels import column_norms, row_norms
 from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.lipschitz.norms import BlockOrders
-from contraflow.numerics import Order, dual_order, duality_map, induced_power_iteration, order_norm, power_iteration
+from contraflow.numerics import Order, induced_power_iteration, order_norm, power_iteration
 
 #: Starts of a thorough search for ‖W‖_{p→q}, beside the present v; from a generator with a fixed seed.
 _RESTARTS = 20
 
-#: Iterations where nobody may look at values: weights that `torch.func.vmap` runs over.
+#: Iterations where values cannot be read: weights that `torch.func.vmap` runs over.
 _UNSEEN_ITERATIONS = 50
 
 
@@ -28,16 +28,22 @@ class OperatorNorm(ABC):
 
     Attributes:
         stacks: whether one norm serves all operators of a shape, and takes a stack of them with v ``(stack, *in)``.
+        iterative: whether the norm is estimated at v; else it is exact, and v is not used.
     """
 
     stacks: bool = False
+    iterative: bool = True
 
     @abstractmethod
     def sigma(self, operator: LinearOperator, v: Tensor) -> Tensor:
         """The estimate at every v, from below, ``(len(v),)``; with gradient to the weight and to learned orders."""
 
     def measure(self, operator: LinearOperator, v: Tensor, densities: Densities | None) -> Tensor:
-        """What, times a layer's `excess`, its weight is brought below c by: σ, or at given densities a bound."""
+        """What a layer's weight is divided by, over c, where it is above c.
+
+        It is σ, or an upper bound at given densities, ``(len(v),)``; or the norm of every row or column of one
+        operator, of shape ``(1, out, 1, …)`` or ``(1, 1, in, …)``.
+        """
         return self.sigma(operator, v)
 
     @abstractmethod
@@ -48,13 +54,13 @@ class OperatorNorm(ABC):
     def search(
         self, operator: LinearOperator, v: Tensor, tolerance: float, max_iterations: int, *, thorough: bool
     ) -> Tensor:
-        """v by power iteration: from a warm start, or a thorough one that does not trust its start."""
+        """v by power iteration: from a warm start v, or by a thorough search from other starts as well."""
 
     def unseen(self, operator: LinearOperator, v: Tensor) -> Tensor:
         """σ of a weight that `torch.func.vmap` runs over, after a fixed number of iterations from v.
 
         Raises:
-            ConfigurationError: this norm has to look at the weight's values.
+            ConfigurationError: the iteration of this norm has to read values of the weight.
         """
         raise ConfigurationError("torch.func.vmap over the weights of a flow needs spectral norms; loop over them.")
 
@@ -67,7 +73,7 @@ class OperatorNorm(ABC):
         return None
 
     def parameters(self) -> tuple[nn.Parameter, ...]:
-        """What of the norm is learned."""
+        """The parameters of the norm that are learned."""
         return ()
 
 
@@ -103,14 +109,22 @@ class InducedNorm(OperatorNorm):
     gradient to W is u vᵀ; to p and q it is that of the norm itself, by the envelope theorem, and at the fixed point
     of the power method the same as through its last iteration. docs/maths/induced-norms.md.
 
+    The fixed orders p = 1 and q = ∞ belong to `ChannelwiseNorm`: `norm_between` chooses.
+
     Args:
         orders: the block's.
         index: the layer's place in the block.
+
+    Raises:
+        DomainError: p = 1 or q = ∞.
     """
 
     def __init__(self, orders: BlockOrders, index: int) -> None:
         self._orders = orders
         self.index = index
+        if (closed := _closed(orders, index)) is not None:
+            p, q = closed
+            raise DomainError(f"the norm from p={p:g} to q={q:g} is exact: take ChannelwiseNorm({p:g}, {q:g}).")
 
     def pair(self) -> tuple[Order, Order]:
         """p and q."""
@@ -129,56 +143,135 @@ class InducedNorm(OperatorNorm):
     def sigma(self, operator: LinearOperator, v: Tensor) -> Tensor:
         return _ratio(operator, v, *self.pair())
 
+    def for_mean_norm(self, operator: LinearOperator, v: Tensor) -> Tensor | None:
+        """σ with gradient to the orders alone, where the mean norm trains them; else ``None``."""
+        pair = self._orders.mean_norm_pair(self.index)
+        return None if pair is None else _ratio(operator.at(operator.weight.detach()), v, *pair)[0]
+
     def estimate(self, operator: LinearOperator, v: Tensor) -> float:
         return _ratio(operator.double(), v.double(), *self.orders()).item()
 
     def measure(self, operator: LinearOperator, v: Tensor, densities: Densities | None) -> Tensor:
         if densities is None:
             return self.sigma(operator, v)
-        found = self.balanced(operator, densities)
+        balanced = self.balanced(operator, densities)
         top = densities.v.to(operator.weight)
-        spectral = operator.at(found.weight)(top).flatten(1).norm(dim=1) / lengths(top)
-        return spectral.clamp_min(torch.finfo(spectral.dtype).tiny) ** found.exponent * self.copies_factor(operator)
+        spectral = operator.at(balanced.weight)(top).flatten(1).norm(dim=1) / lengths(top)
+        return spectral.clamp_min(torch.finfo(spectral.dtype).tiny) ** balanced.exponent * self.copies_factor(operator)
 
     def balanced(self, operator: LinearOperator, densities: Densities) -> Balanced:
         """The operator whose spectral norm bounds that of one copy of the operator; with gradient."""
-        local = Densities(*(one.to(operator.weight) for one in densities))
+        local = Densities(*(tensor.to(operator.weight) for tensor in densities))
         return balance(operator.weight, *self.pair(), local, operator.size)
 
     def balanced_exactly(self, operator: LinearOperator, densities: Densities) -> Balanced:
         """The same in float64."""
-        double = Densities(*(one.double() for one in densities))
+        double = Densities(*(tensor.double() for tensor in densities))
         return balance(operator.weight.double(), *self.orders(), double, operator.size)
 
     def copies_factor(self, operator: LinearOperator) -> Order:
-        """What the copies of a matrix at every pixel multiply its norm by."""
+        """The factor by which the copies of a matrix at every pixel raise its norm."""
         return _copies_factor(operator.copies, *self.pair())
 
     @torch.no_grad()
-    def find_densities(self, operator: LinearOperator, v: Tensor) -> Densities | None:
-        """Densities under which the bound on the operator is small; ``None`` in the closed cases.
+    def find_densities(self, operator: LinearOperator, v: Tensor) -> Densities:
+        """Densities under which the bound on the operator is small.
 
         They follow from the weight, v and the orders alone, so that no state has to be kept.
         """
-        p, q = self.orders()
-        return None if p == 1 or q == math.inf else densities_near(operator, v, (p, q))
+        return densities_near(operator, v, self.orders())
 
     @torch.no_grad()
     def search(
         self, operator: LinearOperator, v: Tensor, tolerance: float, max_iterations: int, *, thorough: bool
     ) -> Tensor:
         p, q = self.pair()
-        if (closed := _closed(operator, v, p, q)) is not None:
-            return closed
         starts = v
         if thorough:
             generator = torch.Generator().manual_seed(0)
             fresh = torch.randn(_RESTARTS, *v.shape[1:], generator=generator, dtype=torch.float64)
             starts = torch.cat([v, fresh.to(v)])
-        found = induced_power_iteration(
+        triple = induced_power_iteration(
             operator, operator.adjoint(), starts, p, q, tolerance=tolerance, max_iterations=max_iterations
         )
-        return found.v[found.sigma.argmax()][None]
+        return triple.v[triple.sigma.argmax()][None]
+
+
+class ChannelwiseNorm(OperatorNorm):
+    r"""‖W‖_{p→∞} = max_i ‖W_{i:}‖_{p*} by rows, or ‖W‖_{1→q} = max_j ‖W_{:j}‖_q by columns; exact.
+
+    A layer divides every row by max(1, its norm/c), so that all rows can reach c; a single divisor for the matrix
+    would leave all but the largest row below it. For p = 1 it is every column. The row of a convolution is an output
+    channel, over input channels and the taps that its images reach; the column is an input channel.
+    Derivation: docs/maths/induced-norms.md.
+
+    Args:
+        p, q: orders in [1, ∞] with p = 1 or q = ∞; columns where both hold.
+
+    Raises:
+        DomainError: neither p = 1 nor q = ∞.
+
+    >>> norm = ChannelwiseNorm(math.inf, math.inf)
+    >>> operator = LinearOperator(torch.tensor([[3.0, -4.0], [0.5, 0.0]]), lambda W, x: x @ W.mT, lambda W: W.mT)
+    >>> norm.channels(operator)
+    tensor([[7.0000],
+            [0.5000]])
+    """
+
+    iterative = False
+
+    def __init__(self, p: float, q: float) -> None:
+        if p != 1 and q != math.inf:
+            raise DomainError(f"the norm from p={p:g} to q={q:g} has no rows or columns: p = 1 or q = inf has.")
+        self._p, self._q = float(p), float(q)
+
+    def orders(self) -> tuple[float, float]:
+        return self._p, self._q
+
+    def channels(self, operator: LinearOperator) -> Tensor:
+        """The norm of every row ``(out, 1, …)`` or column ``(1, in, …)``."""
+        weight = operator.weight
+        ones = [1] * (weight.ndim - 2)
+        if self._p == 1:
+            return column_norms(weight, 1 / self._q, operator.size).reshape(1, -1, *ones)
+        return row_norms(weight, 1 - 1 / self._p, operator.size).reshape(-1, 1, *ones)
+
+    def sigma(self, operator: LinearOperator, v: Tensor) -> Tensor:
+        return self.channels(operator).amax()[None]
+
+    def measure(self, operator: LinearOperator, v: Tensor, densities: Densities | None) -> Tensor:
+        # Sums and divided weights are rounded, and the certificate adds 1e-12: so it stays below c all the same.
+        rounding = 2e-12 + torch.finfo(operator.weight.dtype).eps * (8 + math.sqrt(operator.weight.numel()))
+        return self.channels(operator)[None] * (1 + rounding)
+
+    def estimate(self, operator: LinearOperator, v: Tensor) -> float:
+        return self.sigma(operator.double(), v).item()
+
+    def search(
+        self, operator: LinearOperator, v: Tensor, tolerance: float, max_iterations: int, *, thorough: bool
+    ) -> Tensor:
+        return v
+
+
+def norm_between(orders: BlockOrders, index: int) -> OperatorNorm:
+    """‖·‖_{p→q} of the layer at that place of a block: by rows or columns where the orders are fixed and allow it."""
+    closed = _closed(orders, index)
+    return InducedNorm(orders, index) if closed is None else ChannelwiseNorm(*closed)
+
+
+def _closed(orders: BlockOrders, index: int) -> tuple[float, float] | None:
+    """Fixed p and q with p = 1 or q = ∞; ``None`` for others. Learned orders, which are tensors, reach neither."""
+    p, q = orders.pair(index)
+    if isinstance(p, Tensor) or isinstance(q, Tensor) or (p != 1 and q != math.inf):
+        return None
+    return p, q
+
+
+def layer_norms(orders: BlockOrders | None, layers: int) -> list[OperatorNorm]:
+    """The norm of every layer of a block; spectral without orders."""
+    if orders is None:
+        return [SpectralNorm() for _ in range(layers)]
+    return [norm_between(orders, index) for index in range(layers)]
 
 
 def lengths(v: Tensor) -> Tensor:
@@ -189,33 +282,6 @@ def lengths(v: Tensor) -> Tensor:
 def _ratio(operator: LinearOperator, v: Tensor, p: Order, q: Order) -> Tensor:
     """‖W v‖_q / ‖v‖_p of the operator with its copies."""
     return order_norm(operator(v), q) / order_norm(v, p) * _copies_factor(operator.copies, p, q)
-
-
-def _closed(operator: LinearOperator, v: Tensor, p: Order, q: Order) -> Tensor | None:
-    """The exact v of 1→q (the largest column) and of p→∞ (dual to the largest row); ``None`` for other orders."""
-    if isinstance(p, Tensor) or isinstance(q, Tensor) or (p != 1 and q != math.inf):
-        return None
-    if p == 1:
-        return _unit_vector(_power_sums(operator.adjoint(), operator(v), q))
-    dual = dual_order(p)
-    assert isinstance(dual, float)
-    return duality_map(operator.adjoint()(_unit_vector(_power_sums(operator, v, dual))), dual)
-
-
-def _power_sums(operator: LinearOperator, like: Tensor, order: float) -> Tensor:
-    """Scores that rank the rows of the operator by their norm of that order, from an input in whose shape ones are."""
-    absolute = within_reach(operator.weight.detach().abs(), operator.size)
-    largest = absolute.max().clamp_min(torch.finfo(absolute.dtype).tiny)
-    # For order ∞ the number of largest entries.
-    scores = (absolute == largest).to(absolute) if order == math.inf else (absolute / largest) ** order
-    return operator.at(scores)(torch.ones_like(like))
-
-
-def _unit_vector(scores: Tensor) -> Tensor:
-    """The unit vector at the largest score, in the shape of the scores ``(1, …)``."""
-    out = torch.zeros_like(scores).flatten(1)
-    out[0, scores.flatten(1)[0].argmax()] = 1
-    return out.reshape(scores.shape)
 
 
 def _copies_factor(copies: int, p: Order, q: Order) -> Order:

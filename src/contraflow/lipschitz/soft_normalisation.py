@@ -1,21 +1,19 @@
 """Soft normalisation W / max(1, σ(W)/c), computed from the weights in use at every evaluation.
 
 σ is the norm at a direction v that power iteration keeps. The scale 1 / max(1, σ/c) is never stored: every evaluation
-computes it from weight and v, with a graph of its own. What may be out of date is v, when the weight has moved since
-the iteration. So every evaluation first asks whether each v still belongs to its weight, and refreshes those that do
-not, layers of one shape as one batch.
+computes it from weight and v, with a graph of its own. Only v can be out of date, where the weight has changed since
+the iteration. So every evaluation first checks whether each v still belongs to its weight, and refreshes those that do
+not, layers of equal shape as one batch. Norms by rows or columns are exact and use no v.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,16 +24,17 @@ from contraflow.errors import DomainError
 from contraflow.inputs import refuse_half
 from contraflow.lipschitz.bounds.balance import Densities
 from contraflow.lipschitz.bounds.induced import induced_method
-from contraflow.lipschitz.linear_operator import LinearOperator
+from contraflow.lipschitz.linear_layer import LinearLayer
 from contraflow.lipschitz.operator_norms import OperatorNorm, SpectralNorm, lengths
-from contraflow.numerics import BlockTridiagonal, is_batched, transforms_active, without_transforms
+from contraflow.numerics import is_batched, transforms_active, without_transforms
 
-#: Relative change of σ and most iterations: of a thorough search for v, and of one that follows a weight's small steps.
+#: Relative change of σ at which the iteration stops, and most iterations: of a thorough search for v, and of a search
+#: that follows small steps of the weight.
 THOROUGH = (1e-6, 500)
 WARM = (1e-4, 50)
 
 #: Relative change of ‖W v‖ or ‖W‖_F from which a weight counts as changed, above the rounding of either in float32, and
-#: as another one. (Fused optimisers leave a weight's version as it was.)
+#: from which it counts as replaced. (Fused optimisers do not raise a weight's version.)
 _CHANGED = 1e-4
 _REPLACED = 0.1
 _TINY = 1e-30
@@ -47,12 +46,12 @@ _shared: ContextVar[dict[LipschitzLayer, Tensor] | None] = ContextVar("scales of
 
 
 class Seen(NamedTuple):
-    """The weight that v was found for; a copy of a layer, whose weight is another tensor, has seen none.
+    """The weight that v was computed for. A copy of a layer, whose weight is another tensor, starts without one.
 
     Attributes:
-        version: of the weight, and the norm's orders; another one is an ordinary step.
-        values: ‖W v‖/‖v‖ and ‖W‖_F, which also show what leaves no other trace: ``weight.data.mul_``, another tensor
-            in its place, an overwritten v.
+        version: of the weight, and of the norm's orders; an optimiser's step changes it.
+        values: ‖W v‖/‖v‖ and ‖W‖_F, which reveal changes that leave the version: ``weight.data.mul_``, another tensor
+            in place of the weight, an overwritten v.
     """
 
     version: Any
@@ -65,7 +64,7 @@ class Seen(NamedTuple):
         return type(None), ()
 
 
-class LipschitzLayer(nn.Module, ABC):
+class LipschitzLayer(LinearLayer):
     r"""A linear map with soft normalisation of its operator norm to `bound`: divided only where σ is above it.
 
     σ = ‖W v‖₂ / ‖v‖₂ with v the right singular vector of the power iteration, kept as a buffer for a warm start; at
@@ -81,109 +80,47 @@ class LipschitzLayer(nn.Module, ABC):
     """
 
     v: Tensor
-    #: (H, W) of the images that it acts on; (1, 1) for vectors.
-    size: tuple[int, int] = (1, 1)
-    #: N where the operator is one matrix at each of N pixels and v covers one of them.
-    copies: int = 1
-    #: Whether `apply_each` costs one product for a stack of these layers, gradients included.
-    stacks: bool = False
 
     def __init__(
         self, weight: Tensor, outputs: int, start: tuple[int, ...], bound: float, norm: OperatorNorm | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(weight, outputs)
         if not 0 < bound <= 1:
             raise DomainError(f"bound={bound}: the Lipschitz bound of a layer lies in (0, 1].")
         self.bound = bound
         self.norm = norm if norm is not None else SpectralNorm()
-        self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.empty(outputs, dtype=weight.dtype, device=weight.device))
         self.register_buffer("v", torch.randn(1, *start, dtype=weight.dtype, device=weight.device))
         #: Whether v is a warm start; else the next refresh is a thorough search.
         self.warm = False
         #: Certified norm over estimate, at least 1: what a certified update of `update_lipschitz` multiplies σ by.
         self.excess = 1.0
-        #: What a certified update measures an induced norm with; ``None`` after one by estimates.
+        #: Densities of a certified update under an induced norm; ``None`` after an update by estimates.
         self.densities: Densities | None = None
         self.seen: Seen | None = None
         self._certified: tuple[Any, float] | None = None
         self.register_load_state_dict_post_hook(_on_load)
-        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        fan_in = self.weight[0].numel()
-        nn.init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-
-    @abstractmethod
-    def apply_weight(self, weight: Tensor, x: Tensor) -> Tensor:
-        """W x without bias, over any leading batch dimension."""
-
-    @abstractmethod
-    def transposed(self, weight: Tensor) -> Tensor:
-        """The weight of the adjoint, or a stack of them: ``apply_weight(transposed(weight), u)`` is Wᵀ u."""
-
-    def apply_adjoint(self, weight: Tensor, u: Tensor) -> Tensor:
-        """Wᵀ u."""
-        return self.apply_weight(self.transposed(weight), u)
-
-    @abstractmethod
-    def apply_each(self, weights: Tensor, x: Tensor) -> Tensor:
-        """W_i x_i for a stack of weights of this layer's shape and as many inputs."""
-
-    @abstractmethod
-    def affine(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-        """W x + b."""
-
-    @abstractmethod
-    def weight_gradient(self, x: Tensor, y: Tensor) -> Tensor:
-        """∂⟨y, W x⟩/∂W, summed over the batch."""
-
-    def spread(self, bias: Tensor) -> Tensor:
-        """The bias in a shape that can be added to an output."""
-        return bias
-
-    def spread_gradient(self, y: Tensor) -> Tensor:
-        """∂⟨y, spread(b)⟩/∂b, summed over the batch."""
-        return y.sum(dim=0)
-
-    @abstractmethod
-    def certified_norm(self, weight: Tensor, p: float = 2.0, q: float = 2.0) -> float:
-        """An upper bound on the operator norm ‖·‖_{p→q} of `weight`."""
-
-    @abstractmethod
-    def spectral_method(self) -> str:
-        """How ‖·‖₂ is certified, in words."""
+        self.initialise()
 
     def method(self) -> str:
         """How the norm of the layer is certified, in words."""
         orders = self.norm.orders()
         return self.spectral_method() if orders == (2, 2) else induced_method(*orders)
 
-    def gram(self, weights: Tensor) -> BlockTridiagonal | None:
-        """WᵀW for a stack of weights of this layer's shape, to certify them together; ``None`` where that is not
-        offered, and `certified_norm` is asked layer by layer."""
-        return None
-
-    def operator(self, weight: Tensor | None = None) -> LinearOperator:
-        """The linear map as a value, at the raw weight where none is given; of one pixel where there are `copies`."""
-        size = self.size if self.copies == 1 else (1, 1)
-        return LinearOperator(
-            self.weight if weight is None else weight, self.apply_weight, self.transposed, size, self.copies
-        )
-
-    def operators(self, weights: Tensor) -> LinearOperator:
-        """A stack of operators with weights of this layer's shape."""
-        return replace(self.operator(weights), product=self.apply_each)
-
     def sigma(self) -> Tensor:
         """The estimate of the raw weight's norm at v, from below; a scalar with gradient."""
         return self.norm.sigma(self.operator(), self.v.clone())[0]  # the graph keeps v, which changes in place
 
     def measure(self) -> Tensor:
-        """What, times `excess`, the weight is brought below c by: σ, or after a certified update a bound."""
+        """σ, or after a certified update a bound; of every row or column under a `ChannelwiseNorm`."""
         return self.norm.measure(self.operator(), self.v.clone(), self.densities)[0]
 
     def divisor(self) -> Tensor:
-        """max(1, σ/c), with σ raised to a certified bound after a certified update."""
+        """max(1, σ/c), with σ raised to a certified bound after a certified update; broadcasts against the weight."""
         return (self.measure() * (self.excess / self.bound)).clamp_min(1)
+
+    def normalised_sigma(self) -> Tensor:
+        """The estimate of the divided weight's norm at v as it is."""
+        return self.norm.sigma(self.operator(self.weight / self.divisor()), self.v)[0]
 
     def scale(self) -> Tensor:
         """1 / max(1, σ/c) of the weight as it is, with gradient; v is refreshed first where the weight has moved."""
@@ -200,7 +137,7 @@ class LipschitzLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def lipschitz_bound(self) -> float:
-        """The same, kept for solvers that ask at every call until weight, v or norm change."""
+        """The same, cached until weight, v or norm change, for solvers that use it at every call."""
         self.scale()
         key = self.bound, self.excess, self.norm.version(), *_values([self], None)[0]
         if self._certified is None or self._certified[0] != key:
@@ -208,9 +145,9 @@ class LipschitzLayer(nn.Module, ABC):
         return self._certified[1]
 
     def accept(self, v: Tensor) -> None:
-        """Take over a refreshed v."""
+        """Replace v by a refreshed one; a zero vector is ignored."""
         with torch.no_grad():
-            accepted = torch.where(v.any(), v, self.v)  # no question that a GPU would have to answer
+            accepted = torch.where(v.any(), v, self.v)  # without reading a value back from a GPU
             if transforms_active() or self.v.is_inference():
                 self.v = without_transforms(accepted)
             else:
@@ -229,35 +166,34 @@ class LipschitzLayer(nn.Module, ABC):
             self.accept(self._noise())
 
     def begin_anew(self) -> None:
-        """Ask for a thorough search, from a v with a part in every direction.
+        """Make the next refresh a thorough search, from a v with a component in every direction.
 
-        v may be nearly orthogonal to the top singular vector of a weight that has jumped; σ then rests at a smaller
-        singular value and the stopping rule is content.
+        v may be nearly orthogonal to the top singular vector of a weight that has jumped. σ then stays at a smaller
+        singular value, where the stopping rule is satisfied.
         """
         self.start()
         self.accept(self.v / lengths(self.v)[0] + self._noise())
         self.warm = False
 
     def _noise(self) -> Tensor:
-        # Numpy's, which torch.func.vmap lets pass; the same every time: a run can be repeated and resumed.
+        # From numpy, which torch.func.vmap allows; always the same, so that runs can be repeated and resumed.
         noise = torch.from_numpy(np.random.default_rng(0).standard_normal(self.v.shape)).to(self.v)
         return noise / noise.norm()
 
     def by_estimate(self) -> None:
-        """Forget what a certified update found: the weight is divided by σ alone."""
+        """Drop the results of a certified update: the weight is divided by σ alone."""
         self.excess, self.densities = 1.0, None
 
     def remember(self, values: tuple[float, float]) -> None:
-        """v belongs to the weight as it is now."""
+        """Record that v belongs to the present weight."""
         self.seen = Seen(self._trace(), values)
 
     def stepped(self) -> bool:
-        """Whether the weight's version, or the norm, is another one than v was found for."""
+        """Whether the version of the weight or of the norm has changed since v was computed."""
         return self.seen is None or self.seen.version != self._trace()
 
     def change(self, values: tuple[float, float]) -> float:
-        """How far ‖W v‖/‖v‖ and ‖W‖_F are from those of the weight that v was found for, relatively; infinite where
-        there was none."""
+        """The relative change of ‖W v‖/‖v‖ and ‖W‖_F since v was computed; infinite where it never was."""
         if self.seen is None:
             return math.inf
         pairs = zip(values, self.seen.values, strict=True)
@@ -275,17 +211,17 @@ def _on_load(layer: nn.Module, incompatible: Any) -> None:
     assert isinstance(layer, LipschitzLayer)
     layer.seen = None
     layer.by_estimate()
-    # A checkpoint that brings its v needs no new start; one without (foreign weights) does.
+    # A checkpoint with v is a warm start; weights from elsewhere, without v, are not.
     layer.warm = not any(key.rsplit(".", 1)[-1] == "v" for key in incompatible.missing_keys)
 
 
 def lipschitz_layers(module: nn.Module) -> list[LipschitzLayer]:
-    """The bounded layers of a module, in their order."""
-    return [one for one in module.modules() if isinstance(one, LipschitzLayer)]
+    """The bounded layers of a module, in order."""
+    return [layer for layer in module.modules() if isinstance(layer, LipschitzLayer)]
 
 
 def by_kind(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
-    """Lists of layers that can be worked on as one stack.
+    """Groups of layers that can be processed as one stack.
 
     Raises:
         DomainError: weights in half precision, or under autocast, which would round norms.
@@ -294,13 +230,15 @@ def by_kind(layers: Sequence[LipschitzLayer]) -> list[list[LipschitzLayer]]:
     for layer in layers:
         weight = layer.weight
         kinds[type(layer), type(layer.norm), layer.size, weight.shape, weight.dtype, weight.device].append(layer)
-    for one, *_ in kinds.values():
-        refuse_half(one.weight.dtype, one.weight.device)
+    for layer, *_ in kinds.values():
+        refuse_half(layer.weight.dtype, layer.weight.device)
     return list(kinds.values())
 
 
 def current_scales(layers: Sequence[LipschitzLayer]) -> list[Tensor]:
     """1 / max(1, σ/c) of every layer, from its weight as it is, with a graph of its own to the weights.
+
+    A scalar, or under a `ChannelwiseNorm` ``(out, 1, …)`` or ``(1, in, …)``: it broadcasts against the weight.
 
     Layers whose v does not belong to their weight are refreshed first, those of one shape as one batch. Inside
     `shared_scales` the scales of that evaluation are taken.
@@ -311,17 +249,17 @@ def current_scales(layers: Sequence[LipschitzLayer]) -> list[Tensor]:
     shared = _shared.get()
     if shared is not None and all(layer in shared for layer in layers):
         return [shared[layer] for layer in layers]
-    found = _found_scales(layers)
-    return [found[layer] for layer in layers]
+    scales = _compute_scales(layers)
+    return [scales[layer] for layer in layers]
 
 
 @contextmanager
 def shared_scales(module: nn.Module) -> Iterator[None]:
-    """Inside, all uses of the module's layers share scales that are computed at once, at the beginning."""
+    """Compute the scales of all layers of the module once; inside the context every use of a layer takes them."""
     if _shared.get() is not None:
         yield
         return
-    token = _shared.set(_found_scales(lipschitz_layers(module)))
+    token = _shared.set(_compute_scales(lipschitz_layers(module)))
     try:
         yield
     finally:
@@ -329,7 +267,7 @@ def shared_scales(module: nn.Module) -> Iterator[None]:
 
 
 @torch.compiler.disable
-def _found_scales(layers: Sequence[LipschitzLayer]) -> dict[LipschitzLayer, Tensor]:
+def _compute_scales(layers: Sequence[LipschitzLayer]) -> dict[LipschitzLayer, Tensor]:
     scales: dict[LipschitzLayer, Tensor] = {}
     with _LOCK:  # threads may share a flow
         for kind in by_kind(layers):
@@ -338,10 +276,12 @@ def _found_scales(layers: Sequence[LipschitzLayer]) -> dict[LipschitzLayer, Tens
 
 
 def _scales_of_kind(layers: list[LipschitzLayer]) -> Sequence[Tensor]:
+    if not layers[0].norm.iterative:
+        return [layer.divisor().reciprocal() for layer in layers]
     if any(is_batched(layer.weight) for layer in layers):
         measures = torch.cat([layer.norm.unseen(layer.operator(), layer.v) for layer in layers])
     else:
-        # No graph may be dropped on the way: checkpointed passes count what is saved for it.
+        # Every product recorded here must stay in the graph: activation checkpointing counts saved tensors.
         stack = _stack(layers)
         if not _capturing(layers[0].weight):
             _refresh_moved(layers, stack)
@@ -373,12 +313,12 @@ def _refresh_moved(layers: list[LipschitzLayer], stack: Tensor | None) -> None:
 
 def _stack(layers: list[LipschitzLayer]) -> Tensor | None:
     """Weights of layers of one kind, where one product serves all of them."""
-    one = layers[0]
-    return torch.stack([layer.weight for layer in layers]) if one.stacks and one.norm.stacks else None
+    stacks = layers[0].stacks and layers[0].norm.stacks
+    return torch.stack([layer.weight for layer in layers]) if stacks else None
 
 
 def _measures(layers: list[LipschitzLayer], stack: Tensor | None) -> Tensor:
-    """What is brought below c, ``(layers,)``, with gradient to the weights and to learned orders."""
+    """`LipschitzLayer.measure` of every layer, ``(layers,)``, with gradient to the weights and to learned orders."""
     if stack is None:
         return torch.stack([layer.measure() for layer in layers])
     v = torch.cat([layer.v for layer in layers])  # a copy: the graph keeps it, and v changes in place
@@ -398,18 +338,18 @@ def _values(layers: list[LipschitzLayer], stack: Tensor | None) -> list[tuple[fl
 
 
 def _capturing(weight: Tensor) -> bool:
-    """Whether a CUDA graph is being captured, where no value can be looked at: `update_lipschitz` goes before it."""
+    """Whether a CUDA graph is being captured, when no value can be read: call `update_lipschitz` before it."""
     return weight.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 @torch.no_grad()
 def refresh(layers: list[LipschitzLayer], tolerance: float, max_iterations: int, *, doubtful: bool = False) -> None:
-    """Power iteration of layers of one kind: from their v where it is a warm start, else a thorough search.
+    """Power iteration of layers of one kind: from their v where it is a warm start, otherwise a thorough search.
 
     Args:
         layers: of one kind.
         tolerance, max_iterations: of a warm start.
-        doubtful: a v that was loaded stays, to the bit, where the iteration finds no norm that is larger.
+        doubtful: leave a loaded v unchanged where the iteration does not raise its norm.
     """
     cold = [layer for layer in layers if not layer.warm]
     loaded = [layer for layer in layers if layer.warm and layer.seen is None and doubtful]
@@ -432,14 +372,15 @@ def _iterate(layers: list[LipschitzLayer], tolerance: float, max_iterations: int
         for layer in layers:
             layer.accept(layer.norm.search(layer.operator(), layer.v, *limits, thorough=thorough))
         return
-    one, v = layers[0], torch.cat([layer.v for layer in layers])
+    first, v = layers[0], torch.cat([layer.v for layer in layers])
     weights = torch.stack([without_transforms(layer.weight) for layer in layers])
-    for layer, top in zip(layers, one.norm.search(one.operators(weights), v, *limits, thorough=thorough), strict=True):
+    tops = first.norm.search(first.operators(weights), v, *limits, thorough=thorough)
+    for layer, top in zip(layers, tops, strict=True):
         layer.accept(top[None])
 
 
 @torch.no_grad()
 def remember(layers: list[LipschitzLayer]) -> None:
-    """The v of these layers of one kind belong to their weights as they are now."""
+    """Record that the v of layers of one kind belong to their present weights."""
     for layer, values in zip(layers, _values(layers, _stack(layers)), strict=True):
         layer.remember(values)

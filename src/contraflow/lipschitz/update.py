@@ -25,7 +25,7 @@ from contraflow.numerics import norm_from_above
 #: Relative distance from the power iteration's estimate at which a bound is tried first along training.
 TRAINING_GAP = 5e-3
 
-#: Certified bound over estimate from which the power iteration counts as stuck.
+#: Certified bound over estimate above which the power iteration counts as stuck at a smaller singular value.
 _STUCK = 1.03
 
 #: Relative allowance for densities that a certificate finds anew, from the normalised weight and in float64.
@@ -38,7 +38,7 @@ def update_lipschitz(
     r"""Refresh v of every bounded layer by warm-started power iteration, now.
 
     A flow does this by itself when it is evaluated after its weights have moved. Call it to choose the moment: before
-    a CUDA graph is captured, at the same point on every rank, or with other limits; the next evaluation then has
+    a CUDA graph is captured, at the same point on every rank, or with other limits. The next evaluation then has
     nothing to refresh. Layers of equal shape under the spectral norm run as one batch of products.
 
     W / max(1, σ/c) with the power iteration's σ, an estimate from below, may leave a layer above its bound c; after a
@@ -71,6 +71,8 @@ def update_lipschitz(
 @torch.no_grad()
 def _certify_stack(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> None:
     """Set excess = u/σ of layers of one kind, with u >= ‖W‖₂ certified; 1 where u <= c and nothing is divided."""
+    if not layers[0].norm.iterative:  # exact already
+        return
     if isinstance(layers[0].norm, InducedNorm):
         _certify_induced(layers, gap)
         return
@@ -91,29 +93,23 @@ def _certify_stack(layers: list[LipschitzLayer], gap: float = TRAINING_GAP) -> N
 
 def _certify_induced(layers: list[LipschitzLayer], gap: float) -> None:
     """The same for ‖W‖_{p→q}: excess is certified bound over `OperatorNorm.measure`."""
-    open_cases: list[tuple[LipschitzLayer, InducedNorm, Densities]] = []
+    cases: list[tuple[LipschitzLayer, InducedNorm, Densities]] = []
     for layer in layers:
         assert isinstance(layer.norm, InducedNorm)
         layer.by_estimate()
-        densities = layer.norm.find_densities(layer.operator(), layer.v)
-        if densities is None:
-            _exceed(layer, layer.certified_norm(layer.weight, *layer.norm.orders()))
-        else:
-            open_cases.append((layer, layer.norm, densities))
-    if not open_cases:
-        return
-    balanced = [norm.balanced_exactly(layer.operator(), densities) for layer, norm, densities in open_cases]
-    weights = [one.weight for one in balanced]
+        cases.append((layer, layer.norm, layer.norm.find_densities(layer.operator(), layer.v)))
+    balanced = [norm.balanced_exactly(layer.operator(), densities) for layer, norm, densities in cases]
+    weights = [operator.weight for operator in balanced]
     sigma = torch.stack(
         [
             layer.apply_weight(weight, densities.v.double()).norm() / densities.v.double().norm()
-            for weight, (layer, _, densities) in zip(weights, open_cases, strict=True)
+            for weight, (layer, _, densities) in zip(weights, cases, strict=True)
         ]
     )
-    bounds = _spectral_bounds([layer for layer, _, _ in open_cases], weights, sigma, gap).tolist()
-    for (layer, norm, densities), one, bound in zip(open_cases, balanced, bounds, strict=True):
+    bounds = _spectral_bounds([layer for layer, _, _ in cases], weights, sigma, gap).tolist()
+    for (layer, norm, densities), operator, bound in zip(cases, balanced, bounds, strict=True):
         layer.densities = densities
-        _exceed(layer, bound ** float(one.exponent) * float(norm.copies_factor(layer.operator())) * (1 + _ORDERS))
+        _exceed(layer, bound ** float(operator.exponent) * float(norm.copies_factor(layer.operator())) * (1 + _ORDERS))
 
 
 def _exceed(layer: LipschitzLayer, bound: float) -> None:
@@ -138,7 +134,7 @@ def _estimates(layers: list[LipschitzLayer]) -> Tensor:
 
 
 def rounding(layer: LipschitzLayer) -> float:
-    """What rounding of the divided weights can add to their norm, relatively, with room to spare.
+    """A bound on the relative error that rounding of the divided weights adds to their norm.
 
     Element by element it is two units in the last place; ‖ΔW‖₂ <= k‖ΔK‖_F for a kernel K, and ‖K‖_F <= √rank · ‖W‖₂.
     """
@@ -152,7 +148,7 @@ def rescale_to_certificate(module: nn.Module) -> int:
     r"""Scale down, in place, every layer whose certified norm exceeds its bound c, so that it does not.
 
     The raw weight becomes W̄·c/u with W̄ the normalised weight and u >= ‖W̄‖₂ its certified norm. Afterwards
-    ``layer.lipschitz_bound() <= layer.bound`` holds for every layer, whatever its power iteration says.
+    ``layer.lipschitz_bound() <= layer.bound`` holds for every layer, however good its power iteration is.
 
     Args:
         module: a flow or any module with bounded layers inside.
@@ -176,15 +172,37 @@ def _rescale(layer: LipschitzLayer) -> bool:
     changed = False
     while (certified := layer.certify()) > layer.bound:
         if not math.isfinite(certified):
-            raise DomainError(f"{layer}: its weights hold NaN or infinity, so there is no bound to scale them to.")
+            raise DomainError(f"{layer}: its weights hold NaN or infinity, so no bound can be computed.")
         layer.weight.copy_(layer.normalised() * (layer.bound / certified / (1 + rounding(layer))))
         layer.by_estimate()
         changed = True
     return changed
 
 
+def mean_norm(module: nn.Module) -> Tensor:
+    """The mean of σ over all layers whose orders are trained by it, `LearnedNorms`; 0 where there are none.
+
+    Its gradient goes to the orders alone: add it to the loss. Weights enter as they are, before normalisation.
+    """
+    norms = [
+        sigma
+        for layer in lipschitz_layers(module)
+        if isinstance(layer.norm, InducedNorm)
+        and (sigma := layer.norm.for_mean_norm(layer.operator(), layer.v.clone())) is not None
+    ]
+    return torch.stack(norms).mean() if norms else torch.zeros(())
+
+
+@torch.no_grad()
+def largest_rescaling(rescaled: nn.Module, original: nn.Module) -> float:
+    """The largest share that `rescale_to_certificate` took off a layer's norm; `original` is the module before it."""
+    pairs = zip(lipschitz_layers(rescaled), lipschitz_layers(original), strict=True)
+    ratios = [(now.normalised().norm() / before.normalised().norm()).item() for now, before in pairs]
+    return max((1 - ratio for ratio in ratios), default=0.0)
+
+
 @torch.no_grad()
 def largest_estimate(module: nn.Module) -> float:
-    """The largest of the blocks' Lipschitz estimates, from min(σ_l, c) of every layer, below; 0 without any block."""
-    networks = [one for one in module.modules() if isinstance(one, (LipschitzNetwork, DenseConcatenation))]
-    return max((one.lipschitz_estimate() for one in networks), default=0.0)
+    """The largest Lipschitz estimate of a block, from below, by min(σ_l, c) of every layer; 0 without any block."""
+    networks = [g for g in module.modules() if isinstance(g, (LipschitzNetwork, DenseConcatenation))]
+    return max((g.lipschitz_estimate() for g in networks), default=0.0)

@@ -4,7 +4,14 @@ from contraflow.numerics.aliases import alias
 from contraflow.numerics.bisection import Bisection, Root, implicit
 from contraflow.numerics.contraction import Contraction, Vjp, dual_gradient, functional_linearize
 from contraflow.numerics.fixed_point import Anderson, FixedPoint, FixedPointSolver, Picard
-from contraflow.numerics.induced_norm import Order, dual_order, duality_map, induced_power_iteration, order_norm
+from contraflow.numerics.induced_norm import (
+    Order,
+    dual_order,
+    duality_map,
+    induced_power_iteration,
+    order_norm,
+    order_number,
+)
 from contraflow.numerics.jacobian import batch_jacobian
 from contraflow.numerics.norm_from_above import BlockTridiagonal, is_below, norm_from_above
 from contraflow.numerics.ode import FIXED_METHODS, METHODS, FixedStepSolver, OdeSolution, OdeSolver
@@ -45,6 +52,7 @@ __all__ = [
     "is_below",
     "norm_from_above",
     "order_norm",
+    "order_number",
     "power_iteration",
     "random_reflections",
     "strictly_lower",

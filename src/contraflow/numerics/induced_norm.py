@@ -14,6 +14,11 @@ from contraflow.numerics.power_iteration import SingularTriple
 Order = float | Tensor
 
 
+def order_number(p: Order) -> float:
+    """The order without its gradient."""
+    return float(p.detach()) if isinstance(p, Tensor) else p
+
+
 def dual_order(p: Order) -> Order:
     """p* with 1/p + 1/p* = 1.
 

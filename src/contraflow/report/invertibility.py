@@ -102,7 +102,7 @@ def certificate_table(run: RunData, series: tuple[BlockSeries, ...]) -> str:
             f"{place} · {_short(block.name)}",
             _number(block.estimate),
             f"{block.bound:.5f}" if block.certified else f"({block.bound:.5f} asserted)",
-            _number(block.promise),
+            _number(block.target),
             f"{block.margin:.5f}",
             f"{block.inverse_error:.4g}",
             f"{terms.decay:.3f}",

@@ -308,13 +308,14 @@ def recorded_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
         ) from error
 
 
-def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = None) -> Run:
+def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = None, certified: bool = True) -> Run:
     """Load the flow of a run, or of one checkpoint, with the averaged weights.
 
     Args:
         run: the folder that training wrote, or one checkpoint in it.
         device: where to compute; the CPU by default.
         dtype: precision to compute in; that of the training by default.
+        certified: scale layers above their bound down to it; otherwise norms are estimates, as in training.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
@@ -339,7 +340,7 @@ def load_run(run: str | Path, *, device: str | None = None, dtype: str | None = 
     checkpoint.load_weights(flow)
     if dtype is not None:
         flow = flow.to(getattr(torch, dtype))
-    flow = with_weights(flow, checkpoint.evaluation_weights())
+    flow = with_weights(flow, checkpoint.evaluation_weights(), certified=certified)
     names = tuple(columns) if columns else None
     fingerprint = recorded_fingerprint(checkpoint)
     return Run(flow, recipe, names, levels, checkpoint.progress["step"], checkpoint.path, fingerprint)

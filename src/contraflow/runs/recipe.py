@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from contraflow.errors import CheckpointError, ConfigurationError, ContraflowError, unknown_name
 from contraflow.lipschitz import LearnedNorms, MixedNorms, NarrowRange, Norms, SkewedRange, Spectral
+from contraflow.lipschitz.norms import OrdersObjective
 from contraflow.logdet import EVALUATION, TRAINING, LogDetEstimator
 from contraflow.runs.choices import CHOICES, ESTIMATOR, is_a
 from contraflow.training import LIKELIHOOD, Objective, TrainingSettings
@@ -85,17 +86,25 @@ class NormSettings:
         orders: for mixed, the orders p₀ … p_n with p_n = p₀, one more than the layers of a block, for instance
             [2,2.3,2.3,2].
         squash: range of learned orders: narrow is (1.5, 2.5), skewed is (1, 5).
+        orders_objective: what learned orders minimise: likelihood (the loss, through the norms that divide the
+            weights) or mean_norm (the mean norm of all layers, as the authors' code does).
     """
 
     kind: Literal["spectral", "mixed", "learned", "learned_shared"] = "spectral"
     orders: list[float] | None = None
     squash: Literal["narrow", "skewed"] = "narrow"
+    orders_objective: OrdersObjective = "likelihood"
 
     def __post_init__(self) -> None:
         if (self.kind == "mixed") != (self.orders is not None):
             raise ConfigurationError(
                 f"architecture.norms.kind={self.kind}, orders={self.orders}: mixed norms need orders; the other kinds "
                 "take none."
+            )
+        if self.orders_objective != "likelihood" and not self.kind.startswith("learned"):
+            raise ConfigurationError(
+                f"architecture.norms.orders_objective={self.orders_objective}: {self.kind} norms learn no orders; "
+                "take architecture.norms.kind=learned or learned_shared."
             )
         self.build()
 
@@ -106,7 +115,7 @@ class NormSettings:
         if self.kind == "spectral":
             return Spectral()
         squash = NarrowRange() if self.squash == "narrow" else SkewedRange()
-        return LearnedNorms(self.kind == "learned_shared", squash)
+        return LearnedNorms(self.kind == "learned_shared", squash, self.orders_objective)
 
 
 @dataclass

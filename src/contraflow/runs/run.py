@@ -23,6 +23,7 @@ from contraflow.data import Dataset
 from contraflow.errors import ConfigurationError, DataError, OutputError
 from contraflow.evaluation import (
     ClassificationReport,
+    EstimatedScore,
     LikelihoodReport,
     norm_orders_picture,
     report_classes,
@@ -43,6 +44,7 @@ from contraflow.runs.build import (
     recorded_fingerprint,
     training_rows,
 )
+from contraflow.runs.estimated import score_by_estimates
 from contraflow.runs.log import TrainingLog
 from contraflow.runs.own_data import check_unchanged
 from contraflow.runs.progress import Silent, Watcher
@@ -55,12 +57,21 @@ from contraflow.training.loop import StepRecord
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a finished run: its test score, the picture of samples, and the flow."""
+    """The result of a finished run.
+
+    Attributes:
+        report: the test score of the flow with certified norms.
+        picture: of its samples.
+        flow: with the weights for evaluation.
+        classification: of a hybrid flow on labelled data.
+        by_estimates: the test score with estimated norms, where rescaling to certified norms changes them.
+    """
 
     report: LikelihoodReport
     picture: Path
     flow: Flow
     classification: ClassificationReport | None = None
+    by_estimates: EstimatedScore | None = None
 
 
 def run_recipe(
@@ -277,31 +288,39 @@ class _Run:
     def finish(self) -> Outcome:
         """Score the test rows and draw samples, with the weights for evaluation."""
         settings = self.recipe.evaluation
-        flow = with_weights(self.flow, self.state.evaluation_weights())
+        weights = self.state.evaluation_weights()
+        flow = with_weights(self.flow, weights)
         generator = Generator(flow.device).manual_seed(self.recipe.seed)
         test = self.data.test[: settings.limit]
-        scores = score(
-            flow,
-            test,
-            estimator=self.evaluation_estimator,
-            draws=settings.draws,
-            batch_size=settings.batch_size,
-            generator=generator,
-            progress=lambda done, total: self.watcher.phase("test score", done, total),
-        )
+        how: dict[str, Any] = {
+            "estimator": self.evaluation_estimator,
+            "draws": settings.draws,
+            "batch_size": settings.batch_size,
+            "progress": lambda done, total: self.watcher.phase("test score", done, total),
+        }
+        scores = score(flow, test, generator=generator, **how)
         report = report_scores(flow, scores, self.evaluation_estimator)
         labels = self.data.test_labels
         classification = report_classes(flow, scores, None if labels is None else labels[: len(test)])
         values = report.as_dict()
         if classification is not None:
             values["classification"] = classification.as_dict()
+        by_estimates = score_by_estimates(
+            flow,
+            with_weights(self.flow, weights, certified=False),
+            scores,
+            test,
+            generator=Generator(flow.device).manual_seed(self.recipe.seed),
+            **how,
+        )
+        values["by_estimates"] = None if by_estimates is None else by_estimates.as_dict()
         write_json(self.out / "evaluation.json", values)
         samples = draw_samples(flow, settings.samples, settings.batch_size, generator, self.watcher)
         picture = self.out / "samples.png"
         draw_picture(flow, samples, self.data, picture)
         if self.recipe.architecture.norms.kind.startswith("learned"):
             norm_orders_picture(norm_orders(flow), self.out / "norm-orders.png")
-        return Outcome(report, picture, flow, classification)
+        return Outcome(report, picture, flow, classification, by_estimates)
 
 
 def _in_units(flow: Flow, terms: Mapping[str, float]) -> dict[str, float]:

@@ -38,11 +38,16 @@ class PolyakAverage:
 
 
 @torch.no_grad()
-def with_weights(flow: Flow, weights: dict[str, Tensor]) -> Flow:
+def with_weights(flow: Flow, weights: dict[str, Tensor], *, certified: bool = True) -> Flow:
     """A copy of the flow with other parameters, for evaluation and sampling.
 
-    The power iterations are run to convergence again, and layers whose certified norm exceeds their bound are scaled
-    down to it, since an average of weights need not keep the bounds.
+    The power iterations are run to convergence again.
+
+    Args:
+        flow: the flow, which stays as it is.
+        weights: a tensor for every parameter.
+        certified: scale layers whose certified norm exceeds their bound down to it, since an average of weights need
+            not keep the bounds; otherwise norms are estimates, as in training and in the paper.
     """
     copied = copy.deepcopy(flow)
     for name, parameter in copied.named_parameters():
@@ -51,5 +56,6 @@ def with_weights(flow: Flow, weights: dict[str, Tensor]) -> Flow:
         if isinstance(module, LipschitzLayer):
             module.warm = False
     update_lipschitz(copied)
-    rescale_to_certificate(copied)
+    if certified:
+        rescale_to_certificate(copied)
     return copied.requires_grad_(False)

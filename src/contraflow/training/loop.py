@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from contraflow.bijections import training_solves
 from contraflow.errors import TrainingError
 from contraflow.flow import Flow
-from contraflow.lipschitz import update_lipschitz
+from contraflow.lipschitz import mean_norm, update_lipschitz
 from contraflow.training.average import PolyakAverage
 from contraflow.training.objective import LIKELIHOOD, Objective
 from contraflow.training.settings import TrainingSettings
@@ -147,7 +147,7 @@ def train(
         if not math.isfinite(value := terms.loss.item()):
             raise TrainingError(f"step {state.step}: the loss is {value}. {non_finite_block(flow, batch.x)}")
         optimiser.zero_grad()
-        ((terms.loss + penalty) / scale).backward()
+        ((terms.loss + penalty) / scale + mean_norm(flow).to(terms.loss)).backward()
         norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), settings.gradient_clip).item()
         if not math.isfinite(norm):
             raise TrainingError(f"step {state.step}: the gradient is {norm}. {non_finite_gradient(flow)}")

@@ -13,26 +13,27 @@ Derivation and measured looseness: docs/maths/induced-norms.md.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from contraflow.lipschitz.convolution import convolve_adjoint
+from contraflow.lipschitz.bounds.channels import adjoint_weight, column_norms
 from contraflow.lipschitz.linear_operator import LinearOperator
-from contraflow.numerics import Order, dual_order, duality_map
+from contraflow.numerics import Order, dual_order, duality_map, order_number
 
-#: Share of the equal weights mixed into ω and ν, so that no entry of W is multiplied by more than a power of it.
+#: Share of equal weights mixed into ω and ν, which bounds the factors that entries of W are multiplied by.
 FLOOR = 0.05
 
 #: Steps that improve ω and ν where p >= 2 >= q.
 _AVERAGING = 4
 
+#: Steps and first learning rate of `refine`.
+_REFINING, _REFINING_RATE = 40, 0.2
+
 #: Power iterations after every change of ω and ν.
 _FOLLOWING = 3
-
-#: 1/q of a column norm below which norm equivalence from the largest entry is used.
-_NEARLY_INFINITE = 1e-3
 
 
 class Densities(NamedTuple):
@@ -62,13 +63,13 @@ def balance(weight: Tensor, p: Order, q: Order, densities: Densities, size: tupl
     a, b = 1 / p, 1 / q
     pixels = size[0] * size[1]
     outputs, inputs = densities.outputs / pixels, densities.inputs / pixels
-    if _number(a) <= 0.5 <= _number(b):
+    if order_number(a) <= 0.5 <= order_number(b):
         return Balanced(_scaled(weight, outputs ** (0.5 - b), inputs ** (a - 0.5)), 1.0)
-    if _number(a) + _number(b) >= 1:
+    if order_number(a) + order_number(b) >= 1:
         return _by_columns(weight, a, b, outputs, size)
     # W from p to q is its adjoint from q* to p*.
-    found = _by_columns(_adjoint(weight), 1 - b, 1 - a, inputs, size)
-    return Balanced(_adjoint(found.weight), found.exponent)
+    balanced = _by_columns(adjoint_weight(weight), 1 - b, 1 - a, inputs, size)
+    return Balanced(adjoint_weight(balanced.weight), balanced.exponent)
 
 
 def _by_columns(weight: Tensor, a: Order, b: Order, outputs: Tensor, size: tuple[int, int]) -> Balanced:
@@ -77,8 +78,8 @@ def _by_columns(weight: Tensor, a: Order, b: Order, outputs: Tensor, size: tuple
     For b > a it goes through (a, a) instead, whose codomain norm is larger.
     """
     theta = 2 * a - 1
-    end = 0.5 - (0.5 - b) / theta if _number(b) <= _number(a) else 1.0
-    columns = _column_norms(_scaled(weight, outputs ** (end - b)), end, size)
+    end = 0.5 - (0.5 - b) / theta if order_number(b) <= order_number(a) else 1.0
+    columns = column_norms(_scaled(weight, outputs ** (end - b)), end, size)
     return Balanced(_scaled(weight, outputs ** (0.5 - b), columns ** (theta / (1 - theta))), 1 - theta)
 
 
@@ -118,6 +119,36 @@ def densities_near(
     return Densities(outputs, inputs, top)
 
 
+def refine(weight: Tensor, p: float, q: float, densities: Densities) -> Densities:
+    """The best densities on a path by which Adam lowers the bound on a matrix, on the logarithms of ω and ν.
+
+    Around the best densities several singular values are equal, so that steps along one of them go back and forth:
+    the path is followed with exact singular values, and its best point is returned. The bound holds for every choice of
+    densities, so that the path needs no proof.
+
+    Args:
+        weight: ``(out, in)`` in float64.
+        p, q: orders, 1 < p and q < ∞.
+        densities: where to start.
+    """
+    logits = [density.log().requires_grad_() for density in densities[:2]]
+    optimiser = torch.optim.Adam(logits, betas=(0.8, 0.95))
+    best, lowest = densities, math.inf
+    for step in range(_REFINING):
+        optimiser.param_groups[0]["lr"] = _REFINING_RATE * (1 - step / _REFINING)
+        with torch.enable_grad():
+            outputs, inputs = (logit.softmax(dim=0) for logit in logits)
+            balanced = balance(weight, p, q, Densities(outputs, inputs, densities.v), (1, 1))
+            wide = balanced.weight if len(weight) <= weight.shape[1] else balanced.weight.T
+            loss = torch.linalg.eigvalsh(wide @ wide.T)[-1].log()
+        if loss.item() < lowest:
+            best, lowest = Densities(outputs.detach(), inputs.detach(), densities.v), loss.item()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return best
+
+
 def _density(x: Tensor, order: float, floor: float) -> Tensor:
     """|x|^order summed over pixels, of sum one, every entry at least floor / channels."""
     size = x.abs().amax().clamp_min(torch.finfo(x.dtype).tiny)
@@ -136,30 +167,3 @@ def _scaled(weight: Tensor, rows: Tensor, columns: Tensor | None = None) -> Tens
     ones = [1] * (weight.ndim - 2)
     weight = weight * rows.reshape(-1, 1, *ones)
     return weight if columns is None else weight * columns.reshape(1, -1, *ones)
-
-
-def _number(order: Order) -> float:
-    return float(order.detach()) if isinstance(order, Tensor) else order
-
-
-def _adjoint(weight: Tensor) -> Tensor:
-    transposed = weight.transpose(0, 1)
-    return transposed if weight.ndim == 2 else transposed.flip(2, 3)
-
-
-def _column_norms(weight: Tensor, b: Order, size: tuple[int, int]) -> Tensor:
-    """The 1/b-norm of the columns of every input channel, from above: the largest over the pixels, ``(in,)``."""
-    absolute = weight.abs()
-    tiny = torch.finfo(weight.dtype).tiny
-    largest = absolute.detach().amax().clamp_min(tiny)
-    if _number(b) < _NEARLY_INFINITE:
-        entries = weight[:, 0].numel()
-        per_column = absolute.transpose(0, 1).flatten(1).amax(dim=1)
-        return per_column.clamp_min(tiny) * entries**b
-    powers = (absolute / largest) ** (1 / b)
-    if weight.ndim == 2:
-        sums = powers.sum(dim=0)
-    else:
-        sums = convolve_adjoint(powers.new_ones(1, len(weight), *size), powers)[0].flatten(1).amax(dim=1)
-    # An empty column takes any scale.
-    return largest * sums.clamp_min(torch.finfo(weight.dtype).eps ** 2) ** b

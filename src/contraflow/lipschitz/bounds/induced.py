@@ -10,17 +10,21 @@ import math
 import torch
 from torch import Tensor
 
-from contraflow.lipschitz.bounds.balance import FLOOR, balance, densities_near
+from contraflow.lipschitz.bounds.balance import FLOOR, Densities, balance, densities_near, refine
+from contraflow.lipschitz.bounds.channels import column_norms, row_norms
 from contraflow.lipschitz.bounds.spectral import certified_conv_norm, certified_dense_norm
-from contraflow.lipschitz.convolution import convolve, convolve_adjoint, mirrored, within_reach
+from contraflow.lipschitz.convolution import convolve, mirrored, within_reach
 from contraflow.lipschitz.linear_operator import LinearOperator
 from contraflow.numerics import induced_power_iteration
 
 #: Relative allowance for the rounding of sums and powers.
 _ROUNDING = 1e-12
 
-#: Floors that a certificate tries, that of training among them.
+#: Floors that a certificate tries; the first is that of training.
 _FLOORS = (FLOOR, 0.005, 0.3, 1.0)
+
+#: Smaller side of the largest matrix whose densities are refined: a second's work.
+_LARGEST_REFINED = 256
 
 #: Starts of the search for the maximiser, and the effort of the second trial of every floor, in a certificate.
 _STARTS, _EFFORT = 20, 8
@@ -70,15 +74,14 @@ def pixel_factor(size: tuple[int, int], p: float, q: float) -> float:
 def closed_norm(weight: Tensor, p: float, q: float, size: tuple[int, int]) -> float | None:
     """‖W‖_{1→q}, the largest q-norm of a column, and ‖W‖_{p→∞}, the largest p*-norm of a row; else ``None``."""
     if p == 1:
-        return _largest_column(weight, 1 / q, size)
+        return column_norms(weight, 1 / q, size).max().item()
     if q == math.inf:
-        adjoint = weight.transpose(0, 1)
-        return _largest_column(adjoint if weight.ndim == 2 else adjoint.flip(2, 3), 1 - 1 / p, size)
+        return row_norms(weight, 1 - 1 / p, size).max().item()
     return None
 
 
 def induced_method(p: float, q: float) -> str:
-    """How the bound on ‖W‖_{p→q} is obtained, in words."""
+    """The method by which ‖W‖_{p→q} is bounded, in words."""
     if p == 1 or q == math.inf:
         return "largest column, exact" if p == 1 else "largest row, exact"
     if p >= 2 >= q:
@@ -95,29 +98,21 @@ def _balanced_norm(weight: Tensor, p: float, q: float, size: tuple[int, int], v:
         generator = torch.Generator().manual_seed(0)
         shape = weight.shape[1:] if weight.ndim == 2 else (weight.shape[1], *size)
         starts = torch.randn(_STARTS, *shape, generator=generator, dtype=torch.float64).to(weight.device)
-        found = induced_power_iteration(operator, operator.adjoint(), starts, p, q, tolerance=1e-4)
-        v = found.v[found.sigma.argmax()][None]
+        triple = induced_power_iteration(operator, operator.adjoint(), starts, p, q, tolerance=1e-4)
+        v = triple.v[triple.sigma.argmax()][None]
     trials = [(floor, 1) for floor in _FLOORS] + [(floor, _EFFORT) for floor in (FLOOR, 0.3) if p >= 2 >= q]
-    best = math.inf
-    for floor, effort in trials:
-        densities = densities_near(operator, v.double(), (p, q), floor, effort)
+    tried = [densities_near(operator, v.double(), (p, q), floor, effort) for floor, effort in trials]
+
+    def bound(densities: Densities) -> float:
         balanced = balance(weight, p, q, densities, size)
-        best = min(best, _spectral(balanced.weight, size) ** float(balanced.exponent))
+        return _spectral(balanced.weight, size) ** float(balanced.exponent)
+
+    bounds = [bound(densities) for densities in tried]
+    best = min(bounds)
+    if weight.ndim == 2 and min(weight.shape) <= _LARGEST_REFINED:
+        best = min(best, bound(refine(weight, p, q, tried[bounds.index(best)])))
     return best
 
 
 def _spectral(weight: Tensor, size: tuple[int, int]) -> float:
     return certified_dense_norm(weight) if weight.ndim == 2 else certified_conv_norm(weight, size=size)
-
-
-def _largest_column(weight: Tensor, b: float, size: tuple[int, int]) -> float:
-    """‖W‖_{1→q} with b = 1/q."""
-    largest = weight.abs().max().item()
-    if b == 0:
-        return largest
-    if b < 1e-3:  # a q above 1000 is bounded by norm equivalence from the largest entry
-        return largest * weight[:, 0].numel() ** b
-    powers = (weight.abs() / largest) ** (1 / b)
-    if weight.ndim == 2:
-        return largest * powers.sum(dim=0).max().item() ** b
-    return largest * convolve_adjoint(powers.new_ones(1, len(weight), *size), powers).max().item() ** b

@@ -1,4 +1,4 @@
-"""Spectral norms from above, in float64. Power iteration bounds from below; these numbers are what is promised.
+"""Spectral norms from above, in float64. Power iteration bounds from below; a proof needs these.
 
 Derivations: docs/maths/lipschitz-bounds.md.
 """
@@ -18,7 +18,7 @@ from contraflow.numerics import norm_from_above, power_iteration
 #: Relative allowance for the rounding of the eigenvalue routines themselves.
 _ROUNDING = 1e-12
 
-#: Largest side of a Gram matrix that is taken in full: a second's work.
+#: Largest side of a Gram matrix whose eigenvalues are computed in full: a second's work.
 _DENSE = 1024
 
 #: Relative distance from the estimate at which a bound is tried first.
@@ -53,7 +53,7 @@ def certified_conv_norm(
     u*F(ω)*F(ω)u is a trigonometric polynomial of degree k-1 in each variable, bounded by its samples up to a factor
     1/cos(π(k-1)/N) a variable on the square (Ehlich and Zeller, Schwankung von Polynomen zwischen Gitterpunkten, 1964).
 
-    On small images the zeros around them take up to a tenth off the norm, which this bound does not see. With a `size`
+    On small images the zeros around them lower the norm by up to a tenth, which this bound ignores. With a `size`
     the norm at that size is bounded instead: by the eigenvalues of the operator where it is small, otherwise by a
     power iteration's estimate raised in steps, from 1e-4, until u²I - WᵀW has a Cholesky factor, which proves that u
     is a bound. Only where a block of that factorisation would be too large (`LARGEST_BLOCK`) the symbol is used.
@@ -63,7 +63,7 @@ def certified_conv_norm(
         grid: N, raised to 16(k-1) where it is smaller; 64 is 0.5 % loose for k = 3.
         size: (H, W), the one spatial size that the bound has to hold for.
         start: start of the power iteration, ``(1, in, H, W)``, for speed; random when not given.
-        target: a value that is tried as well, since it is what matters whether the norm is below it.
+        target: a value that is tried as a bound as well, where it matters whether the norm is below it.
 
     >>> kernel = torch.zeros(1, 1, 3, 3)
     >>> kernel[0, 0, 1, 1] = 0.5
@@ -75,14 +75,14 @@ def certified_conv_norm(
     if k == 1:
         return certified_dense_norm(kernel[:, :, 0, 0])
     if size is not None:
-        found = _at_size(kernel, size, start, target)
-        if found is not None:
-            return found
+        bound = _at_size(kernel, size, start, target)
+        if bound is not None:
+            return bound
     return _by_symbol(kernel, max(grid, 16 * (k - 1)))
 
 
 def spectral_method(weight: Tensor, size: tuple[int, int]) -> str:
-    """How `certified_conv_norm` bounds this kernel at this size, in words."""
+    """The method by which `certified_conv_norm` bounds this kernel at this size, in words."""
     outputs, inputs, k, _ = weight.shape
     if k == 1:
         return "singular values"
