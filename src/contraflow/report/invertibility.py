@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from contraflow.bijections import ResidualBlock
+from contraflow.bijections import ContractionBlock
 from contraflow.evaluation import BlockSeries, Reconstruction, series_decay
 from contraflow.lipschitz import Certificate
 from contraflow.logdet import AdaptiveRoulette, Geometric, Poisson, RussianRoulette
@@ -131,7 +131,7 @@ def _adaptive_laws(subject: Subject) -> dict[str, str]:
     """Of blocks that have learned one: terms that every sample computes (the first always), and q of the others."""
     laws = {}
     for name, one in subject.trained.flow.named_modules():
-        if isinstance(one, ResidualBlock) and one.decay is not None:
+        if isinstance(one, ContractionBlock) and one.decay is not None:
             q, exact = one.decay.law.tolist()
             laws[name] = f"{max(exact, 1):.0f} exact, q = {q:.2f}"
     return laws
