@@ -158,20 +158,25 @@ def test_gradients_through_both_solves(name):
 
 
 @ALL_FLOWS
-def test_gradients_to_the_parameters_against_finite_differences(name):
+@pytest.mark.parametrize("forwards", [True, False], ids=["forward", "inverse"])
+def test_gradients_to_the_parameters_against_finite_differences(name, forwards):
     flow = FLOWS[name](logdet=Exact())
     x = torch.randn(20, 2)
     for layer in lipschitz_layers(flow):
         layer.converge(1e-14, 10_000)
     flow.log_prob(x)
-    flow.log_prob(x).mean().backward()
+
+    def loss() -> Tensor:
+        return flow.log_prob(x).mean() if forwards else flow.inverse(x).sin().mean()
+
+    loss().backward()
     for key, parameter in flow.named_parameters():
         direction = torch.randn_like(parameter)
         values = []
         for step in (1e-5, -2e-5):
             with torch.no_grad():
                 parameter.add_(step * direction)
-            values.append(flow.log_prob(x).mean().item())
+            values.append(loss().item())
         with torch.no_grad():
             parameter.add_(1e-5 * direction)
         slope = (values[0] - values[1]) / 2e-5
@@ -194,6 +199,30 @@ def test_hessians_of_log_densities(name):
     truth = torch.stack([(score(x + h * e) - score(x - h * e)) / (2 * h) for e in torch.eye(2)])
     found = torch.autograd.functional.hessian(lambda x: flow.log_prob(x[None])[0], x)
     torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", [TRAINING, PowerSeries(3), AdaptiveRoulette()], ids=str)
+def test_the_hessian_of_an_estimate_is_that_of_its_value_with_the_same_draws(estimator):
+    block = MonotoneBlock(steep(2), estimator).eval()
+
+    def value(x: Tensor) -> Tensor:
+        return block.forward_and_logdet(x.reshape(2, 2), generator=torch.Generator().manual_seed(4))[1].sum()
+
+    x, h = torch.randn(4), 1e-3
+    with torch.no_grad():
+        pairs = [
+            [sum(a * b * value(x + h * (a * i + b * j)) for a in (1, -1) for b in (1, -1)) for i in torch.eye(4)]
+            for j in torch.eye(4)
+        ]
+    truth = torch.tensor(pairs) / (4 * h**2)
+    torch.testing.assert_close(torch.autograd.functional.hessian(value, x), truth, rtol=1e-2, atol=1e-3)
+
+
+@ALL_BLOCKS
+def test_second_derivatives_of_both_directions(name):
+    block, x = BLOCKS[name](), torch.randn(2, 3, requires_grad=True)
+    for direction in (block.forward, block.inverse):
+        assert torch.autograd.gradgradcheck(direction, x, atol=1e-5)
 
 
 @ALL_BLOCKS

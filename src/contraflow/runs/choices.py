@@ -20,7 +20,7 @@ import torch
 from contraflow.errors import ConfigurationError, unknown_name
 from contraflow.logdet import AdaptiveRoulette, Exact, Geometric, LogDetEstimator, Poisson, PowerSeries, RussianRoulette, TruncationLaw
 from contraflow.logdet.probes import Gaussian, PairedRademacher, Probe, Rademacher
-from contraflow.training import Hybrid, Likelihood, Objective
+from contraflow.training import FlowMatching, Hybrid, Likelihood, Objective
 
 ESTIMATORS: dict[str, type[LogDetEstimator]] = {
     "roulette": RussianRoulette,
@@ -31,7 +31,11 @@ ESTIMATORS: dict[str, type[LogDetEstimator]] = {
 LAWS: dict[str, type[TruncationLaw]] = {"geometric": Geometric, "poisson": Poisson}
 PROBES: dict[str, type[Probe]] = {"rademacher": Rademacher, "paired": PairedRademacher, "gaussian": Gaussian}
 DTYPES: dict[str, torch.dtype | None] = {"same": None, "bfloat16": torch.bfloat16}
-OBJECTIVES: dict[str, type[Objective]] = {"likelihood": Likelihood, "hybrid": Hybrid}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "likelihood": Likelihood,
+    "hybrid": Hybrid,
+    "flow_matching": FlowMatching,
+}
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,8 @@ ESTIMATOR = Choice(
 OBJECTIVE = Choice(
     "kind",
     OBJECTIVES,
-    about="likelihood, log p(x); or hybrid, λ log p(x) + log p(y|x), for flows with a classifier and data with labels.",
+    about="likelihood, log p(x); or hybrid, λ log p(x) + log p(y|x), for flows with a classifier and data with labels; "
+    "or flow_matching, the error of an FFJORD's vector field, without solving its equation.",
 )
 
 #: Annotated type of a setting → the choice that it is.
