@@ -9,7 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from contraflow import ARCHITECTURES, Bijection, Chain, ModuleContraction, ResidualBlock, residual_flow
-from contraflow.bijections import ActNorm, Affine, Flatten, Inverse, Logit, MultiScale, Permutation, Squeeze
+from contraflow.bijections import (
+    ActNorm,
+    Affine,
+    Flatten,
+    ImplicitBlock,
+    Inverse,
+    Logit,
+    MonotoneBlock,
+    MultiScale,
+    Permutation,
+    Squeeze,
+)
 from contraflow.lipschitz import ACTIVATIONS, LipschitzConvNet, LipschitzLayer, LipschitzMLP
 from contraflow.logdet import GRADIENTS
 from contraflow.numerics import Anderson, Picard
@@ -70,6 +81,12 @@ CASES: dict[str, Case] = {
     "block, kernels 1-1": (lambda: ResidualBlock(conv(kernels=(1, 1))), (2, 4, 4)),
     "block, one grey channel": (lambda: ResidualBlock(steep(LipschitzConvNet(1, 4, (4, 4)))), (1, 4, 4)),
     "block, images of unequal sides": (lambda: ResidualBlock(steep(LipschitzConvNet(1, 4, (3, 5)))), (1, 3, 5)),
+    "implicit block": (lambda: ImplicitBlock(dense(), dense()), (3,)),
+    "implicit block, images, own solver": (lambda: ImplicitBlock(conv(), conv(), inverse=Picard()), (2, 4, 4)),
+    "inverse of an implicit block": (lambda: Inverse(ImplicitBlock(dense(), dense())), (3,)),
+    "monotone block, own module": (lambda: MonotoneBlock(own_module()), (3,)),
+    "monotone block, images, own solver": (lambda: MonotoneBlock(conv(), inverse=Picard()), (2, 4, 4)),
+    "inverse of a monotone block": (lambda: Inverse(MonotoneBlock(dense())), (3,)),
     "one-dimensional flow": (lambda: residual_flow((1,), blocks=2, hidden=(4,)).bijection, (1,)),
 }
 for _name in ACTIVATIONS:
@@ -85,6 +102,7 @@ for _name in ACTIVATIONS:
         )
 for _name in GRADIENTS:
     CASES[f"block, {_name} gradient"] = (lambda name=_name: ResidualBlock(dense(), gradient=name), (3,))
+    CASES[f"monotone block, {_name} gradient"] = (lambda name=_name: MonotoneBlock(dense(), gradient=name), (3,))
 
 
 def samples(name: str, shape: tuple[int, ...]) -> Tensor:

@@ -31,6 +31,8 @@ FLOWS = {
     "residual": lambda: trained_flow(blocks=2, hidden=(16, 16)),
     "learned norms": lambda: trained_flow(blocks=2, hidden=(16, 16), norms=cf.lipschitz.LearnedNorms()),
     "idensenet": lambda: trained_flow(cf.idensenet, blocks=2, growth=8),
+    "implicit": lambda: trained_flow(cf.architectures.implicit_flow, blocks=1, hidden=(16, 16)),
+    "monotone": lambda: trained_flow(cf.architectures.monotone_flow, blocks=2, hidden=(16, 16)),
     "images": lambda: image_flow(),
 }
 ALL_FLOWS = pytest.mark.parametrize("name", FLOWS)

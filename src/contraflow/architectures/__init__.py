@@ -8,8 +8,10 @@ from contraflow.architectures.glow import glow
 from contraflow.architectures.hybrid import hybrid
 from contraflow.architectures.hybrid_flow import BranchedFlow, HybridFlow, MixtureFlow
 from contraflow.architectures.idensenet import idensenet
+from contraflow.architectures.implicit_flow import implicit_flow
 from contraflow.architectures.iresnet import iresnet
 from contraflow.architectures.linear_flows import linear_plu, linear_qr, orthogonal
+from contraflow.architectures.monotone_flow import monotone_flow
 from contraflow.architectures.nice import nice
 from contraflow.architectures.planar import planar
 from contraflow.architectures.real_nvp import real_nvp
@@ -28,11 +30,13 @@ __all__ = [
     "hybrid",
     "iaf",
     "idensenet",
+    "implicit_flow",
     "iresnet",
     "linear_plu",
     "linear_qr",
     "made",
     "maf",
+    "monotone_flow",
     "naf",
     "nice",
     "nsf",

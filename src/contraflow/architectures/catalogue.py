@@ -8,8 +8,10 @@ from contraflow.architectures.ffjord import FFJORDS
 from contraflow.architectures.glow import GLOWS
 from contraflow.architectures.hybrid import HYBRIDS
 from contraflow.architectures.idensenet import IDENSENETS
+from contraflow.architectures.implicit_flow import IMPLICIT_FLOWS
 from contraflow.architectures.iresnet import IRESNETS
 from contraflow.architectures.linear_flows import LINEAR_FLOWS
+from contraflow.architectures.monotone_flow import MONOTONE_FLOWS
 from contraflow.architectures.nice import NICES
 from contraflow.architectures.planar import PLANARS
 from contraflow.architectures.real_nvp import REAL_NVPS
@@ -29,5 +31,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **SYLVESTERS,
     **FFJORDS,
     **IDENSENETS,
+    **IMPLICIT_FLOWS,
+    **MONOTONE_FLOWS,
     **HYBRIDS,
 }

@@ -101,6 +101,9 @@ class ActNorm(Bijection):
     def inverse_lipschitz_bound(self) -> float:
         return (-self.log_scale).exp().max().item()
 
+    def forward_lipschitz_bound(self) -> float:
+        return self.log_scale.exp().max().item()
+
 
 def _warn_uninitialised() -> None:
     warnings.warn(

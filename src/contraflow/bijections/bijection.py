@@ -81,6 +81,10 @@ class Bijection(nn.Module, ABC):
         """An upper bound L with ‖f⁻¹(z) - f⁻¹(z')‖₂ <= L·‖z - z'‖₂; infinity if none is known."""
         return math.inf
 
+    def forward_lipschitz_bound(self) -> float:
+        """An upper bound L with ‖f(x) - f(x')‖₂ <= L·‖x - x'‖₂; infinity if none is known."""
+        return math.inf
+
 
 def with_logdet(module: _M, logdet: LogDetEstimator) -> _M:
     """A copy of the module whose maps use another log-determinant estimator; parameters and buffers are shared.

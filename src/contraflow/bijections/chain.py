@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 
 from torch import Generator, Tensor, nn
 
 from contraflow.bijections.bijection import Bijection
-from contraflow.bijections.reshape import Rearrangement
 
 
 class Chain(Bijection):
@@ -86,4 +84,7 @@ class Inverse(Bijection):
         return self.bijection(z, context, generator=generator)
 
     def inverse_lipschitz_bound(self) -> float:
-        return 1.0 if isinstance(self.bijection, Rearrangement) else math.inf
+        return self.bijection.forward_lipschitz_bound()
+
+    def forward_lipschitz_bound(self) -> float:
+        return self.bijection.inverse_lipschitz_bound()

@@ -97,3 +97,6 @@ class Affine(Bijection):
 
     def inverse_lipschitz_bound(self) -> float:
         return self.scale.abs().max().item()
+
+    def forward_lipschitz_bound(self) -> float:
+        return 1 / self.scale.abs().min().item()

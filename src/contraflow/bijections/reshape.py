@@ -34,6 +34,9 @@ class Rearrangement(Bijection):
     def inverse_lipschitz_bound(self) -> float:
         return 1.0
 
+    def forward_lipschitz_bound(self) -> float:
+        return 1.0
+
 
 class Squeeze(Rearrangement):
     """``(C, H, W)`` → ``(4C, H/2, W/2)``: every 2×2 patch becomes four channels. Real NVP, section 3.6.

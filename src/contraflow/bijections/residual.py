@@ -1,7 +1,9 @@
-"""The residual block z = x + g(x)."""
+"""The residual block z = x + g(x), and what all blocks around a contraction share."""
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,8 +14,10 @@ from contraflow.bijections.bijection import Bijection
 from contraflow.errors import ConfigurationError, DomainError, InversionError, unknown_name
 from contraflow.logdet import (
     GRADIENTS,
+    RESIDUAL,
     TRAINING,
     AdaptiveRoulette,
+    Determinant,
     LogDetEstimator,
     SeriesDecay,
     functional,
@@ -29,25 +33,26 @@ from contraflow.numerics import (
 )
 
 
-class ResidualBlock(Bijection):
-    r"""z = x + g(x) with Lip(g) < 1; log|det| = log|det(I + J_g(x))|.
-
-    The inverse is the fixed point x = z - g(x), which is unique by Banach's theorem in the norm in which g is a
-    contraction. Behrmann et al. 2019 (arXiv:1811.00995); Chen et al. 2019 (arXiv:1906.02735).
-    docs/maths/fixed-point-inverse.md, russian-roulette.md, dual-pass-gradient.md.
+class ContractionBlock(Bijection):
+    """A map built from one contraction g, with Lip(g) < 1, that solves a fixed-point equation in a direction or both.
 
     Args:
         g: a contraction: `LipschitzMLP`, `LipschitzConvNet`, or `ModuleContraction` around a module of your own.
         logdet: estimator of the log-determinant; `with_logdet` makes a copy of a flow with another one.
-        inverse: solver of x = z - g(x).
+        inverse: solver of the fixed-point equation.
         gradient: how the gradient of the log-determinant is computed, a name in `contraflow.logdet.GRADIENTS`.
 
     Raises:
         DomainError: g is not a `Contraction`.
         ConfigurationError: the name of the gradient is unknown.
-        InversionError: the inverse did not reach its tolerance.
+
+    Attributes:
+        solved: what the fixed point is, for error messages.
+        solves_forward: whether the forward direction is solved too, not only the inverse.
     """
 
+    solved: str
+    solves_forward: bool = False
     decay: SeriesDecay | None
 
     def __init__(
@@ -86,6 +91,64 @@ class ResidualBlock(Bijection):
             # A new dict, because the current one is shared with the original block.
             self._modules = {**self._modules, "decay": SeriesDecay().to(next(self.parameters(), torch.empty(0)))}
 
+    def _value_and_logdet(
+        self, x: Tensor, generator: Generator | None, determinant: Determinant = RESIDUAL
+    ) -> tuple[Tensor, Tensor]:
+        """g(x) and the log-determinant of a function of J_g(x), by default log|det(I + J_g(x))|."""
+        estimator = self.logdet
+        if isinstance(estimator, AdaptiveRoulette) and self.decay is not None:
+            estimator = estimator.following(self.decay, learn=self.training and torch.is_grad_enabled())
+        value_and_logdet = functional if transforms_active() else GRADIENTS[self.gradient]
+        return value_and_logdet(self.g, estimator.of(determinant), x, generator)
+
+    def _fixed_point(self, g: Contraction, z: Tensor) -> Tensor:
+        """The x with x + g(x) = z, differentiable; g is this block's contraction or its negative."""
+        if transforms_active():
+            raise ConfigurationError(
+                "torch.func cannot transform a fixed-point inverse, whose iterations depend on residuals: use "
+                "torch.autograd, and a batch instead of vmap."
+            )
+        return _Solve.apply(self, g, z, *g.tensors())
+
+    def _solve(self, g: Contraction, tensors: Sequence[Tensor], z: Tensor) -> FixedPoint:
+        function = g.function(tensors)
+        return self.solver.solve(lambda x, rows: z[rows] - function(x), z, g.norm_order, g.lipschitz_bound())
+
+    def inverse_error_bound(self, solution: FixedPoint) -> Tensor:
+        """An upper bound on ‖x - x*‖₂ for every sample, D^{max(0, 1/2 - 1/p)} · residual / (1 - L), ``(batch,)``.
+
+        L is the Lipschitz bound of g in the norm ‖·‖_p in which it is a contraction. The first factor, which is 1 for
+        p <= 2, converts from ‖·‖_p to the Euclidean norm. `FixedPoint.error_bound` is the bound in ‖·‖_p.
+        """
+        dimensions = solution.value[0].numel() if len(solution.value) else 1
+        return solution.error_bound(self.g.lipschitz_bound()) * dimensions ** max(0.0, 0.5 - 1 / solution.order)
+
+    @abstractmethod
+    def solved_lipschitz_bound(self) -> float:
+        """An upper bound on the Lipschitz constant of a solved direction in the norm of g; infinity if L >= 1."""
+
+
+class ResidualBlock(ContractionBlock):
+    r"""z = x + g(x) with Lip(g) < 1; log|det| = log|det(I + J_g(x))|.
+
+    The inverse is the fixed point x = z - g(x), which is unique by Banach's theorem in the norm in which g is a
+    contraction. Behrmann et al. 2019 (arXiv:1811.00995); Chen et al. 2019 (arXiv:1906.02735).
+    docs/maths/fixed-point-inverse.md, russian-roulette.md, dual-pass-gradient.md.
+
+    Args:
+        g: a contraction: `LipschitzMLP`, `LipschitzConvNet`, or `ModuleContraction` around a module of your own.
+        logdet: estimator of the log-determinant; `with_logdet` makes a copy of a flow with another one.
+        inverse: solver of x = z - g(x).
+        gradient: how the gradient of the log-determinant is computed, a name in `contraflow.logdet.GRADIENTS`.
+
+    Raises:
+        DomainError: g is not a `Contraction`.
+        ConfigurationError: the name of the gradient is unknown.
+        InversionError: the inverse did not reach its tolerance.
+    """
+
+    solved = "the inverse of a residual block"
+
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -103,39 +166,20 @@ class ResidualBlock(Bijection):
         return x, -logdet
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
-        if transforms_active():
-            raise ConfigurationError(
-                "torch.func cannot transform a fixed-point inverse, whose iterations depend on residuals: use "
-                "torch.autograd, and a batch instead of vmap."
-            )
-        return _Solve.apply(self, z, *self.g.tensors())
-
-    def _value_and_logdet(self, x: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """g(x) and log|det(I + J_g(x))|."""
-        estimator = self.logdet
-        if isinstance(estimator, AdaptiveRoulette) and self.decay is not None:
-            estimator = estimator.following(self.decay, learn=self.training and torch.is_grad_enabled())
-        value_and_logdet = functional if transforms_active() else GRADIENTS[self.gradient]
-        return value_and_logdet(self.g, estimator, x, generator)
+        return self._fixed_point(self.g, z)
 
     def solve(self, z: Tensor) -> FixedPoint:
         """The fixed point of x = z - g(x), with its iterations and true residual, also if it has not converged."""
         with torch.no_grad():
-            return self._solve(self.g.tensors(), z)
+            return self._solve(self.g, self.g.tensors(), z)
 
-    def _solve(self, tensors: Sequence[Tensor], z: Tensor) -> FixedPoint:
+    def solved_lipschitz_bound(self) -> float:
+        """1/(1 - L), for the inverse; infinity if L >= 1."""
         bound = self.g.lipschitz_bound()
-        g = self.g.function(tensors)
-        return self.solver.solve(lambda x, rows: z[rows] - g(x), z, self.g.norm_order, bound)
+        return 1 / (1 - bound) if bound < 1 else math.inf
 
-    def inverse_error_bound(self, solution: FixedPoint) -> Tensor:
-        """An upper bound on ‖x - x*‖₂ for every sample, D^{max(0, 1/2 - 1/p)} · residual / (1 - L), ``(batch,)``.
-
-        L is the Lipschitz bound of g in the norm ‖·‖_p in which it is a contraction. The first factor, which is 1 for
-        p <= 2, converts from ‖·‖_p to the Euclidean norm. `FixedPoint.error_bound` is the bound in ‖·‖_p.
-        """
-        dimensions = solution.value[0].numel() if len(solution.value) else 1
-        return solution.error_bound(self.g.lipschitz_bound()) * dimensions ** max(0.0, 0.5 - 1 / solution.order)
+    def forward_lipschitz_bound(self) -> float:
+        return 1 + self.g.lipschitz_bound() if self.g.norm_order == 2 else math.inf
 
 
 class _Solve(torch.autograd.Function):
@@ -145,22 +189,22 @@ class _Solve(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, block: ResidualBlock, z: Tensor, *tensors: Tensor) -> Tensor:
-        solution = block._solve(tensors, z)
-        _raise_unless_converged(block, solution, "the inverse of a residual block")
+    def forward(ctx: Any, block: ContractionBlock, g: Contraction, z: Tensor, *tensors: Tensor) -> Tensor:
+        solution = block._solve(g, tensors, z)
+        _raise_unless_converged(block, solution, block.solved)
         if block.observer is not None:
             block.observer(solution)
-        ctx.block = block
+        ctx.block, ctx.g = block, g
         ctx.save_for_backward(solution.value, *tensors)
         return solution.value
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
-        block: ResidualBlock = ctx.block
+        g: Contraction = ctx.g
         create_graph = torch.is_grad_enabled()  # the caller differentiates this backward pass
-        grad_z = _SolveAdjoint.apply(block, x, grad_x, *tensors)
-        needs_grad = ctx.needs_input_grad[2:]
+        grad_z = _SolveAdjoint.apply(ctx.block, g, x, grad_x, *tensors)
+        needs_grad = ctx.needs_input_grad[3:]
         if create_graph:
             tensors = [alias(tensor) for tensor in tensors]
         else:
@@ -168,12 +212,12 @@ class _Solve(torch.autograd.Function):
             tensors = [tensor.detach().requires_grad_(need) for tensor, need in zip(tensors, needs_grad, strict=True)]
         inputs = [tensor for tensor, need in zip(tensors, needs_grad, strict=True) if need]
         with torch.enable_grad():
-            gx = block.g.value(tensors, x)
+            gx = g.value(tensors, x)
             grads = (
                 torch.autograd.grad(gx, inputs, -grad_z, create_graph=create_graph, allow_unused=True) if inputs else ()
             )
         remaining = iter(grads)
-        return None, grad_z, *(next(remaining) if need else None for need in needs_grad)
+        return None, None, grad_z, *(next(remaining) if need else None for need in needs_grad)
 
 
 class _SolveAdjoint(torch.autograd.Function):
@@ -184,49 +228,50 @@ class _SolveAdjoint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, block: ResidualBlock, x: Tensor, grad_x: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, block: ContractionBlock, g: Contraction, x: Tensor, grad_x: Tensor, *tensors: Tensor
+    ) -> Tensor:
         with torch.enable_grad():
             start = x.detach().requires_grad_()
-            gx = block.g.value([tensor.detach() for tensor in tensors], start)
+            gx = g.value([tensor.detach() for tensor in tensors], start)
 
         def pull(u: Tensor, rows: Tensor) -> Tensor:
             full = torch.zeros_like(grad_x)
             full[rows] = u
             return torch.autograd.grad(gx, start, full, retain_graph=True)[0][rows]
 
-        order = float(dual_order(block.g.norm_order))
-        grad_z = _solve_linear(block, pull, grad_x, order, "the gradient through an inverse residual block")
-        ctx.block = block
+        order = float(dual_order(g.norm_order))
+        grad_z = _solve_linear(block, pull, grad_x, order, f"the gradient through {block.solved}")
+        ctx.block, ctx.g = block, g
         ctx.save_for_backward(x, grad_z, *tensors)
         return grad_z
 
     @staticmethod
     def backward(ctx: Any, w: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            raise ConfigurationError("the inverse of a residual block has first and second derivatives, no third ones.")
+            raise ConfigurationError(f"{ctx.block.solved} has first and second derivatives, no third ones.")
         x, grad_z, *tensors = ctx.saved_tensors
-        block: ResidualBlock = ctx.block
+        g: Contraction = ctx.g
 
         def push(u: Tensor, rows: Tensor) -> Tensor:
-            return block.g.dual(tensors, x[rows], u[None])[1][0]
+            return g.dual(tensors, x[rows], u[None])[1][0]
 
-        what = "the second derivative of an inverse residual block"
-        m = _solve_linear(block, push, w, block.g.norm_order, what)
-        needs_grad = ctx.needs_input_grad[1], *ctx.needs_input_grad[3:]
+        m = _solve_linear(ctx.block, push, w, g.norm_order, f"the second derivative of {ctx.block.solved}")
+        needs_grad = ctx.needs_input_grad[2], *ctx.needs_input_grad[4:]
         with torch.enable_grad():
             leaves = [
                 tensor.detach().requires_grad_(need) for tensor, need in zip((x, *tensors), needs_grad, strict=True)
             ]
-            _, products = block.g.dual(leaves[1:], leaves[0], m[None])
+            _, products = g.dual(leaves[1:], leaves[0], m[None])
             inputs = [leaf for leaf in leaves if leaf.requires_grad]
             grads = torch.autograd.grad(products, inputs, -grad_z[None], allow_unused=True) if inputs else ()
         remaining = iter(grads)
         of_x, *of_tensors = (next(remaining) if need else None for need in needs_grad)
-        return None, of_x, m, *of_tensors
+        return None, None, of_x, m, *of_tensors
 
 
 def _solve_linear(
-    block: ResidualBlock, product: Callable[[Tensor, Tensor], Tensor], right: Tensor, order: float, what: str
+    block: ContractionBlock, product: Callable[[Tensor, Tensor], Tensor], right: Tensor, order: float, what: str
 ) -> Tensor:
     """The solution u of u = right - A u, where product(u, rows) = (A u)[rows] and ‖A‖ <= L in ‖·‖_order."""
     # The upstream gradients may be tiny (a mean over many samples), so the tolerance is relative to their size.
@@ -238,7 +283,7 @@ def _solve_linear(
     return solution.value * scale
 
 
-def _raise_unless_converged(block: ResidualBlock, solution: FixedPoint, what: str) -> None:
+def _raise_unless_converged(block: ContractionBlock, solution: FixedPoint, what: str) -> None:
     if bool(solution.converged.all()):
         return
     worst = int(torch.nan_to_num(solution.residual, nan=torch.inf).argmax())

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 #: Key of the training log → its name in the progress bar.
-_SHOWN = {"bits_per_dim": "bits/dim", "nats": "nats", "accuracy": "accuracy"}
+_SHOWN = {"bits_per_dim": "bits/dim", "nats": "nats", "accuracy": "accuracy", "matching_error": "matching error"}
 
 
 def show(text: str, values: Any, as_json: bool) -> None:

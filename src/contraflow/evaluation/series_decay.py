@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
-from contraflow.bijections import ResidualBlock
+from contraflow.bijections import ContractionBlock
 from contraflow.flow import Flow
-from contraflow.logdet import LogDetEstimator
+from contraflow.logdet import Determinant, GeneralEstimator
 from contraflow.logdet.estimators import Estimate, Linearize, roulette
 from contraflow.logdet.probes import Rademacher
 
@@ -31,13 +31,15 @@ class BlockSeries:
 
 
 @dataclass(frozen=True)
-class _Recorder(LogDetEstimator):
+class _Recorder(GeneralEstimator):
     """An estimator that computes a fixed number of terms and records their sizes and norms, block by block."""
 
     terms: int
     records: list[tuple[list[float], list[float]]] = field(default_factory=list)
 
-    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+    def estimate_of(
+        self, determinant: Determinant, linearize: Linearize, x: Tensor, generator: Generator | None = None
+    ) -> Estimate:
         v = Rademacher().sample((1, *x.shape), x, generator)
         sizes: list[float] = []
         norms: list[float] = []
@@ -47,7 +49,7 @@ class _Recorder(LogDetEstimator):
             norms.append(u.double().flatten(2).square().sum(dim=2).mean().sqrt().item())
 
         terms = torch.full((len(x),), self.terms, device=x.device)
-        estimate = roulette(linearize, x, v, terms, lambda longest: [1.0] * longest, watch)
+        estimate = roulette(linearize, x, v, terms, lambda longest: [1.0] * longest, watch, determinant=determinant)
         self.records.append((sizes, norms))
         return estimate
 
@@ -74,7 +76,7 @@ def series_decay(
     """
     recorder = _Recorder(max(terms, 2))
     flow.with_logdet(recorder).log_prob(x.to(flow.device), generator=generator)
-    names = [name for name, module in flow.named_modules() if isinstance(module, ResidualBlock)]
+    names = [name for name, module in flow.named_modules() if isinstance(module, ContractionBlock)]
     return tuple(
         BlockSeries(name, tuple(sizes), _decay(norms))
         for name, (sizes, norms) in zip(names, recorder.records, strict=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
-from contraflow.bijections import Bijection, Chain, InverseSolution, ResidualBlock, invert, with_inverse, with_logdet
+from contraflow.bijections import Bijection, Chain, ContractionBlock, InverseSolution, invert, with_inverse, with_logdet
 from contraflow.distributions import BaseDistribution, StandardNormal, TorchDistribution
 from contraflow.errors import ConfigurationError, DomainError, InversionError
 from contraflow.flow.log_prob_estimate import LogProbEstimate, average
@@ -151,7 +152,7 @@ class Flow(nn.Module):
         >>> certificate.invertible, len(certificate.blocks)
         (True, 2)
         """
-        blocks = [(name, module) for name, module in self.named_modules() if isinstance(module, ResidualBlock)]
+        blocks = [(name, module) for name, module in self.named_modules() if isinstance(module, ContractionBlock)]
         with shared_scales(self):
             return Certificate(tuple(certify_contraction(name, block.g) for name, block in blocks))
 
@@ -175,9 +176,19 @@ class Flow(nn.Module):
     def _encode(self, rows: Tensor, context: Tensor | None, generator: Generator | None) -> tuple[Tensor, Tensor]:
         """`forward_and_logdet` of rows."""
         h, preprocessing_logdet = self._preprocess(rows, context, generator)
-        with shared_scales(self):
+        with self._evaluation():
             z, logdet = self.bijection.forward_and_logdet(h, context, generator=generator)
         return z, preprocessing_logdet + logdet
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """Compute the scales of all weights once, and name the block whose fixed point was not reached."""
+        try:
+            with shared_scales(self):
+                yield
+        except InversionError as error:
+            names = [name for name, module in self.named_modules() if module is error.block]
+            raise InversionError(f"{names[0] if names else 'a block'}: {error}") from error
 
     def forward_and_logdet(
         self, x: Tensor, context: Tensor | None = None, *, generator: Generator | None = None
@@ -191,7 +202,7 @@ class Flow(nn.Module):
         """z = f(x)."""
         rows, context, batch = self._enter(x, context)
         h, _ = self._preprocess(rows, context, generator)
-        with shared_scales(self):
+        with self._evaluation():
             return in_batch(self.bijection(h, context, generator=generator), batch)
 
     def inverse(self, z: Tensor, context: Tensor | None = None, *, generator: Generator | None = None) -> Tensor:
@@ -203,12 +214,8 @@ class Flow(nn.Module):
             InversionError: a residual block did not reach its tolerance; the message names the block.
         """
         rows, context, batch = self._enter_latent(z, context)
-        try:
-            with shared_scales(self):
-                x = self.bijection.inverse(rows, context, generator=generator)
-        except InversionError as error:
-            names = [name for name, module in self.named_modules() if module is error.block]
-            raise InversionError(f"{names[0] if names else 'a block'}: {error}") from error
+        with self._evaluation():
+            x = self.bijection.inverse(rows, context, generator=generator)
         return in_batch(self._restore(x, context, generator), batch)
 
     def _enter_latent(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:

@@ -10,7 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from contraflow.errors import DomainError
-from contraflow.logdet.estimators import Estimate, Linearize, LogDetEstimator, count, roulette
+from contraflow.logdet.determinants import Determinant
+from contraflow.logdet.estimators import Estimate, GeneralEstimator, Linearize, LogDetEstimator, count, roulette
 from contraflow.logdet.laws import uniforms
 from contraflow.logdet.probes import Probe, Rademacher
 
@@ -176,7 +177,7 @@ def best_law(squares: Tensor, values: Tensor, rate: Tensor, beside: float) -> Te
 
 
 @dataclass(frozen=True)
-class AdaptiveRoulette(LogDetEstimator):
+class AdaptiveRoulette(GeneralEstimator):
     r"""Russian roulette whose truncation law adapts to the decay of each block's own series.
 
         log|det(I + J)| = E[ Σ_{k=1}^{n} (-1)^(k+1)/k · vᵀJᵏv / P_k ],   P(n >= k) = P_k = min(1, q^(k-m)), P_1 = 1.
@@ -208,23 +209,27 @@ class AdaptiveRoulette(LogDetEstimator):
         """The estimator with the current law of `decay`, which it updates if `learn`."""
         return _Following(self, decay, learn)
 
-    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+    def estimate_of(
+        self, determinant: Determinant, linearize: Linearize, x: Tensor, generator: Generator | None = None
+    ) -> Estimate:
         """The estimate with the law that every block starts from, since there is no state outside a block."""
-        return self.following(SeriesDecay().to(x), learn=False).estimate(linearize, x, generator)
+        return self.following(SeriesDecay().to(x), learn=False).estimate_of(determinant, linearize, x, generator)
 
     def __str__(self) -> str:
         return f"adaptive roulette, {count(self.probes, 'probe')}"
 
 
 @dataclass(frozen=True)
-class _Following(LogDetEstimator):
+class _Following(GeneralEstimator):
     """An adaptive roulette with the law of one block, for one pass."""
 
     settings: AdaptiveRoulette
     decay: SeriesDecay
     learn: bool
 
-    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+    def estimate_of(
+        self, determinant: Determinant, linearize: Linearize, x: Tensor, generator: Generator | None = None
+    ) -> Estimate:
         settings = self.settings
         q, m = self.decay.law.double().unbind()
         u = uniforms(x.shape[0], stratified=settings.stratified, generator=generator, device=x.device)
@@ -243,7 +248,7 @@ class _Following(LogDetEstimator):
             weights[:1] = 1.0
             return weights.to(x.dtype)
 
-        estimate = roulette(linearize, x, v, terms, coefficients, watch if learn else None)
+        estimate = roulette(linearize, x, v, terms, coefficients, watch if learn else None, determinant=determinant)
         if learn:
             self.decay.learn(levels, x.shape[1:].numel(), settings.probes, beside=3 + 4 / settings.probes)
         return estimate

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from contraflow.errors import ConfigurationError, DomainError
+from contraflow.logdet.determinants import RESIDUAL, Determinant
 from contraflow.logdet.laws import Geometric, TruncationLaw, draw_terms
 from contraflow.logdet.probes import Probe, Rademacher
 from contraflow.numerics import Vjp, is_batched, transforms_active
@@ -63,31 +64,75 @@ class LogDetEstimator(ABC):
     def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
         """Value, probes and adjoints at x ``(batch, *event)``; differentiable where the products are."""
 
+    def estimate_of(
+        self, determinant: Determinant, linearize: Linearize, x: Tensor, generator: Generator | None = None
+    ) -> Estimate:
+        """The same for another log-determinant than log|det(I + J)|, such as that of a monotone block.
+
+        Raises:
+            ConfigurationError: the estimator has not overridden this method, and the determinant is another one.
+        """
+        if determinant is not RESIDUAL:
+            raise ConfigurationError(
+                f"{self}: {type(self).__name__} estimates log|det(I + J)| only, and this block needs another "
+                "log-determinant. Override estimate_of, or use flow.with_logdet(Exact())."
+            )
+        return self.estimate(linearize, x, generator)
+
+    def of(self, determinant: Determinant) -> LogDetEstimator:
+        """This estimator with `determinant` in the place of log|det(I + J)|."""
+        return self if determinant is RESIDUAL else _Of(self, determinant)
+
     @abstractmethod
     def __str__(self) -> str:
         """One phrase for reports."""
 
 
 @dataclass(frozen=True)
-class Exact(LogDetEstimator):
+class _Of(LogDetEstimator):
+    """An estimator of a given determinant."""
+
+    estimator: LogDetEstimator
+    determinant: Determinant
+
+    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+        return self.estimator.estimate_of(self.determinant, linearize, x, generator)
+
+    def __str__(self) -> str:
+        return str(self.estimator)
+
+
+@dataclass(frozen=True)
+class GeneralEstimator(LogDetEstimator):
+    """An estimator of every `Determinant`, which writes `estimate_of` alone."""
+
+    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+        return self.estimate_of(RESIDUAL, linearize, x, generator)
+
+    @abstractmethod
+    def estimate_of(
+        self, determinant: Determinant, linearize: Linearize, x: Tensor, generator: Generator | None = None
+    ) -> Estimate: ...
+
+
+@dataclass(frozen=True)
+class Exact(GeneralEstimator):
     r"""The exact log|det(I + J)|: the dense Jacobian from D products, and its LU factorisation.
 
     Probes are the unit vectors e_j and adjoints the columns (I + J)⁻ᵀ e_j, since ∂ log|det(I+J)| = tr((I+J)⁻¹ ∂J).
     Cost: D products and O(D³); for small D, and to compare the others with.
     """
 
-    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+    def estimate_of(
+        self, determinant: Determinant, linearize: Linearize, x: Tensor, generator: Generator | None = None
+    ) -> Estimate:
         gx, vjp = linearize(x)
         batch, event = x.shape[0], x.shape[1:]
         size = event.numel()
         basis = unit_vectors(x)
-        jacobian = vjp(basis).reshape(size, batch, size).transpose(0, 1)
-        matrix = jacobian + torch.eye(size, dtype=x.dtype, device=x.device)
-        _, value = torch.linalg.slogdet(matrix)
-        with torch.no_grad():
-            inverse = torch.linalg.inv(matrix)
-        adjoints = inverse.transpose(0, 1).reshape(size, batch, *event)
-        return Estimate(gx, value, basis, adjoints, again=self.estimate)
+        value, gradient = determinant.exact(vjp(basis).reshape(size, batch, size).transpose(0, 1))
+        adjoints = gradient.transpose(0, 1).reshape(size, batch, *event)
+        return Estimate(gx, value, basis, adjoints, again=functools.partial(self.estimate_of, determinant))
 
     def __str__(self) -> str:
         return "exact log-determinant"
@@ -101,7 +146,7 @@ def unit_vectors(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PowerSeries(LogDetEstimator):
+class PowerSeries(GeneralEstimator):
     r"""The power series truncated after n terms, as in i-ResNets: biased by at most D·L^(n+1) / ((n+1)(1-L)).
 
         log|det(I + J)| ≈ Σ_{k=1}^n (-1)^(k+1)/k · vᵀJᵏv
@@ -123,22 +168,24 @@ class PowerSeries(LogDetEstimator):
         _at_least("terms", self.terms, 1)
         _at_least("probes", self.probes, 1)
 
-    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
-        return self._with_probes(self.probe.sample((self.probes, *x.shape), x, generator), linearize, x)
+    def estimate_of(
+        self, determinant: Determinant, linearize: Linearize, x: Tensor, generator: Generator | None = None
+    ) -> Estimate:
+        return self._with_probes(determinant, self.probe.sample((self.probes, *x.shape), x, generator), linearize, x)
 
-    def _with_probes(self, v: Tensor, linearize: Linearize, x: Tensor) -> Estimate:
+    def _with_probes(self, determinant: Determinant, v: Tensor, linearize: Linearize, x: Tensor) -> Estimate:
         gx, vjp = linearize(x)
         rows = [x.shape[0]] * self.terms
         # The adjoint stops one power earlier: in the mean, Σ_{k<n} (-1)^k (Jᵀ)^k v is the gradient of these n terms.
-        value, adjoints = _series(vjp, v, rows, [1.0] * self.terms, adjoint_terms=self.terms - 1)
-        return Estimate(gx, value, v, adjoints, again=functools.partial(self._with_probes, v))
+        value, adjoints = _series(determinant, vjp, v, rows, [1.0] * self.terms, adjoint_terms=self.terms - 1)
+        return Estimate(gx, value, v, adjoints, again=functools.partial(self._with_probes, determinant, v))
 
     def __str__(self) -> str:
         return f"{self.terms} terms (biased), {count(self.probes, 'probe')}"
 
 
 @dataclass(frozen=True)
-class RussianRoulette(LogDetEstimator):
+class RussianRoulette(GeneralEstimator):
     r"""An unbiased estimate of the whole power series from a random, finite number of terms.
 
         log|det(I + J)| = E[ Σ_{k=1}^{e+N} (-1)^(k+1)/k · c_k · vᵀJᵏv ],   c_k = 1/P(N >= k - e), 1 for k <= e.
@@ -177,14 +224,17 @@ class RussianRoulette(LogDetEstimator):
         """c_k = 1 / P(term k is computed)."""
         return 1.0 if k <= self.exact_terms else 1 / self.law.survival(k - self.exact_terms)
 
-    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+    def estimate_of(
+        self, determinant: Determinant, linearize: Linearize, x: Tensor, generator: Generator | None = None
+    ) -> Estimate:
         terms = self.exact_terms + draw_terms(
             self.law, x.shape[0], stratified=self.stratified, generator=generator, device=x.device
         )
         v = self.probe.sample((self.probes, *x.shape), x, generator)
         if self.series_dtype is not None:
             linearize = _lowered(linearize, self.series_dtype)
-        return roulette(linearize, x, v, terms, lambda longest: [self.coefficient(k) for k in range(1, longest + 1)])
+        weights = lambda longest: [self.coefficient(k) for k in range(1, longest + 1)]  # noqa: E731
+        return roulette(linearize, x, v, terms, weights, determinant=determinant)
 
     def __str__(self) -> str:
         products = "" if self.series_dtype is None else f", products in {str(self.series_dtype).removeprefix('torch.')}"
@@ -208,6 +258,8 @@ def roulette(
     terms: Tensor,
     coefficients: Callable[[int], Coefficients],
     watch: Watch | None = None,
+    *,
+    determinant: Determinant = RESIDUAL,
 ) -> Estimate:
     """The series of every sample up to its own number of terms, or until the remaining terms vanish in rounding.
 
@@ -220,6 +272,7 @@ def roulette(
         terms: how many each sample computes, ``(batch,)``.
         coefficients: n ↦ c_k = 1/P(term k is computed) for k = 1, …, n.
         watch: is called with u_k and the mean over probes of vᵀu_k, for the rows that compute level k.
+        determinant: the function of J whose series it is.
     """
     # Longest first, so that the unfinished samples are the first rows: a view, not a copy.
     if is_batched(terms):
@@ -233,15 +286,17 @@ def roulette(
     active_rows = [bisect.bisect_right(lengths, -k, key=operator.neg) for k in range(1, longest + 1)]
     back = order.argsort()
     gx, vjp = linearize(x[order])
-    value, adjoints = _series(vjp, v[:, order], active_rows, coefficients(longest), adjoint_terms=longest, watch=watch)
+    weights = coefficients(longest)
+    value, adjoints = _series(determinant, vjp, v[:, order], active_rows, weights, adjoint_terms=longest, watch=watch)
 
     def again(linearize: Linearize, x: Tensor) -> Estimate:
-        return roulette(linearize, x, v, terms, coefficients)
+        return roulette(linearize, x, v, terms, coefficients, determinant=determinant)
 
     return Estimate(gx[back], value[back], v, adjoints[:, back], order, again)
 
 
 def _series(
+    determinant: Determinant,
     vjp: Vjp,
     v: Tensor,
     active_rows: list[int],
@@ -250,13 +305,15 @@ def _series(
     adjoint_terms: int,
     watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Σ_{k>=1} (-1)^(k+1)/k c_k v·u_k and Σ_{k=0} (-1)^k c_k u_k, from the same u_k = Jᵀu_{k-1}, u_0 = v.
+    r"""Σ_{k>=1} a_k c_k v·u_k and Σ_{k>=0} b_k c_k u_k, c_0 = 1, from the same u_k = Jᵀu_{k-1}, u_0 = v.
+
+    a_k and b_k are the determinant's weights: (-1)^(k+1)/k and (-1)^k for log|det(I + J)|.
 
     A row ends where its remaining terms vanish in rounding. With a graph, a transform of `torch.func` or `watch` all
     terms are computed.
     """
     value = v.new_zeros(v.shape[1])
-    adjoints = v.clone()
+    adjoints = determinant.gradient_weight(0) * v
     u = v
     unseen = watch is None and not torch.is_grad_enabled() and not transforms_active()
     ending = _Ending(coefficients) if unseen and len(active_rows) > _BETWEEN_LOOKS else None
@@ -265,14 +322,14 @@ def _series(
         if not rows:
             break
         u = vjp(u[:, :rows])
-        sign = -1.0 if k % 2 else 1.0
         inner = torch.linalg.vecdot(u.flatten(2), v[:, :rows].flatten(2))
         inner = inner[0] if len(inner) == 1 else inner.mean(dim=0)
         if watch is not None:
             watch(u, inner)
-        value = _accumulated(value, 0, inner, -sign * c / k)
-        if k <= adjoint_terms:
-            adjoints = _accumulated(adjoints, 1, u, sign * c)
+        if weight := determinant.value_weight(k):
+            value = _accumulated(value, 0, inner, weight * c)
+        if k <= adjoint_terms and (weight := determinant.gradient_weight(k)):
+            adjoints = _accumulated(adjoints, 1, u, weight * c)
         if ending is not None:
             u = ending.without_ended(k, u)
     return value, adjoints / v.shape[0]

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from torch import Generator, Tensor
 
 from contraflow.errors import DomainError
-from contraflow.logdet.estimators import Estimate, Linearize, LogDetEstimator, count, roulette
+from contraflow.logdet.determinants import Determinant
+from contraflow.logdet.estimators import Estimate, GeneralEstimator, Linearize, count, roulette
 from contraflow.logdet.laws import Geometric, TruncationLaw, draw_terms
 from contraflow.logdet.probes import Gaussian, Probe
 
 
 @dataclass(frozen=True)
-class PaperRoulette(LogDetEstimator):
+class PaperRoulette(GeneralEstimator):
     r"""The whole series, unbiased, with one random number of terms for the whole batch and Gaussian probes.
 
         log|det(I + J)| = E[ Σ_{k=1}^{e+N} (-1)^(k+1)/k · c_k · vᵀJᵏv ],   c_k = 1/P(N >= k - e), 1 for k <= e.
@@ -50,11 +51,17 @@ class PaperRoulette(LogDetEstimator):
         """c_k = 1 / P(term k is computed)."""
         return 1.0 if k <= self.exact_terms else 1 / self.law.survival(k - self.exact_terms)
 
-    def estimate(self, linearize: Linearize, x: Tensor, generator: Generator | None = None) -> Estimate:
+    def estimate_of(
+        self, determinant: Determinant, linearize: Linearize, x: Tensor, generator: Generator | None = None
+    ) -> Estimate:
         drawn = draw_terms(self.law, 1, stratified=False, generator=generator, device=x.device)
         terms = (self.exact_terms + drawn).expand(x.shape[0])
         v = self.probe.sample((self.probes, *x.shape), x, generator)
-        return roulette(linearize, x, v, terms, lambda longest: [self.coefficient(k) for k in range(1, longest + 1)])
+
+        def coefficients(longest: int) -> list[float]:
+            return [self.coefficient(k) for k in range(1, longest + 1)]
+
+        return roulette(linearize, x, v, terms, coefficients, determinant=determinant)
 
     def __str__(self) -> str:
         return f"{self.exact_terms} exact terms + {self.law} for the whole batch, {count(self.probes, 'probe')}"

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from contraflow.bijections import ResidualBlock
+from contraflow.bijections import ContractionBlock
 from contraflow.evaluation import BlockSeries, Reconstruction, series_decay
 from contraflow.evaluation.figures import colour, depth_colours, integer_ticks, logarithmic, svg_figure
 from contraflow.lipschitz import Certificate
@@ -127,7 +127,7 @@ def _adaptive_laws(run: RunData) -> dict[str, str]:
     """Block → the law that its estimator has learned: number of exact terms, and q of the geometric rest."""
     laws = {}
     for name, module in run.trained.flow.named_modules():
-        if isinstance(module, ResidualBlock) and module.decay is not None:
+        if isinstance(module, ContractionBlock) and module.decay is not None:
             q, exact = module.decay.law.tolist()
             laws[name] = f"{max(exact, 1):.0f} exact, q = {q:.2f}"
     return laws

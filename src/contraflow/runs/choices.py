@@ -31,7 +31,7 @@ from contraflow.logdet import (
     TruncationLaw,
 )
 from contraflow.logdet.probes import Gaussian, PairedRademacher, Probe, Rademacher
-from contraflow.training import Hybrid, Likelihood, Objective
+from contraflow.training import FlowMatching, Hybrid, Likelihood, Objective
 
 ESTIMATORS: dict[str, type[LogDetEstimator]] = {
     "roulette": RussianRoulette,
@@ -43,7 +43,11 @@ ESTIMATORS: dict[str, type[LogDetEstimator]] = {
 LAWS: dict[str, type[TruncationLaw]] = {"geometric": Geometric, "poisson": Poisson}
 PROBES: dict[str, type[Probe]] = {"rademacher": Rademacher, "paired": PairedRademacher, "gaussian": Gaussian}
 DTYPES: dict[str, torch.dtype | None] = {"same": None, "bfloat16": torch.bfloat16}
-OBJECTIVES: dict[str, type[Objective]] = {"likelihood": Likelihood, "hybrid": Hybrid}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "likelihood": Likelihood,
+    "hybrid": Hybrid,
+    "flow_matching": FlowMatching,
+}
 
 
 @dataclass(frozen=True)
@@ -250,7 +254,8 @@ OBJECTIVE = Choice(
     "kind",
     OBJECTIVES,
     about="what is maximised: likelihood, log p(x); or hybrid, λ log p(x) + log p(y|x), for flows with a classifier "
-    "and data with labels.",
+    "and data with labels; or what is minimised: flow_matching, the error of the vector field of a continuous flow, "
+    "without solving its equation.",
 )
 
 #: Annotated type of a setting → how it is chosen.

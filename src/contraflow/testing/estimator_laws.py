@@ -9,7 +9,7 @@ from statistics import NormalDist
 import torch
 from torch import Generator, Tensor, nn
 
-from contraflow.logdet import GRADIENTS, Contraction, Exact, LogDetEstimator, ModuleContraction
+from contraflow.logdet import GRADIENTS, RESIDUAL, Contraction, Determinant, Exact, LogDetEstimator, ModuleContraction
 
 
 def check_estimator(
@@ -45,6 +45,7 @@ def check_unbiased(
     x: Tensor,
     *,
     gradient: str = "dual",
+    determinant: Determinant = RESIDUAL,
     false_alarm: float = 1e-5,
     calls: int = 300,
     batch: int = 64,
@@ -59,11 +60,13 @@ def check_unbiased(
         g: a contraction whose powers decay fast enough for a finite variance of the estimator.
         x: one sample ``(1, *event)``, in float64.
         gradient: how gradients are computed, a name in `contraflow.logdet.GRADIENTS`.
+        determinant: the log-determinant to estimate, log|det(I + J)| by default.
 
     Raises:
         AssertionError: a mean deviates by too many standard errors.
     """
-    truth = _value_and_gradient(g, Exact(), x, "series", None)
+    truth = _value_and_gradient(g, Exact().of(determinant), x, "series", None)
+    estimator = estimator.of(determinant)
     many = x.expand(batch, *x.shape[1:])
     generator = Generator(x.device).manual_seed(seed)
     draws = torch.stack([_value_and_gradient(g, estimator, many, gradient, generator) for _ in range(calls)])
