@@ -58,7 +58,13 @@ class Case:
         if isinstance(self.blocks, int):
             assert not isinstance(self.hidden, int)
             return residual_flow(
-                self.event_shape, blocks=self.blocks, hidden=self.hidden, logdet=logdet, gradient=gradient
+                self.event_shape,
+                blocks=self.blocks,
+                hidden=self.hidden,
+                activation="lipswish",
+                preactivation=True,
+                logdet=logdet,
+                gradient=gradient,
             )
         assert isinstance(self.hidden, int)
         return residual_flow_images(

@@ -56,9 +56,8 @@ def learners(features: int) -> dict[str, Settings]:
 
 
 def ours(features: int, logdet: LogDetEstimator) -> Learner:
-    """Our residual flow."""
-    blocks, hidden = RESIDUAL[features]
-    flow = residual_flow((features,), blocks=blocks, hidden=hidden, logdet=logdet, gradient="kept")
+    """Our residual flow, with the activation that it has by default."""
+    flow = residual_flow((features,), hidden=(64, 64, 64), logdet=logdet)
     generator = Generator().manual_seed(0)
     return Learner(
         flow,
@@ -69,7 +68,7 @@ def ours(features: int, logdet: LogDetEstimator) -> Learner:
 
 
 def peer(features: int, scheme: str) -> Learner:
-    """The same flow in normflows; its series, if there is one, has 2 exact terms + Geometric(0.5)."""
+    """A residual flow with LipSwish in normflows; its series, if there is one, has 2 exact terms + Geometric(0.5)."""
     blocks, hidden = RESIDUAL[features]
     flow = peer_dense(features, blocks, hidden, scheme, None)
     return Learner(flow, flow.log_prob, lambda x: exact_log_prob(flow, x), lambda: nf.utils.update_lipschitz(flow, 5))

@@ -51,6 +51,8 @@ def build(fixture: dict[str, Any]) -> Flow:
             blocks=config["nblocks"],
             hidden=(config["hid"],),
             bound=_VNORMS_BOUND,
+            activation="lipswish",
+            preactivation=True,
             norms=MixedNorms(tuple(int(order) for order in config["vnorms"])),
             actnorm=False,
             logdet=Exact(),
@@ -61,6 +63,8 @@ def build(fixture: dict[str, Any]) -> Flow:
             blocks=config["nblocks"],
             hidden=config["hid"],
             bound=config["coeff"],
+            activation="lipswish",
+            preactivation=True,
             actnorm=config["actnorm"],
             logdet=Exact(),
         ).double()

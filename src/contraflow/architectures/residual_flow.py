@@ -20,42 +20,49 @@ _SPECTRAL = Spectral()
 def residual_flow(
     event_shape: Sequence[int],
     *,
-    blocks: int = 10,
-    hidden: Sequence[int] = (128, 128, 128, 128),
+    blocks: int = 8,
+    hidden: Sequence[int] = (128, 128, 128),
     bound: float = 0.98,
-    activation: str = "lipswish",
-    preactivation: bool = True,
+    activation: str | None = None,
+    preactivation: bool = False,
     actnorm: bool = True,
     zero_start: float = 1.0,
     initialisation: str | None = None,
     norms: Norms = _SPECTRAL,
     logdet: LogDetEstimator = TRAINING,
     inverse: FixedPointSolver | None = None,
-    gradient: str = "dual",
+    gradient: str = "kept",
     preprocessing: Bijection | None = None,
 ) -> Flow:
     """A dense Residual Flow for tables and 2-D data.
 
+    The defaults are those that fitted best in equal time (docs/decisions/013-dense-residual-flows.md). The paper's 2-D
+    flow is `ARCHITECTURES["residual_flow_2d"]`: 100 blocks with four hidden layers of width 128, LipSwish.
+
     Args:
         event_shape: ``(D,)``.
         blocks: number of residual blocks.
-        hidden: widths of the hidden layers of g, after concatenation where the activation concatenates; the paper's
-            2-D flows have 100 blocks with four layers of width 128.
+        hidden: widths of the hidden layers of g, after concatenation where the activation concatenates.
         bound: largest norm c of each layer.
-        activation: name in `contraflow.lipschitz.ACTIVATIONS`.
+        activation: name in `contraflow.lipschitz.ACTIVATIONS`; ``None`` for concatenated_sine where the norms are
+            spectral, else lipswish, the paper's, whose Lipschitz constant is the same in every norm.
         preactivation: whether g begins with an activation, not with a weight.
         actnorm: whether there is an ActNorm before the first block and after every block.
         zero_start: factor on the initial weights of every block's last layer.
         initialisation: of the weights: default (torch's) or orthogonal; ``None`` for orthogonal where the activation
             concatenates, else default.
         norms: `Spectral()`, `MixedNorms((2, 3, 2))` with one more order than g has layers, or `LearnedNorms()`.
-        logdet, inverse, gradient: as for `ResidualBlock`.
+        logdet, inverse: as for `ResidualBlock`.
+        gradient: how gradients of the log-determinant are computed, a name in `contraflow.logdet.GRADIENTS`. Dense flows
+            are small, so activations are kept; dual stores none.
         preprocessing: as for `Flow`.
 
     >>> residual_flow((3,), blocks=2, hidden=(8,)).dimensions
     3
     """
     features = vector_features(event_shape)
+    if activation is None:
+        activation = "concatenated_sine" if isinstance(norms, Spectral) else "lipswish"
     chain: list[Bijection] = [ActNorm(features)] if actnorm else []
     for _ in range(blocks):
         g = LipschitzMLP(
@@ -196,11 +203,23 @@ RESIDUAL_FLOWS: dict[str, Architecture] = {
         f"{_PAPER}: CelebA-HQ 256×256, 5 bits",
     ),
     "residual_flow_2d": _vectors(
-        partial(residual_flow, blocks=100, bound=0.9, actnorm=False, zero_start=1e-3), (2,), f"{_PAPER}: 2-D densities"
+        partial(
+            residual_flow,
+            blocks=100,
+            hidden=(128,) * 4,
+            bound=0.9,
+            activation="lipswish",
+            preactivation=True,
+            actnorm=False,
+            zero_start=1e-3,
+            gradient="dual",
+        ),
+        (2,),
+        f"{_PAPER}: 2-D densities",
     ),
-    "residual_flow_table": _vectors(residual_flow, (43,), "dense Residual Flow for tables and small 2-D runs"),
+    "residual_flow_table": _vectors(residual_flow, (43,), "dense Residual Flow for tables"),
     "residual_flow_2d_small": _vectors(
-        partial(residual_flow, blocks=8, hidden=(64, 64, 64)), (2,), "sized down: 2-D densities on a CPU"
+        partial(residual_flow, hidden=(64, 64, 64)), (2,), "dense Residual Flow for 2-D densities on a CPU"
     ),
     "residual_flow_images": _images(
         partial(residual_flow_images, blocks=(2, 4, 4), hidden=64, dense_hidden=64),

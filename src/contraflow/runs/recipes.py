@@ -231,7 +231,7 @@ def power() -> Recipe:
     recipe.data.name = "power"
     recipe.preprocessing.kind = "none"
     recipe.evaluation.estimator = Exact()
-    recipe.architecture.options = {"blocks": 16, "hidden": [64, 64]}
+    recipe.architecture.options = {"hidden": [64, 64, 64]}
     training = recipe.training
     training.steps, training.batch_size, training.learning_rate = 10_000, 1000, 2e-2
     training.validate_every, training.validation_size = 1000, 5000
@@ -262,7 +262,7 @@ def _published_table(name: str, hidden: int) -> Recipe:
     """A table of Papamakarios et al. 2017 in its published splits, with the settings of `power` and other widths."""
     recipe = power()
     recipe.recipe = recipe.data.name = name
-    recipe.architecture.options = {"blocks": 16, "hidden": [hidden, hidden]}
+    recipe.architecture.options = {"hidden": [hidden] * 3}
     recipe.evaluation.batch_size = 500
     return recipe
 
@@ -290,13 +290,13 @@ def bsds300() -> Recipe:
 
 
 def toy(name: str) -> Recipe:
-    """2-D density with 16 blocks and exact log-determinants; `toy_paper` has 100 blocks."""
+    """2-D density with 8 blocks and exact log-determinants; `toy_paper` has 100 blocks."""
     recipe = table()
     recipe.recipe, recipe.data.name = name, name
     recipe.preprocessing.kind = "none"
-    recipe.architecture.options = {"blocks": 16}
+    recipe.architecture.name = "residual_flow_2d_small"
     recipe.estimator = recipe.evaluation.estimator = Exact()
-    recipe.training.learning_rate = 1e-2
+    recipe.training.learning_rate = 2e-2
     return recipe
 
 
@@ -304,10 +304,10 @@ def checkerboard_norms() -> Recipe:
     """Checkerboard with learned norm orders, bounds proved at every step: the paper's Appendix D, small for CPUs."""
     recipe = toy("checkerboard")
     recipe.recipe = "checkerboard_norms"
-    recipe.architecture.options = {"blocks": 8, "hidden": [64, 64, 64]}
+    recipe.architecture.options = {"preactivation": True}
     recipe.architecture.norms.kind = "learned"
     recipe.training.certified = True
-    recipe.training.steps = 1500
+    recipe.training.steps, recipe.training.learning_rate = 1500, 1e-2
     return recipe
 
 
