@@ -278,7 +278,7 @@ def test_at_temperature_zero_all_samples_are_the_mode_of_the_base():
         (lambda: dense(halves(4)).forward(torch.zeros(2, 5)), ShapeError, r"\(2, 5\)"),
         (lambda: conv(Checkerboard(IMAGE)).forward(torch.zeros(2, 4, 4, 5)), ShapeError, r"\(2, 4, 4, 5\)"),
         (lambda: prior().forward(torch.zeros(2, 6, 4, 4)), ShapeError, r"\(2, 6, 4, 4\)"),
-        (lambda: dense(halves(4), context=2).forward(torch.zeros(3, 4)), ShapeError, r"\(3, 2\) is needed and none"),
+        (lambda: dense(halves(4), context=2).forward(torch.zeros(3, 4)), ShapeError, r"\(3, 2\), and none was given"),
         (
             lambda: dense(halves(4), context=2).forward(torch.zeros(3, 4), torch.zeros(3, 5)),
             ShapeError,

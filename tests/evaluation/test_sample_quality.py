@@ -100,7 +100,7 @@ def test_what_cannot_be_compared() -> None:
         frechet_distance(torch.zeros(5, 3), torch.zeros(5, 4))
     with pytest.raises(ShapeError, match="at least two rows"):
         kernel_distance(torch.zeros(1, 3), torch.zeros(5, 3))
-    with pytest.raises(ConfigurationError, match="10 groups"):
+    with pytest.raises(ConfigurationError, match="groups=10 for 19 and 50 rows"):
         with_error(frechet_distance, torch.zeros(19, 3), torch.zeros(50, 3))
 
 

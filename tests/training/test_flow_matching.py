@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from contraflow import Exact, Flow, residual_flow
 from contraflow.architectures import ffjord
-from contraflow.bijections import ActNorm, Chain, ContinuousFlow, watch_solves
+from contraflow.bijections import ActNorm, Chain, ContinuousFlow, training_solves
 from contraflow.data import load_dataset
 from contraflow.errors import ConfigurationError
 from contraflow.logdet import ExactDivergence
@@ -84,7 +84,7 @@ def test_the_objective_is_the_matching_error_of_preprocessed_rows():
     rows = torch.randint(0, 17, (16, 1, 4, 4), dtype=torch.uint8)
     objective = FlowMatching()
     objective.check(flow, None)
-    with watch_solves(flow) as solves:
+    with training_solves(flow) as solves:
         terms = objective.terms(flow, Batch(rows), Generator().manual_seed(3))
     assert not solves
     generator = Generator().manual_seed(3)
