@@ -15,7 +15,7 @@ from contraflow.runs.compare import run_comparison, seconds_a_step
 from contraflow.runs.compare_page import summarise, write_comparison
 from contraflow.runs.compare_plan import Budget, Comparison, RateSearch
 from contraflow.runs.measurement import RunResult
-from contraflow.runs.recipes import RECIPES
+from contraflow.runs.recipes import RECIPES, with_architecture
 
 pytest.importorskip("zuko", reason="the extra zuko is not installed")
 PLAN = Comparison(("checkerboard",), ("made", "residual_flow_mnist"), Budget(steps=3), seeds=2, limit=50)
@@ -103,7 +103,7 @@ def test_the_best_multiple_of_the_learning_rate_is_taken(tmp_path, monkeypatch):
     assert len(set(scores)) == 3
     assert scores[2] == -float("inf"), "1e30 diverges"
     assert found["multiple"] == search.multiples[scores.index(max(scores))]
-    own = RECIPES["checkerboard"]().training.learning_rate
+    own = with_architecture(RECIPES["checkerboard"](), "made").training.learning_rate
     assert one.learning_rate == found["multiple"] * own
     text = write_comparison(plan, [one], [], tmp_path)
     assert "the best of 0.001, 1, 1e+30 times its own rate on validation rows after 10% of the steps" in text
@@ -134,7 +134,7 @@ def test_the_trials_that_choose_a_rate(on, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "best_validation", best_validation)
     search = RateSearch((0.5, 1.0, 2.0), 0.25, on)
     plan = Comparison(("moons", "rings"), ("made",), Budget(steps=200), rates=search)
-    own = RECIPES["moons"]().training.learning_rate
+    own = with_architecture(RECIPES["moons"](), "made").training.learning_rate
     for name, best, trials in (("moons", 1.0, 3), ("rings", 1.0, 3) if on else ("rings", 0.5, 6)):
         assert module.chosen_multiple(plan, name, "made", tmp_path, module.Silent()) == best
         assert len(seen) == trials

@@ -53,8 +53,8 @@ def residual_flow(
             concatenates, else default.
         norms: `Spectral()`, `MixedNorms((2, 3, 2))` with one more order than g has layers, or `LearnedNorms()`.
         logdet, inverse: as for `ResidualBlock`.
-        gradient: how gradients of the log-determinant are computed, a name in `contraflow.logdet.GRADIENTS`. Dense flows
-            are small, so activations are kept; dual stores none.
+        gradient: how gradients of the log-determinant are computed, a name in `contraflow.logdet.GRADIENTS`. By default
+            activations are kept, since dense flows are small; dual stores none.
         preprocessing: as for `Flow`.
 
     >>> residual_flow((3,), blocks=2, hidden=(8,)).dimensions
