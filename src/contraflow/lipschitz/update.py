@@ -147,8 +147,9 @@ def rounding(layer: LipschitzLayer) -> float:
 def rescale_to_certificate(module: nn.Module) -> int:
     r"""Scale down, in place, every layer whose certified norm exceeds its bound c, so that it does not.
 
-    The raw weight becomes W̄·c/u with W̄ the normalised weight and u >= ‖W̄‖₂ its certified norm. Afterwards
-    ``layer.lipschitz_bound() <= layer.bound`` holds for every layer, however good its power iteration is.
+    The raw weight becomes W̄·min(1, c/u) with W̄ the normalised weight and u >= ‖W̄‖₂ its certified norm. Afterwards
+    ``layer.lipschitz_bound() <= layer.bound`` holds for every layer, however good its power iteration is: no layer is
+    divided by an estimate any more, whose last digit changes when its v is refreshed.
 
     Args:
         module: a flow or any module with bounded layers inside.
@@ -170,10 +171,10 @@ def rescale_to_certificate(module: nn.Module) -> int:
 
 def _rescale(layer: LipschitzLayer) -> bool:
     changed = False
-    while (certified := layer.certify()) > layer.bound:
+    while (certified := layer.certify()) > layer.bound or (layer.norm.iterative and bool((layer.divisor() > 1).any())):
         if not math.isfinite(certified):
             raise DomainError(f"{layer}: its weights hold NaN or infinity, so no bound can be computed.")
-        layer.weight.copy_(layer.normalised() * (layer.bound / certified / (1 + rounding(layer))))
+        layer.weight.copy_(layer.normalised() * (min(1.0, layer.bound / certified) / (1 + rounding(layer))))
         layer.by_estimate()
         changed = True
     return changed
