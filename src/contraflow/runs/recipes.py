@@ -304,7 +304,7 @@ def checkerboard_norms() -> Recipe:
     """Checkerboard with learned norm orders, bounds proved at every step: the paper's Appendix D, small for CPUs."""
     recipe = toy("checkerboard")
     recipe.recipe = "checkerboard_norms"
-    recipe.architecture.options = {"preactivation": True}
+    recipe.architecture.options = {"activation": "lipswish", "preactivation": True}
     recipe.architecture.norms.kind = "learned"
     recipe.training.certified = True
     recipe.training.steps, recipe.training.learning_rate = 1500, 1e-2
