@@ -252,9 +252,9 @@ class ConcatenatedSine(Activation):
         return max(1.0, 2 ** (1 / p - 0.5))
 
     def for_units(self, units: int) -> ConcatenatedSine:
-        one = copy.deepcopy(self)
-        one.log_frequency = nn.Parameter(self.log_frequency.detach().expand(units).clone())
-        return one
+        copied = copy.deepcopy(self)
+        copied.log_frequency = nn.Parameter(self.log_frequency.detach().expand(units).clone())
+        return copied
 
     def input_gain(self) -> Tensor:
         return self.log_frequency.exp()
@@ -356,7 +356,7 @@ def _pila_slope(t: Tensor, exponential: Tensor) -> Tensor:
 def _p_norm(values: Iterable[float], p: float) -> float:
     if p == math.inf:
         return max(map(abs, values))
-    return sum(abs(one) ** p for one in values) ** (1 / p)
+    return sum(abs(value) ** p for value in values) ** (1 / p)
 
 
 class ELU(Activation):

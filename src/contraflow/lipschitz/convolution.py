@@ -63,7 +63,7 @@ def convolve_each(x: Tensor, weights: Tensor) -> Tensor:
     """W_i x_i for a stack of kernels ``(n, out, in, k, k)`` and as many images ``(n, in, H, W)``."""
     outputs, inputs, k = weights.shape[1], weights.shape[2], weights.shape[-1]
     if k > 1 and min(inputs, outputs) > _FEW_EACH:
-        return torch.cat([convolve(one, weight) for one, weight in zip(x.split(1), weights, strict=True)])
+        return torch.cat([convolve(image, weight) for image, weight in zip(x.split(1), weights, strict=True)])
     if inputs <= outputs:
         return (weights.flatten(2) @ _patches(x, k).transpose(1, 2)).unflatten(2, x.shape[2:])
     taps = weights.flip(3, 4).permute(0, 1, 3, 4, 2).flatten(1, 3)

@@ -137,7 +137,9 @@ class LipschitzNetwork(nn.Module, Contraction):
     def activation_constants(self) -> tuple[float, ...]:
         """Lip(φ_l) of every activation, each in the norm of its place."""
         orders = self.norm_orders()[-1 - len(self.activations) : -1]
-        return tuple(cast(Activation, one).lipschitz_in(p) for one, p in zip(self.activations, orders, strict=True))
+        return tuple(
+            cast(Activation, activation).lipschitz_in(p) for activation, p in zip(self.activations, orders, strict=True)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value(self.tensors(), x)

@@ -111,7 +111,7 @@ def linearize_kept(
             value = widened_like(h, activation.width_factor)
             kept.append(Kept(value, *activation.core_with_curvature(h, value)))
         h = layer.affine(weight, bias, kept[-1].value)
-    return h, Adjoint(tensors.gain, steps, [one.slope for one in kept]), tuple(itertools.chain.from_iterable(kept))
+    return h, Adjoint(tensors.gain, steps, [stage.slope for stage in kept]), tuple(itertools.chain.from_iterable(kept))
 
 
 def kept_gradient(
@@ -131,13 +131,13 @@ def kept_gradient(
     start = net.prepare(torch.cat([x, probes.flatten(0, 1)]))
     t = start[rows:] if net.activations[0] is None else start[rows:] * tensors.gain
     stages = []
-    for activation, layer, weight, one in zip(net.activations, net.layers, weights, grouped(Kept, kept), strict=True):
+    for activation, layer, weight, stage in zip(net.activations, net.layers, weights, grouped(Kept, kept), strict=True):
         curved = None
         if activation is not None:
             t = repeated_units(t, activation.width_factor)
-            curved = _by_probe(t, rows) * one.curvature
-            _by_probe(t, rows).mul_(one.slope)
-        stages.append(_Stage((one.value, t), one.slope, curved))
+            curved = _by_probe(t, rows) * stage.curvature
+            _by_probe(t, rows).mul_(stage.slope)
+        stages.append(_Stage((stage.value, t), stage.slope, curved))
         t = layer.apply_weight(weight, t)
     y = net.prepare(torch.cat([grad_gx, adjoints.flatten(0, 1)]))
     y, grads = _pull_back(net, start, tensors, weights, stages, y, rows, wanted[1:])
@@ -159,7 +159,7 @@ class DualPass(torch.autograd.Function):
             z[:rows].add_(layer.spread(bias))
             stages.append(stage)
         ctx.net, ctx.rows, ctx.count = net, rows, len(flat)
-        kept = [one for stage in stages for one in (*stage.inputs, stage.slope, stage.curved)]
+        kept = [tensor for stage in stages for tensor in (*stage.inputs, stage.slope, stage.curved)]
         ctx.save_for_backward(x, t, start, *flat, *weights, *kept)
         return z[:rows], z[rows:]
 
@@ -189,11 +189,11 @@ def _twice_differentiable(
     # J t is the derivative of Jᵀu in u.
     u = torch.zeros_like(gx, requires_grad=True)
     (jtu,) = torch.autograd.grad(gx, start, u, create_graph=True)
-    columns = [torch.autograd.grad(jtu, u, one, create_graph=True)[0] for one in t.unflatten(0, (-1, len(x)))]
-    asked = [one for one, need in zip((start, t, *tensors), wanted, strict=True) if need]
+    columns = [torch.autograd.grad(jtu, u, tangent, create_graph=True)[0] for tangent in t.unflatten(0, (-1, len(x)))]
+    asked = [tensor for tensor, need in zip((start, t, *tensors), wanted, strict=True) if need]
     outputs = (gx, torch.cat(columns))
-    found = iter(torch.autograd.grad(outputs, asked, cotangents, create_graph=True, allow_unused=True))
-    return [next(found) if need else None for need in wanted]
+    derivatives = iter(torch.autograd.grad(outputs, asked, cotangents, create_graph=True, allow_unused=True))
+    return [next(derivatives) if need else None for need in wanted]
 
 
 class _Stage(NamedTuple):
@@ -249,7 +249,7 @@ def _pull_back(
 
 
 def _weight_gradient(layer: LipschitzLayer, inputs: tuple[Tensor, ...], y: Tensor) -> Tensor:
-    cotangents = y.split([len(one) for one in inputs])
+    cotangents = y.split([len(part) for part in inputs])
     first, *others = (layer.weight_gradient(*pair) for pair in zip(inputs, cotangents, strict=True))
     return sum(others, start=first)
 

@@ -199,12 +199,12 @@ def _surrogate_gradient(
     weights: Tensor,
 ) -> list[Tensor | None]:
     with torch.enable_grad():
-        inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]
+        inputs = [tensor.detach().requires_grad_(need) for tensor, need in zip((x, *tensors), wanted, strict=True)]
         start = _attached(inputs[0])
         surrogate = _surrogate(g.value(inputs[1:], start), start, estimate)
-        requested = [one for one in inputs if one.requires_grad]
+        requested = [tensor for tensor in inputs if tensor.requires_grad]
         derivatives = iter(torch.autograd.grad(surrogate, requested, weights, allow_unused=True))
-    return [next(derivatives) if one.requires_grad else None for one in inputs]
+    return [next(derivatives) if tensor.requires_grad else None for tensor in inputs]
 
 
 def _surrogate(gx: Tensor, x: Tensor, estimate: Estimate) -> Tensor:
@@ -235,14 +235,14 @@ def _twice_differentiable(
     outputs, cotangents = [estimate.value], [grad_logdet]
     if grad_gx is not None:
         outputs, cotangents = [estimate.gx, *outputs], [grad_gx, *cotangents]
-    requested = [one for one, need in zip(aliases, wanted, strict=True) if need]
+    requested = [tensor for tensor, need in zip(aliases, wanted, strict=True) if need]
     derivatives = iter(torch.autograd.grad(outputs, requested, cotangents, create_graph=True, allow_unused=True))
     return [next(derivatives) if need else None for need in wanted]
 
 
 def _wanted(x: Tensor, tensors: Sequence[Tensor]) -> bool:
     """Whether a gradient is needed, which is not so for frozen weights at a fixed x."""
-    return torch.is_grad_enabled() and any(one.requires_grad for one in (x, *tensors))
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *tensors))
 
 
 def _without_gradient(
@@ -256,7 +256,7 @@ def _detached_estimate(
     g: Contraction, tensors: Sequence[Tensor], estimator: LogDetEstimator, x: Tensor, generator: Generator | None
 ) -> Estimate:
     with torch.no_grad():
-        fixed = [one.detach() for one in tensors]
+        fixed = [tensor.detach() for tensor in tensors]
         return estimator.estimate(lambda x: _linearize(g, fixed, x, create_graph=False), x, generator)
 
 
@@ -270,7 +270,7 @@ def _linearize(g: Contraction, tensors: Sequence[Tensor], x: Tensor, *, create_g
         with torch.enable_grad():
             first = gx[:rows]
         options = {"create_graph": create_graph, "retain_graph": True}
-        return torch.stack([torch.autograd.grad(first, x, one, **options)[0][:rows] for one in u])
+        return torch.stack([torch.autograd.grad(first, x, probe, **options)[0][:rows] for probe in u])
 
     return (gx if create_graph else gx.detach()), Vjp(product)
 

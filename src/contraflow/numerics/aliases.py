@@ -15,7 +15,7 @@ def alias(tensor: Tensor) -> Tensor:
     >>> weight = torch.tensor(2.0, requires_grad=True)
     >>> scale = 1 / weight
     >>> by_weight, by_scale = alias(weight), alias(scale)
-    >>> [one.item() for one in torch.autograd.grad(by_weight * by_scale, [by_weight, by_scale])]
+    >>> [gradient.item() for gradient in torch.autograd.grad(by_weight * by_scale, [by_weight, by_scale])]
     [0.5, 2.0]
     """
     return tensor.view_as(tensor)

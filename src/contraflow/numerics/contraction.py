@@ -77,7 +77,7 @@ class Contraction(ABC):
             gx = self.value(tensors, x)
             u = torch.zeros_like(gx, requires_grad=True)
             (jtu,) = torch.autograd.grad(gx, x, u, create_graph=True)
-            columns = [torch.autograd.grad(jtu, u, one, create_graph=True)[0] for one in t]
+            columns = [torch.autograd.grad(jtu, u, tangent, create_graph=True)[0] for tangent in t]
         return gx, torch.stack(columns)
 
     def linearize_kept(self, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp, tuple[Tensor | None, ...]]:
@@ -117,11 +117,11 @@ def dual_gradient(
 ) -> list[Tensor | None]:
     """`Contraction.kept_gradient` by one dual pass and its first-order gradient, without any kept tensors."""
     with torch.enable_grad():
-        inputs = [one.detach().requires_grad_(need) for one, need in zip((x, *tensors), wanted, strict=True)]
+        inputs = [tensor.detach().requires_grad_(need) for tensor, need in zip((x, *tensors), wanted, strict=True)]
         gx, products = g.dual(inputs[1:], inputs[0], probes)
-        requested = [one for one in inputs if one.requires_grad]
+        requested = [tensor for tensor in inputs if tensor.requires_grad]
         derivatives = iter(torch.autograd.grad([gx, products], requested, [grad_gx, adjoints], allow_unused=True))
-    return [next(derivatives) if one.requires_grad else None for one in inputs]
+    return [next(derivatives) if tensor.requires_grad else None for tensor in inputs]
 
 
 def functional_linearize(g: Contraction, tensors: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Vjp]:
@@ -131,6 +131,6 @@ def functional_linearize(g: Contraction, tensors: Sequence[Tensor], x: Tensor) -
     def product(u: Tensor) -> Tensor:
         missing = gx.shape[0] - u.shape[1]
         padded = torch.cat([u, u.new_zeros(u.shape[0], missing, *u.shape[2:])], dim=1) if missing else u
-        return torch.stack([pullback(one)[0] for one in padded])[:, : u.shape[1]]
+        return torch.stack([pullback(cotangent)[0] for cotangent in padded])[:, : u.shape[1]]
 
     return gx, Vjp(product)

@@ -106,5 +106,5 @@ def _try(
 
 
 def _select(matrices: BlockTridiagonal, rows: Tensor) -> BlockTridiagonal:
-    diagonal, upper = ([one[rows] for one in blocks] for blocks in (matrices.diagonal, matrices.upper))
+    diagonal, upper = ([block[rows] for block in blocks] for blocks in (matrices.diagonal, matrices.upper))
     return BlockTridiagonal(diagonal, upper, matrices.terms)

@@ -108,9 +108,9 @@ def continuous_flows(flow: Flow) -> list[ContinuousFlow]:
     parts = list(_parts(flow.bijection))
     other = next((part for part in parts if not isinstance(part, ContinuousFlow)), None)
     if other is not None or not parts:
-        found = "the flow is empty" if other is None else f"this flow has a {type(other).__name__}"
+        obstacle = "the flow is empty" if other is None else f"this flow has a {type(other).__name__}"
         raise ConfigurationError(
-            f"objective.kind=flow_matching needs a flow made of vector fields alone, and {found}: use "
+            f"objective.kind=flow_matching needs a flow made of vector fields alone, and {obstacle}: use "
             "architecture.name=ffjord or another FFJORD, with architecture.options.levels=1 for images."
         )
     flows = [part for part in parts if isinstance(part, ContinuousFlow)]
@@ -127,5 +127,5 @@ def _parts(bijection: Bijection) -> list[Bijection]:
     if isinstance(bijection, MultiScale) and len(bijection.levels) == 1:
         return _parts(bijection.levels[0])  # type: ignore[arg-type]
     if isinstance(bijection, Chain):
-        return [part for one in bijection for part in _parts(one)]
+        return [part for child in bijection for part in _parts(child)]
     return [bijection]
