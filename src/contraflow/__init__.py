@@ -4,7 +4,8 @@ At the top level stand the names that most programs need: `Flow`, the builders o
 a flow of your own, the log-determinant estimators, certificates and errors. Every other name belongs to one of these
 modules:
 
-- `contraflow.architectures`: a function for each published flow, such as `contraflow.architectures.glow`.
+- `contraflow.architectures`: a function for each published flow, such as `contraflow.architectures.glow`. All of them
+  are also found at the top level, `contraflow.glow`.
 - `contraflow.bijections`: invertible maps, such as `contraflow.bijections.Inverse`.
 - `contraflow.logdet`: log-determinant estimators, truncation laws and probes, such as `contraflow.logdet.Poisson`.
 - `contraflow.lipschitz`: networks with a bounded Lipschitz constant, norms and certificates.
@@ -16,6 +17,8 @@ modules:
 
 Data sets, training, evaluation, reports and the command need ``pip install 'contraflow[lab]'``.
 """
+
+from collections.abc import Callable
 
 from contraflow import waiting  # noqa: F401
 
@@ -46,6 +49,14 @@ from contraflow.logdet import (
 )
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Callable[..., Flow]:
+    if name.islower() and name in architectures.__all__:
+        builder: Callable[..., Flow] = getattr(architectures, name)
+        return builder
+    raise AttributeError(f"module 'contraflow' has no attribute {name!r}")
+
 
 __all__ = [
     "ARCHITECTURES",
