@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-#: Enough to see every command work; the full run is measured in docs/results.md.
+#: Enough to see every command work; the full run is measured in docs/generated/results.md.
 SHORT = ["training.steps=3", "evaluation.limit=20", "evaluation.draws=1", "evaluation.samples=4"]
 
 
@@ -64,7 +64,7 @@ def test_architecture_table_is_current():
 
 
 def test_pictures_exist():
-    """Every picture that README and docs/results.md show is in the repository."""
-    for page in (ROOT / "README.md", ROOT / "docs" / "results.md"):
+    """Every picture that README and docs/generated/results.md show is in the repository."""
+    for page in (ROOT / "README.md", ROOT / "docs" / "generated" / "results.md"):
         for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).is_file(), f"{page.name}: {target}"

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks                  list the benchmarks
     python -m experiments.benchmarks step …           run one; the same as python -m experiments.benchmarks.step …
-    python -m experiments.benchmarks all [--quick]    run all that write docs/benchmarks.md, in turn
+    python -m experiments.benchmarks all [--quick]    run all that write docs/generated/benchmarks.md, in turn
     python -m experiments.benchmarks all --cuda       run all that write its GPU sections, in turn
 
 `--quick` checks within an hour that all commands work; its measurements are too short for the page.
@@ -18,7 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-#: Benchmark that writes docs/benchmarks.md → its arguments for `--quick`, in the order of the page, the README last.
+#: Benchmark that writes docs/generated/benchmarks.md → its arguments for `--quick`, in the order of the page; the
+#: README is last.
 SECTIONS: dict[str, tuple[str, ...]] = {
     "step": ("--rounds", "2"),
     "memory": (),

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.estimators
     python -m experiments.benchmarks.estimators --run RUN/digits-0 RUN/power-0
 
-Both write docs/estimators-table.md. The paper's estimator: Gaussian probes, 2 exact
+Both write docs/generated/estimators-table.md. The paper's estimator: Gaussian probes, 2 exact
 terms + Geometric(0.5). Variances are of one sample, so stratification plays no part. A step costs n + 7 products, an
 evaluation of the value alone n + 1; P probes cost 4 + P(n + 3).
 """
@@ -28,6 +28,7 @@ from contraflow.logdet import Contraction, Vjp
 from contraflow.logdet.probes import Probe, Rademacher
 from contraflow.runs import load_run
 from contraflow.runs.build import load_data
+from experiments.benchmarks.pages import GENERATED
 from experiments.benchmarks.variance import Law, Spectrum, jacobian
 
 DIMENSIONS = (2, 16, 64, 784)
@@ -37,7 +38,6 @@ RUNS = 3
 RUNS_LARGE = 1  # at D = 784, where results hardly vary between matrices
 LEARNING_STEPS = 200  # the law is updated at each of them
 BATCH = 32
-_DOCS = Path(__file__).parents[2] / "docs"
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def write(rows: list[dict[str, Any]]) -> None:
             *(line for table in tables[1:] for line in table[2:]),
             "",
         ]
-    (_DOCS / "estimators-table.md").write_text("\n".join(lines))
+    (GENERATED / "estimators-table.md").write_text("\n".join(lines))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""All families of flows with the same budget: sections of docs/results.md.
+"""All families of flows with the same budget: sections of docs/generated/results.md.
 
     python -m experiments.benchmarks.fair [plane] [power] [digits] [mnist] [--out runs/fair]
 
@@ -259,7 +259,7 @@ def pictures(name: str, plan: Comparison, out: Path) -> str:
         source = out / (f"{recipe}-densities.png" if name == "plane" else f"{recipe}.png")
         if source.is_file():
             shrink(source, PICTURES / f"fair-{recipe}.png")
-            shown.append(f"![{recipe}](pictures/fair-{recipe}.png)")
+            shown.append(f"![{recipe}](../pictures/fair-{recipe}.png)")
     return "\n\n".join(shown)
 
 

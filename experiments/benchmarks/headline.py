@@ -1,4 +1,4 @@
-"""The three speed ratios of the README, read from the tables of docs/benchmarks.md.
+"""The three speed ratios of the README, read from the tables of docs/generated/benchmarks.md.
 
     python -m experiments.benchmarks.headline
 

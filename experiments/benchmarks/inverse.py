@@ -1,9 +1,9 @@
-"""Inverse of residual blocks, Picard and Anderson iteration: docs/inverse.md.
+"""Inverse of residual blocks, Picard and Anderson iteration: docs/generated/inverse.md.
 
     python -m experiments.benchmarks.inverse --runs runs
 
 Measures the runs checkerboard-0, digits-0, power-0 and mnist-0 that are in the folder. Their rows are stored in
-docs/inverse.json, so that the rows of absent runs are kept.
+docs/generated/inverse.json, so that the rows of absent runs are kept.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzMLP, update_lipschitz
 from contraflow.numerics import Anderson, FixedPoint, FixedPointSolver, Picard
 from contraflow.runs import load_run
+from experiments.benchmarks.pages import GENERATED
 from experiments.benchmarks.timing import hardware
 
 #: Tolerances of drawing samples and of their reconstruction; number of samples whose blocks are also solved alone.
@@ -33,7 +34,7 @@ DRAWN, TOLERANCE, ALONE = 1e-3, 1e-6, 1000
 #: Runs whose solvers are compared, and runs in the last table only, since a comparison would take hours.
 RUNS, SAMPLED = ("checkerboard-0", "digits-0", "power-0"), ("mnist-0",)
 #: Rows of the runs measured so far; the page is in the same folder.
-KEPT = Path(__file__).parents[2] / "docs" / "inverse.json"
+KEPT = GENERATED / "inverse.json"
 HEADER = (
     "| flow | dtype, batch | Picard: evaluations | calls | CPU s | Anderson: evaluations | calls | CPU s "
     "| evaluations, ratio | of blocks and samples, worse | by | given up: Picard, Anderson | largest true residual |\n"
@@ -47,7 +48,7 @@ TEXT = """# The inverse, measured
 
 A residual block is inverted by a fixed-point iteration. This page counts what the iteration costs, on trained flows
 and on blocks that are made to be hard, and checks whether the stated error bounds hold.
-[maths/fixed-point-inverse.md](maths/fixed-point-inverse.md) explains the solvers and derives what is guaranteed.
+[maths/fixed-point-inverse.md](../maths/fixed-point-inverse.md) explains the solvers and derives what is guaranteed.
 
 Written by `python -m experiments.benchmarks.inverse --runs RUNS`; one thread, seed 0:
 

@@ -2,7 +2,8 @@
 
     python -m experiments.benchmarks.memory [--device cuda]
 
-Writes the section `memory` of docs/benchmarks.md and docs/pictures/memory.png, or `cuda memory` and memory-cuda.png.
+Writes the section `memory` of docs/generated/benchmarks.md and docs/pictures/memory.png, or `cuda memory` and
+memory-cuda.png.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def about(device: str, side: int, data: int) -> str:
     """Description of the measurement."""
     command = "python -m experiments.benchmarks.memory" + ("" if device == "cpu" else f" --device {device}")
     return (
-        f"`{command}` on {hardware()}.\n\n![peak memory at growing depth](pictures/{drawing(device)})\n\nFigure 3 of "
-        "the paper: peak of the bytes of all tensors in one training step (forward, backward, AdamW). Blocks 3×3 → "
+        f"`{command}` on {hardware()}.\n\n![peak memory at growing depth](../pictures/{drawing(device)})\n\nFigure 3 "
+        "of the paper: peak of the bytes of all tensors in one training step (forward, backward, AdamW). Blocks 3×3 → "
         f"1×1 → 3×3 on one level of 3×{side}×{side}, {BATCH} images, {TERMS} terms of the series unless the table "
         "says otherwise, float32. All allocations and releases are read from torch's profiler, so the numbers are "
         "exact and reproducible; scratch memory of oneDNN is not included. *All* includes weights, gradients and "

@@ -1,4 +1,4 @@
-"""Spectral and learned norms on the checkerboard, and tightness of the bounds on ‖W‖_{p→q}: docs/norms.md.
+"""Spectral and learned norms on the checkerboard, and tightness of the bounds on ‖W‖_{p→q}: docs/generated/norms.md.
 
     python -m experiments.benchmarks.norms --runs runs
 
@@ -23,6 +23,7 @@ from contraflow import Flow
 from contraflow.lipschitz import LipschitzLayer, LipschitzLinear, certified_induced_norm, norm_orders
 from contraflow.numerics import induced_power_iteration
 from contraflow.runs import load_run
+from experiments.benchmarks.pages import GENERATED, PICTURES
 from experiments.benchmarks.results import timing
 from experiments.benchmarks.timing import hardware
 
@@ -31,7 +32,6 @@ SEEDS = (0, 1, 2)
 BLOCKS, STEPS = 4, 600
 PAIRS = ((2.0, 2.0), (2.4, 1.6), (2.4, 2.2), (2.0, 2.4), (1.6, 2.4), (2.4, 2.4), (1.6, 1.6), (math.inf, 1.0))
 STARTS = 200
-_DOCS = Path(__file__).parents[2] / "docs"
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def main() -> None:
         f"{SEEDS[0]}.",
         looseness(first),
     ]
-    (_DOCS / "norms.md").write_text("\n\n".join(parts) + "\n")
+    (GENERATED / "norms.md").write_text("\n\n".join(parts) + "\n")
 
 
 def command(kind: str, seed: int | str, folder: Path) -> list[str]:
@@ -123,9 +123,9 @@ def orders(kind: str, flow: Flow) -> str:
     from contraflow.evaluation import norm_orders_picture
 
     table = norm_orders(flow)
-    picture = _DOCS / "pictures" / f"norm-orders-{kind}.png"
+    picture = PICTURES / f"norm-orders-{kind}.png"
     norm_orders_picture(table, picture)
-    return f"### {kind}\n\n```text\n{table}\n```\n\n![{kind}](pictures/{picture.name})"
+    return f"### {kind}\n\n```text\n{table}\n```\n\n![{kind}](../pictures/{picture.name})"
 
 
 def looseness(flows: dict[str, Flow]) -> str:

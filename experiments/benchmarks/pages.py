@@ -7,8 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 ARCHITECTURES_PAGE = ROOT / "docs" / "architectures.md"
-BENCHMARKS = ROOT / "docs" / "benchmarks.md"
-RESULTS = ROOT / "docs" / "results.md"
+GENERATED = ROOT / "docs" / "generated"
+BENCHMARKS = GENERATED / "benchmarks.md"
+RESULTS = GENERATED / "results.md"
 PICTURES = ROOT / "docs" / "pictures"
 
 

@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.quality [--seconds 1200] [--tune 60] [--runs runs/quality]
 
 Needs POWER below $CONTRAFLOW_DATA. Trains the runs that are missing in RUNS, then writes the section `quality` of
-docs/benchmarks.md and docs/pictures/quality-*.png.
+docs/generated/benchmarks.md and docs/pictures/quality-*.png.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def table(name: str, runs: Runs) -> str:
     rows = [
         f"**{name}**{truth(name)}",
         "",
-        f"![held-out nats on {name} against processor time](pictures/quality-{name}.png)",
+        f"![held-out nats on {name} against processor time](../pictures/quality-{name}.png)",
         "",
         f"| model | setting, learning rate | steps | {' | '.join(heads)} | median row | ahead of ours |",
         f"|---|---|---|{'---|' * (len(heads) + 2)}",

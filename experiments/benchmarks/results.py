@@ -1,4 +1,4 @@
-"""Train missing runs of docs/results.md, and write their sections of the page.
+"""Train missing runs of docs/generated/results.md, and write their sections of the page.
 
     python -m experiments.benchmarks.results [digits] [mnist] [checkerboard] [power] --runs runs
 
@@ -78,7 +78,7 @@ def section(name: str, folders: list[Path], seeds: Sequence[int], remark: str) -
     lines += [course(folders[0]), fit(run)]
     lines.append(baseline(run.recipe, reports[0]["rows"]))
     lines.append(f"`contraflow certify RUN`: {str(run.flow.certify()).splitlines()[-1]}.")
-    lines += ["", f"![{name}](pictures/{name}.png)"]
+    lines += ["", f"![{name}](../pictures/{name}.png)"]
     return "\n".join(lines)
 
 

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.scaling
 
-Writes the section `scaling` of docs/benchmarks.md and docs/pictures/scaling.png.
+Writes the section `scaling` of docs/generated/benchmarks.md and docs/pictures/scaling.png.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def text(rounds: int) -> str:
         "also\nbetween the two largest sizes alone, where constant costs matter least. *Predicted* is the slope of "
         "the number\nof multiplications at the same sizes, which tends to 1 for batch, depth and dimension, to 2 for "
         "width or\nchannels, and is 2 for the side of an image.\n\n![time of a step against its "
-        "multiplications](pictures/scaling.png)\n\n| flow | varied | sizes | slope | predicted | at the largest | "
+        "multiplications](../pictures/scaling.png)\n\n| flow | varied | sizes | slope | predicted | at the largest | "
         "predicted |\n|---|---|---|---|---|---|---|\n"
     )
 

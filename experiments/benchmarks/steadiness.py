@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks.steadiness [--device cuda] [--steps 500]
 
-Writes the section `steadiness` of docs/benchmarks.md, or `cuda steadiness`.
+Writes the section `steadiness` of docs/generated/benchmarks.md, or `cuda steadiness`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python -m experiments.benchmarks.step
     python -m experiments.benchmarks.step --device cuda --cases table image-512 mnist cifar10 --rounds 3 [--tf32]
 
-Writes the sections `step` and `split` of docs/benchmarks.md, or `cuda step` and `cuda split`, or both with `tf32`.
+Writes the sections `step` and `split` of docs/generated/benchmarks.md, or `cuda step` and `cuda split`, or both with
+`tf32`.
 """
 
 from __future__ import annotations

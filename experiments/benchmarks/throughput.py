@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.throughput --runs RUNS [--device cuda]
 
 Trains the runs checkerboard-0 and digits-0 if they are missing, and writes the section `throughput` of
-docs/benchmarks.md, or `cuda throughput`.
+docs/generated/benchmarks.md, or `cuda throughput`.
 """
 
 from __future__ import annotations

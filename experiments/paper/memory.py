@@ -145,8 +145,8 @@ FIGURE_3 = Experiment(
     ),
     reduced=Setting(
         "Exact bytes of one training step, by torch's profiler, on a CPU: 10 terms, batches of 5 images, 4-4-4 "
-        "blocks of 64 channels without fully connected blocks. No training. docs/benchmarks.md has the memory "
-        "against depth, and that of another library."
+        "blocks of 64 channels without fully connected blocks. No training. docs/generated/benchmarks.md has the "
+        "memory against depth, and that of another library."
     ),
     full=Setting("The paper's networks, 16-16-16 blocks of 512, batches of 65 on a GPU: `--budget full`."),
     run=run,

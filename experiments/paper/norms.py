@@ -174,7 +174,7 @@ def _table(runs: Mapping[str, Sequence[FinishedRun]], kinds: Sequence[str], bloc
 
 
 def _checkerboard(norms: NormSettings, blocks: int) -> Recipe:
-    """A recipe of docs/norms.md."""
+    """A recipe of docs/generated/norms.md."""
     recipe = RECIPES["checkerboard_norms"]()
     recipe.architecture.options |= {"blocks": blocks}
     recipe.architecture.norms = norms
@@ -288,7 +288,7 @@ FIGURE_18 = Experiment(
     ),
     reduced=Setting(
         "Checkerboard, 4 blocks with three hidden layers of 64, 600 steps, certified weights at each step: runs of "
-        "docs/norms.md. Orders free in (1.5, 2.5), one for each layer (learned) or one for each block "
+        "docs/generated/norms.md. Orders free in (1.5, 2.5), one for each layer (learned) or one for each block "
         "(learned-shared).",
         "norms-orders",
         _orders_of_four,

@@ -157,7 +157,7 @@ def test_density_and_certificate_are_those_of_the_weights_in_use(name, change):
         torch.testing.assert_close(flow.log_prob(x), fresh.log_prob(x), rtol=0, atol=0.05)
     bounds = [[block.bound for block in one.certify().blocks] for one in (flow, fresh)]
     assert bounds[0] == pytest.approx(bounds[1], rel=0.01)
-    if name != "learned norms":  # whose bounds are a few per cent above the norms, as docs/norms.md says
+    if name != "learned norms":  # whose bounds are a few per cent above the norms, as docs/generated/norms.md says
         assert all(bound < 1 for bound in bounds[0])
 
 

@@ -86,10 +86,10 @@ def test_a_recipe_that_leaves_its_sources_is_noticed(
     recipe = RECIPES[name]()
     spoil(recipe)
     monkeypatch.setitem(module.RECIPES, name, lambda: recipe)
-    assert page() != Path(__file__).parents[2].joinpath("docs/paper_settings.md").read_text(encoding="utf-8")
+    assert page() != Path(__file__).parents[2].joinpath("docs/generated/paper_settings.md").read_text(encoding="utf-8")
     assert any(row.source == "ours" for row in rows(name))
 
 
 def test_the_page_is_that_of_the_recipes() -> None:
-    """`python -m contraflow.runs.paper_settings > docs/paper_settings.md` writes it again."""
-    assert page() == Path(__file__).parents[2].joinpath("docs/paper_settings.md").read_text(encoding="utf-8")
+    """`python -m contraflow.runs.paper_settings > docs/generated/paper_settings.md` writes it again."""
+    assert page() == Path(__file__).parents[2].joinpath("docs/generated/paper_settings.md").read_text(encoding="utf-8")

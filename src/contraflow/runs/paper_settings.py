@@ -1,8 +1,8 @@
 """Where the settings of the paper's recipes come from: the text of the paper, the code of its authors, or neither.
 
-`python -m contraflow.runs.paper_settings` prints docs/paper_settings.md. The text is Chen et al., Residual flows for
-invertible generative modeling, 2019 (arXiv:1906.02735). The code is github.com/rtqichen/residual-flows, the commands of
-its README with the defaults of its scripts, and for the i-ResNet github.com/jhjacobsen/invertible-resnet.
+`python -m contraflow.runs.paper_settings` prints docs/generated/paper_settings.md. The text is Chen et al., Residual
+flows for invertible generative modeling, 2019 (arXiv:1906.02735). The code is github.com/rtqichen/residual-flows, the
+commands of its README with the defaults of its scripts, and for the i-ResNet github.com/jhjacobsen/invertible-resnet.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from contraflow.errors import ConfigurationError
 class TrainingSettings:
     """How a flow is trained.
 
-    The defaults are those of Residual Flows (Chen et al. 2019); docs/paper_settings.md names the source of each.
+    The defaults are those of Residual Flows (Chen et al. 2019); docs/generated/paper_settings.md names their sources.
 
     Args:
         steps: number of optimiser steps.

@@ -92,7 +92,7 @@ def test_list_of_measurements(capsys):
     for name, line in found.items():
         assert line.strip(), name
         assert any(row.split()[:1] == [name] and row.endswith(line) for row in lines)
-    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    page = (ROOT / "docs" / "generated" / "benchmarks.md").read_text()
     markers = set(re.findall(r"<!-- (\w+) -->", page))
     assert set(command.SECTIONS) == (markers - {"split"}) | {"headline"}
     assert set(command.SECTIONS) <= set(found)
@@ -208,7 +208,7 @@ def test_headline_names_what_it_cannot_read(tmp_path):
 
 def test_readme_shows_the_ratios_of_the_page():
     """`python -m experiments.benchmarks.headline` was run after the page was written."""
-    assert section(ROOT / "README.md", "speed") == headline(ROOT / "docs" / "benchmarks.md")
+    assert section(ROOT / "README.md", "speed") == headline(ROOT / "docs" / "generated" / "benchmarks.md")
 
 
 def test_runs_are_trained_once(tmp_path, monkeypatch):
@@ -449,6 +449,6 @@ def test_fair_tables_show_means_errors_truth_and_failures():
 
 
 def test_every_fair_table_has_its_place():
-    """A section of docs/results.md for each."""
+    """A section of docs/generated/results.md for each."""
     for name in fair.TABLES:
         assert section(RESULTS, f"fair {name}")
