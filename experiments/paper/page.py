@@ -94,8 +94,8 @@ def index(out: Path) -> str:
             f"{PAPER} ([arXiv:1906.02735](https://arxiv.org/abs/1906.02735)), table by table and figure by figure. "
             "`python -m experiments.paper` lists the experiments, and `python -m experiments.paper NAME --out "
             "docs/generated/reproduction` writes a page here. The reduced settings are for a CPU: they show whether an "
-            "*effect* of the paper is reproduced, and their numbers are not comparable with the published ones. Each page "
-            "lists the commands of the paper's own setting, for a GPU.",
+            "*effect* of the paper is reproduced, and their numbers are not comparable with the published ones. Each "
+            "page lists the commands of the paper's own setting, for a GPU.",
             "",
             "| name | experiment | setting | first result |",
             "|---|---|---|---|",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from contraflow.architectures.architecture import vector_features
-from contraflow.architectures.residual_levels import residual_levels
-from contraflow.bijections import ActNorm, Bijection, Chain
+from contraflow.architectures.residual_levels import residual_chain, residual_levels
+from contraflow.bijections import Bijection
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP, Norms
 from contraflow.numerics import Contraction
@@ -59,10 +58,10 @@ def contraction_flow(
             actnorm=actnorm,
             preprocessing=preprocessing,
         )
-    features = vector_features(event_shape)
-    chain: list[Bijection] = [ActNorm(features)] if actnorm else []
-    for _ in range(blocks):
-        chain.append(block(lambda: LipschitzMLP(features, hidden, **options)))
-        if actnorm:
-            chain.append(ActNorm(features))
-    return Flow(event_shape, Chain(chain), preprocessing=preprocessing)
+    return residual_chain(
+        event_shape,
+        lambda features: block(lambda: LipschitzMLP(features, hidden, **options)),
+        blocks=blocks,
+        actnorm=actnorm,
+        preprocessing=preprocessing,
+    )

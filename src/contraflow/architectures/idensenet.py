@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from contraflow.architectures.architecture import Architecture, vector_features
-from contraflow.architectures.residual_levels import residual_levels
-from contraflow.bijections import ActNorm, Bijection, Chain, ResidualBlock
+from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.residual_levels import residual_chain, residual_levels
+from contraflow.bijections import Bijection, ResidualBlock
 from contraflow.flow import Flow
 from contraflow.lipschitz import DenseConcatenationConvNet, DenseConcatenationMLP, Norms, Spectral
 from contraflow.logdet import TRAINING, LogDetEstimator
@@ -84,13 +84,13 @@ def idensenet(
             actnorm=actnorm,
             preprocessing=preprocessing,
         )
-    features = vector_features(event_shape)
-    chain: list[Bijection] = [ActNorm(features)] if actnorm else []
-    for _ in range(counts):
-        chain.append(block(vector(features)))
-        if actnorm:
-            chain.append(ActNorm(features))
-    return Flow(event_shape, Chain(chain), preprocessing=preprocessing)
+    return residual_chain(
+        event_shape,
+        lambda features: block(vector(features)),
+        blocks=counts,
+        actnorm=actnorm,
+        preprocessing=preprocessing,
+    )
 
 
 _PAPER = "Perugachi-Diaz et al. 2021"

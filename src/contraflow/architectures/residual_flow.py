@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from contraflow.architectures.architecture import Architecture, vector_features
-from contraflow.architectures.residual_levels import residual_levels
-from contraflow.bijections import ActNorm, Bijection, Chain, ResidualBlock
+from contraflow.architectures.architecture import Architecture
+from contraflow.architectures.residual_levels import residual_chain, residual_levels
+from contraflow.bijections import Bijection, ResidualBlock
 from contraflow.flow import Flow
 from contraflow.lipschitz import LipschitzConvNet, LipschitzMLP, Norms, Spectral
 from contraflow.logdet import TRAINING, LogDetEstimator
@@ -60,25 +60,22 @@ def residual_flow(
     >>> residual_flow((3,), blocks=2, hidden=(8,)).dimensions
     3
     """
-    features = vector_features(event_shape)
-    if activation is None:
-        activation = "concatenated_sine" if isinstance(norms, Spectral) else "lipswish"
-    chain: list[Bijection] = [ActNorm(features)] if actnorm else []
-    for _ in range(blocks):
+    chosen = activation or ("concatenated_sine" if isinstance(norms, Spectral) else "lipswish")
+
+    def block(features: int) -> Bijection:
         g = LipschitzMLP(
             features,
             hidden,
             bound=bound,
-            activation=activation,
+            activation=chosen,
             preactivation=preactivation,
             zero_start=zero_start,
             initialisation=initialisation,
             norms=norms,
         )
-        chain.append(ResidualBlock(g, logdet, inverse, gradient))
-        if actnorm:
-            chain.append(ActNorm(features))
-    return Flow(event_shape, Chain(chain), preprocessing=preprocessing)
+        return ResidualBlock(g, logdet, inverse, gradient)
+
+    return residual_chain(event_shape, block, blocks=blocks, actnorm=actnorm, preprocessing=preprocessing)
 
 
 def residual_flow_images(

@@ -1,17 +1,46 @@
-"""The multi-scale structure of residual flows for images, for any kind of block."""
+"""The structure of residual flows, for any kind of block: a chain for vectors, levels for images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-from contraflow.architectures.architecture import check_halvings, image_shape
+from contraflow.architectures.architecture import check_halvings, image_shape, vector_features
 from contraflow.bijections import ActNorm, Bijection, Chain, Flatten, Inverse, MultiScale, Squeeze
 from contraflow.distributions import StandardNormal
 from contraflow.flow import Flow
 
 #: (channels, (height, width), whether it is the first block of the flow) → block.
 MakeConv = Callable[[int, tuple[int, int], bool], Bijection]
+
+
+def residual_chain(
+    event_shape: Sequence[int],
+    dense: Callable[[int], Bijection],
+    *,
+    blocks: int,
+    actnorm: bool = True,
+    preprocessing: Bijection | None = None,
+) -> Flow:
+    """A flow of blocks for vectors, with an ActNorm before the first and after every block.
+
+    Args:
+        event_shape: ``(D,)``.
+        dense: function that builds a block for vectors of a given number of features.
+        blocks: number of blocks.
+        actnorm: whether to use ActNorm.
+        preprocessing: as for `Flow`.
+
+    Raises:
+        ShapeError: events are not vectors.
+    """
+    features = vector_features(event_shape)
+    chain: list[Bijection] = [ActNorm(features)] if actnorm else []
+    for _ in range(blocks):
+        chain.append(dense(features))
+        if actnorm:
+            chain.append(ActNorm(features))
+    return Flow(event_shape, Chain(chain), preprocessing=preprocessing)
 
 
 def residual_levels(
