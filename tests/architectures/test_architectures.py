@@ -160,6 +160,12 @@ def test_heights_at_which_the_papers_blocks_work(name, heights):
     assert {height: found.count(height) for height in found} == heights
 
 
+def test_blocks_of_a_dense_iresnet_begin_with_an_activation():
+    flow = ARCHITECTURES["iresnet"]((3,), blocks=2, hidden=(8,))
+    blocks = [module.g for module in flow.modules() if isinstance(module, ResidualBlock)]
+    assert [(g.preactivation, len(g.activations)) for g in blocks] == [(True, 2)] * 2
+
+
 def test_the_full_size_iresnet():
     """Behrmann et al. 2019: c = 0.9, ELU, 5 terms, 16-16-16 blocks of 512."""
     with torch.device("meta"):

@@ -71,7 +71,7 @@ def iresnet(
     }
     if images:
         return residual_flow_images(event_shape, squeeze_first=True, dense_blocks=0, **settings)
-    return residual_flow(event_shape, **settings)
+    return residual_flow(event_shape, preactivation=True, **settings)
 
 
 _ABOUT = "Behrmann et al. 2019"
